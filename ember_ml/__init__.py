@@ -1,0 +1,22 @@
+"""Ember: long-context sequence models, trained on a Mac and run on NVIDIA GPUs or any CPU, with parity to check.
+
+    import ember_ml as em
+    x = em.tensor([1.0, 2.0], device="torch")
+    loss, g = em.value_and_grad(lambda x: (x * x).sum())(x)
+"""
+
+from ember_ml import autodiff, ops
+from ember_ml.autodiff import checkpoint, compile, grad, stop_gradient, tree, value_and_grad, vjp
+from ember_ml.backend import available, using
+from ember_ml.errors import (
+    BackendMismatch, BackendMissing, ConfigError, DataError, EmberError, MissingExtra, RegistryError, ShapeError,
+    UnsupportedDevice, UnsupportedDtype, UnsupportedOp, WeightsError,
+)
+from ember_ml.ops import arange, debug_checks, from_native, full, linspace, ones, random, tensor, zeros
+from ember_ml.tensor import DType, EmberTensor
+from ember_ml.tensor.common.dtypes import (
+    bfloat16, bool_, complex64, complex128, float16, float32, float64, int8, int16, int32, int64, uint8, uint16,
+    uint32, uint64,
+)
+
+__version__ = "0.1.0"

@@ -1,0 +1,121 @@
+"""Finding engines, loading them at first use, and choosing where new tensors go.
+
+Choice for creation functions: argument > `em.using(...)` > environment variable EMBER_BACKEND > mlx on Apple silicon >
+torch if installed (on cuda if there is one) > numpy. Ops never ask here: they follow their inputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from ember_ml.errors import BackendMissing
+
+#: name -> (module that holds `backend`, package that must be installed, the command that brings it)
+KNOWN = {
+    "numpy": ("ember_ml.backend.numpy", "numpy", "pip install numpy"),
+    "mlx": ("ember_mlx", "mlx", 'pip install "ember-ml[mlx]"'),
+    "torch": ("ember_ml.backend.torch", "torch", 'pip install "ember-ml[torch]"'),
+    "cupy": ("ember_ml.backend.cupy", "cupy", 'pip install "ember-ml[cuda]"'),
+}
+
+_loaded: dict = {}
+_chosen: ContextVar[tuple | None] = ContextVar("ember_backend", default=None)
+
+
+@lru_cache(maxsize=None)
+def names() -> tuple[str, ...]:
+    """All engines that Ember knows, installed or not: its own four, then those of other packages by entry point."""
+    return (*KNOWN, *(e.name for e in entry_points(group="ember_ml.backends") if e.name not in KNOWN))
+
+
+@lru_cache(maxsize=None)
+def installed(name: str) -> bool:
+    """Whether the engine's package is there. Looks, does not import."""
+    return name in names() and (name not in KNOWN or importlib.util.find_spec(KNOWN[name][1]) is not None)
+
+
+def get(name: str):
+    """The engine of that name, imported at first use.
+
+    Raises BackendMissing: an unknown name (with the list), or a missing package (with the pip command).
+    """
+    if name in _loaded:
+        return _loaded[name]
+    if name not in names():
+        raise BackendMissing(f"backend: expected one of {', '.join(names())}; got {name!r}")
+    if not installed(name):
+        raise BackendMissing(f"backend {name!r} is not installed; run: {KNOWN[name][2]}")
+    if name in KNOWN:
+        _loaded[name] = importlib.import_module(KNOWN[name][0]).backend
+    else:
+        _loaded[name] = next(e for e in entry_points(group="ember_ml.backends") if e.name == name).load()
+    return _loaded[name]
+
+
+def available() -> list[str]:
+    """Engines that are installed and load. CuPy counts only where a GPU is at hand."""
+    found = []
+    for name in names():
+        if installed(name):
+            try:
+                get(name)
+                found.append(name)
+            except BackendMissing:
+                continue
+    return found
+
+
+@lru_cache(maxsize=None)
+def _default() -> str:
+    if platform.system() == "Darwin" and platform.machine() == "arm64" and installed("mlx"):
+        return "mlx"
+    return "torch" if installed("torch") else "numpy"
+
+
+def parse(where: str | None) -> tuple:
+    """(engine, device or None) meant by "torch", "torch:cuda:0", "cpu" (of the current engine), or None.
+
+    Raises BackendMissing for an unknown engine.
+    """
+    if where is None:
+        return current()
+    if not isinstance(where, str):
+        raise TypeError(f"device: expected a string such as 'torch' or 'torch:cuda:0'; got {where!r}")
+    name, _, device = where.partition(":")
+    if name in names():
+        backend = get(name)
+        return backend, device or backend.default_device
+    return current()[0], where
+
+
+def current() -> tuple:
+    """(engine, device) that creation functions use when no argument says otherwise."""
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
+    name, _, device = os.environ.get("EMBER_BACKEND", "").partition(":")
+    backend = get(name or _default())
+    return backend, device or backend.default_device
+
+
+@contextmanager
+def using(backend: str, device: str | None = None):
+    """Inside `with em.using("torch", device="cuda:0"):`, new tensors are made there. Ops follow their inputs.
+
+    Args:
+        backend: engine name, or "engine:device".
+        device: device of that engine; None is the engine's default.
+    """
+    engine, found = parse(backend)
+    token = _chosen.set((engine, device or found))
+    try:
+        yield engine
+    finally:
+        _chosen.reset(token)

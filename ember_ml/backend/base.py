@@ -1,0 +1,74 @@
+"""What all engines share: the lookup of dtypes, and the two casts that NumPy-like promotion needs."""
+
+from __future__ import annotations
+
+from ember_ml.errors import UnsupportedDtype
+from ember_ml.tensor.common import dtypes as dt
+from ember_ml.tensor.common.dtypes import DType
+
+
+class BackendBase:
+    """Base of the engines: `name`, `table` (op name -> native function), `runtime`, and dtypes both ways.
+
+    Args:
+        name: the engine's name, as in `em.using(name)`.
+        dtypes: Ember dtype -> the engine's own. What is missing here the engine cannot hold.
+        table: op name -> function of native arrays.
+        runtime: see `ember_ml.tensor.interfaces.backend.Runtime`.
+    """
+
+    default_device = "cpu"
+
+    def __init__(self, name: str, dtypes: dict[DType, object], table: dict, runtime):
+        self.name, self.dtypes, self.table, self.runtime = name, dtypes, table, runtime
+        self._ember_dtype = {native: ember for ember, native in dtypes.items()}
+        self.inexact = frozenset(native for ember, native in dtypes.items() if ember.is_inexact)
+
+    def __repr__(self) -> str:
+        return f"<Ember backend {self.name}>"
+
+    def __reduce__(self):
+        from ember_ml.backend import get  # a copied or sent tensor finds the one engine object again
+        return (get, (self.name,))
+
+    def dtype_of(self, x) -> DType:
+        """The Ember dtype of a native array."""
+        try:
+            return self._ember_dtype[x.dtype]
+        except KeyError:
+            raise UnsupportedDtype(f"{self.name}: arrays of dtype {x.dtype} are not tensors; expected one of "
+                                   f"{', '.join(d.name for d in self.dtypes)}") from None
+
+    def native_dtype(self, dtype):
+        """The engine's own dtype for an Ember dtype (or its name). Raises UnsupportedDtype with what to use."""
+        dtype = dt.dtype(dtype)
+        try:
+            return self.dtypes[dtype]
+        except KeyError:
+            near = {"float64": "float32", "complex128": "complex64"}.get(dtype.name)
+            hint = f"; use {near} here, or the numpy or torch engine" if near else ""
+            raise UnsupportedDtype(f"{self.name}: has no {dtype}{hint}") from None
+
+    def promote_pair(self, a, b):
+        """Both native arrays, cast to their common dtype."""
+        common = dt.promote(self.dtype_of(a), self.dtype_of(b))
+        return self.astype(a, common), self.astype(b, common)
+
+    def weak_scalar(self, a, scalar):
+        """A native array and a Python scalar, made ready for an op: the array may be cast up, the scalar never widens.
+
+        Raises OverflowError for an integer that the array's dtype cannot hold.
+        """
+        have = self.dtype_of(a)
+        want = dt.weak_result(have, scalar)
+        if want is not have:
+            a = self.astype(a, want)
+        if want.is_integer:
+            low, high = (0, 2 ** want.bits - 1) if want.kind == "uint" else (-2 ** (want.bits - 1), 2 ** (want.bits - 1) - 1)
+            if not low <= scalar <= high:
+                raise OverflowError(f"{scalar} does not fit {want} ({low} to {high}); cast the tensor with .astype(...)")
+        return a, self.scalar(scalar, want)
+
+    def scalar(self, value, dtype: DType):
+        """A Python scalar in the form in which the engine's functions treat it as `dtype`."""
+        return value

@@ -1,0 +1,63 @@
+"""NVIDIA GPUs through CuPy: NumPy's op table with `xp = cupy`, and Ember's own CUDA kernels."""
+
+from __future__ import annotations
+
+import cupy
+
+from ember_ml.backend.numpy import ArrayModuleBackend, NumpyRuntime
+from ember_ml.errors import BackendMissing, UnsupportedDevice
+
+
+class CupyRuntime(NumpyRuntime):
+    """Eager, gradients by the tape; memory is what CuPy's pool has taken from the device."""
+
+    def synchronize(self, natives):
+        cupy.cuda.get_current_stream().synchronize()
+
+    def peak_memory(self) -> int:
+        """Bytes that CuPy's pool holds, which never shrinks by itself."""
+        return cupy.get_default_memory_pool().total_bytes()
+
+    def reset_peak_memory(self):
+        cupy.get_default_memory_pool().free_all_blocks()
+
+    def describe(self) -> dict[str, str]:
+        props = cupy.cuda.runtime.getDeviceProperties(0)
+        return {"version": cupy.__version__, "device": props["name"].decode(),
+                "driver": str(cupy.cuda.runtime.driverGetVersion())}
+
+
+class CupyBackend(ArrayModuleBackend):
+    """CuPy as an engine."""
+
+    default_device = "cuda:0"
+
+    def device_of(self, x) -> str:
+        return f"cuda:{x.device.id}"
+
+    def to_numpy(self, x):
+        return cupy.asnumpy(x)
+
+    def to_device(self, x, device: str):
+        kind, _, index = device.partition(":")
+        if kind != "cuda":
+            raise UnsupportedDevice(f"cupy: has no device {device!r}; expected cuda:0, cuda:1, ...")
+        with cupy.cuda.Device(int(index or 0)):
+            return cupy.array(x)
+
+
+def _open() -> CupyBackend:
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as e:
+        raise BackendMissing(f"cupy {cupy.__version__} is installed but finds no NVIDIA GPU ({e}); "
+                             "use the numpy or torch engine on this machine") from None
+    if count == 0:
+        raise BackendMissing("cupy: the driver reports no NVIDIA GPU; use the numpy or torch engine on this machine")
+    from cupyx.scipy import special                      # needs CUDA's libraries, so only once a device is known
+    engine = CupyBackend("cupy", cupy, CupyRuntime())
+    engine.table.update(erf=special.erf, erfinv=special.erfinv)
+    return engine
+
+
+backend = _open()

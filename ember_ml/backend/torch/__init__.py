@@ -1,0 +1,80 @@
+"""The torch engine: CPU, NVIDIA GPUs, Apple's mps; native gradients, torch.compile."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from ember_ml.backend.base import BackendBase
+from ember_ml.backend.numpy import read_values
+from ember_ml.backend.torch import base, random
+from ember_ml.backend.torch.runtime import TorchRuntime
+from ember_ml.errors import UnsupportedDevice
+from ember_ml.tensor.common import dtypes as dt
+
+
+class TorchBackend(BackendBase):
+    """torch as an engine. Devices: cpu, cuda:0 and so on, mps."""
+
+    array_types = (torch.Tensor,)
+
+    def __init__(self):
+        dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
+        super().__init__("torch", dtypes, {**base.TABLE, **random.TABLE}, TorchRuntime())
+        self.weak_floats = self.inexact
+        self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
+
+    @property
+    def default_device(self) -> str:
+        """cuda where there is one, else cpu. mps is used when named."""
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+    def device_of(self, x) -> str:
+        return str(x.device)
+
+    def astype(self, x, dtype):
+        return x.to(self.native_dtype(dtype))
+
+    def from_python(self, data, dtype, device):
+        """Python numbers, lists or arrays as a torch tensor, always a copy."""
+        return self.from_numpy(read_values(data, dtype), dtype, device)
+
+    def from_numpy(self, array, dtype, device):
+        wanted = dtype or dt.dtype(array.dtype)
+        array = np.array(array, order="C")
+        if array.dtype.name == "bfloat16":               # torch reads no ml_dtypes: the same bits, as uint16
+            native = torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+        else:
+            native = torch.from_numpy(array)
+        return native.to(self._device(device), self.dtypes[wanted])
+
+    def to_numpy(self, x):
+        x = x.detach().cpu().resolve_conj()
+        if x.dtype is torch.bfloat16:
+            return x.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
+        return x.numpy().copy()
+
+    def to_device(self, x, device: str):
+        return x.to(self._device(device))
+
+    def to_dlpack(self, x, **kw):
+        return x.detach().__dlpack__(**kw)
+
+    def full(self, shape, value, dtype, device):
+        return torch.full(shape, value, dtype=self.native_dtype(dtype), device=self._device(device))
+
+    def arange(self, start, stop, step, dtype, device):
+        return torch.arange(start, stop, step, dtype=self.native_dtype(dtype), device=self._device(device))
+
+    def _device(self, device: str | None) -> torch.device:
+        try:
+            found = torch.device(device or self.default_device)
+        except RuntimeError:
+            raise UnsupportedDevice(f"torch: has no device {device!r}; expected cpu, cuda:0, ... or mps") from None
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise UnsupportedDevice(f"torch: device {device!r} was asked for, but torch finds no NVIDIA GPU; use 'torch:cpu'")
+        return found
+
+
+backend = TorchBackend()

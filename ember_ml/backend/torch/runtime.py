@@ -1,0 +1,92 @@
+"""What torch does its own way: gradients, custom rules, checkpointing, compilation, memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+from functools import lru_cache
+
+import torch
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+
+class TorchRuntime:
+    """Eager, with native gradients; `compile` is torch.compile where a C++ compiler is at hand."""
+
+    compiles = "loss"                                    # Dynamo breaks the graph at torch.autograd.grad
+    has_gradients = True
+
+    def value_and_grad(self, fn, leaves):
+        """(value, aux, gradients). Inside another gradient the result stays differentiable."""
+        nested = any(x.requires_grad for x in leaves)
+        inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in leaves]
+        with torch.enable_grad():
+            value, aux = fn(inputs)
+            grads = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True) \
+                if value.requires_grad else [None] * len(inputs)
+        grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads)]
+        if nested:
+            return value, aux, grads
+        return value.detach(), [a.detach() for a in aux], grads
+
+    def with_rule(self, forward, rule, args):
+        """One autograd.Function for all ops with a rule: it keeps the inputs, and the rule runs in torch's own ops."""
+        if not (torch.is_grad_enabled() and any(a.requires_grad for a in args)):
+            return forward(*args)
+        return _Rule.apply(forward, rule, *args)
+
+    def checkpoint(self, fn):
+        return lambda *args: torch_checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)
+
+    def compile(self, fn):
+        return torch.compile(fn, dynamic=False) if can_compile() else fn
+
+    def stop_gradient(self, x):
+        return x.detach()
+
+    def synchronize(self, natives):
+        if any(x.is_cuda for x in natives):
+            torch.cuda.synchronize()
+
+    def peak_memory(self) -> int:
+        """Largest allocation on the GPU since the reset, or the largest resident size of the process on a CPU."""
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else peak * 1024
+
+    def reset_peak_memory(self):
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def describe(self) -> dict[str, str]:
+        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"]
+        return {"version": torch.__version__, "device": ", ".join(devices), "threads": str(torch.get_num_threads()),
+                "compile": "torch.compile" if can_compile() else "eager: no C++ compiler found (install g++ or clang)"}
+
+
+@lru_cache(maxsize=1)
+def can_compile() -> bool:
+    """Whether torch.compile finds the C++ compiler that its CPU code needs (on CUDA it brings Triton)."""
+    return torch.cuda.is_available() or any(shutil.which(c) for c in ("c++", "g++", "clang++", "cl"))
+
+
+class _Rule(torch.autograd.Function):
+    """forward(*args), with our rule as its gradient. Twice differentiable, since the rule is made of torch ops."""
+
+    @staticmethod
+    def forward(ctx, forward, rule, *args):
+        out = forward(*args)
+        ctx.rule = rule
+        many = isinstance(out, tuple)
+        ctx.save_for_backward(*args, *(out if many else (out,)))
+        ctx.args, ctx.many = len(args), many
+        return out
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        args, outputs = ctx.saved_tensors[:ctx.args], ctx.saved_tensors[ctx.args:]
+        grads = ctx.rule(cotangents if ctx.many else cotangents[0], outputs if ctx.many else outputs[0], list(args),
+                         list(ctx.needs_input_grad[2:]))
+        return None, None, *grads

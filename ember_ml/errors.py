@@ -1,0 +1,53 @@
+"""The errors that Ember raises on purpose. Each says what was expected, what came, and what to do.
+
+Every class also is the built-in error that a caller would expect (a `ValueError`, a `TypeError`, ...), and all of
+them are `EmberError`, so that `except EmberError` catches what Ember found and nothing else.
+"""
+
+
+class EmberError(Exception):
+    """Base of all errors that Ember raises on purpose."""
+
+
+class UnsupportedOp(EmberError, NotImplementedError):
+    """An op that this engine (or this form of differentiation) does not have."""
+
+
+class UnsupportedDtype(EmberError, TypeError):
+    """A dtype that this engine or device cannot hold or compute with."""
+
+
+class BackendMismatch(EmberError, TypeError):
+    """One op was given tensors of two engines."""
+
+
+class BackendMissing(EmberError, ImportError):
+    """An engine that is not installed, or that finds no device to run on."""
+
+
+class MissingExtra(EmberError, ImportError):
+    """An optional package that is not installed; the message holds the pip command that brings it."""
+
+
+class UnsupportedDevice(EmberError, ValueError):
+    """A device that the engine does not have."""
+
+
+class ShapeError(EmberError, ValueError):
+    """Shapes that do not fit together."""
+
+
+class ConfigError(EmberError, ValueError):
+    """A configuration with an unknown key, a missing key or a value out of its range."""
+
+
+class RegistryError(EmberError, LookupError):
+    """A name that is not registered, or that is taken."""
+
+
+class WeightsError(EmberError, ValueError):
+    """A weight file that is damaged, hostile, or does not fit the model."""
+
+
+class DataError(EmberError, ValueError):
+    """Input data that cannot be read as what it claims to be."""

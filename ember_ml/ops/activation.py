@@ -1,0 +1,79 @@
+"""Activation functions and softmax."""
+
+from __future__ import annotations
+
+import math
+
+from ember_ml.ops.declare import op
+from ember_ml.ops.elementwise import erf, exp, log, maximum, tanh, where
+from ember_ml.ops.reduce import logsumexp
+from ember_ml.ops.reduce import max as largest
+from ember_ml.ops.reduce import sum as total
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * (y * (1.0 - y)),))
+def sigmoid(x):
+    """1 / (1 + exp(-x)), elementwise."""
+    return 0.5 * (tanh(0.5 * x) + 1.0)
+
+
+@op(vjp=(lambda g, y, _x: where(y > 0, g, 0.0),))
+def relu(x):
+    """max(x, 0), elementwise. Gradient at 0: 0."""
+    return maximum(x, 0)
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g * _silu_slope(x),))
+def silu(x):
+    """x sigmoid(x), elementwise."""
+    return x * sigmoid(x)
+
+
+def _silu_slope(x):
+    s = sigmoid(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g * gelu_slope(x),))
+def gelu(x):
+    """x Phi(x) with the normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2, elementwise."""
+    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+
+
+def gelu_slope(x):
+    """The derivative of `gelu`: Phi(x) + x phi(x)."""
+    return 0.5 * (1.0 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+
+
+_C = math.sqrt(2.0 / math.pi)
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g * _gelu_tanh_slope(x),))
+def gelu_tanh(x):
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), elementwise: the approximation of gelu that GPT-2 uses."""
+    return 0.5 * x * (1.0 + tanh(x * (_C + (_C * 0.044715) * x * x)))
+
+
+def _gelu_tanh_slope(x):
+    square = x * x
+    t = tanh(x * (_C + (_C * 0.044715) * square))
+    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_C + (3 * _C * 0.044715) * square)
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g * sigmoid(x),))
+def softplus(x):
+    """log(1 + exp(x)), elementwise, without overflow."""
+    return maximum(x, 0) + log(1.0 + exp(-abs(x)))
+
+
+@op(rule="float", vjp=(lambda g, y, _x, *, axis=-1: (g - total(g * y, axis=axis, keepdims=True)) * y,))
+def softmax(x, *, axis=-1):
+    """exp(x) / sum(exp(x)) along `axis`, computed after subtracting the largest element."""
+    e = exp(x - largest(x, axis=axis, keepdims=True))
+    return e / total(e, axis=axis, keepdims=True)
+
+
+@op(rule="float", vjp=(lambda g, y, _x, *, axis=-1: g - exp(y) * total(g, axis=axis, keepdims=True),))
+def log_softmax(x, *, axis=-1):
+    """log(softmax(x)) along `axis`, without overflow or log of zero."""
+    return x - logsumexp(x, axis=axis, keepdims=True)

@@ -1,0 +1,179 @@
+"""The one place of an op: `@op` turns a declaration into a public function.
+
+A declaration is a function whose signature and docstring are the op's. Positional parameters are tensors (or scalars, or None);
+keyword-only parameters are static. Its body is the composite definition in other ops, or `...` for a primitive,
+which every engine's table must provide.
+
+    @op(rule="float", vjp=(lambda g, y, _x: g * y,), operator=None)
+    def exp(x):
+        \"\"\"e**x ...\"\"\"
+        ...
+
+Resolution, once per op and engine: the engine's native function -> the composite body -> UnsupportedOp.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from ember_ml.errors import UnsupportedOp
+from ember_ml.autodiff.tape import fit
+from ember_ml.ops.dispatch import make_dispatch
+from ember_ml.tensor import EmberTensor
+
+#: every op by name, in the order of declaration
+REGISTRY: dict[str, Op] = {}
+
+
+def _empty():
+    """Tells how a function without a body compiles."""
+    ...
+
+
+class Op:
+    """What is known of one op; `function` is what callers call.
+
+    Args:
+        name: its name in every engine's table.
+        body: the declared function.
+        rule: dtype rule, see `ember_ml.ops.dispatch.RULES`.
+        vjp: tuple of one function per tensor input, `(g, out, *inputs, **static) -> gradient`, or one function that
+            returns all of them as a tuple. Arguments whose names begin with an underscore are not kept for it.
+            Broadcasting and dtype casts of the forward are undone by the caller.
+        no_grad: why there is no gradient, for ops without a rule.
+        owns_gradient: the rule is the gradient on every engine (less memory or a kernel), not only on the tape.
+        kernel: the KernelSpec of an op that has Metal and CUDA kernels.
+    """
+
+    def __init__(self, name, body, rule, vjp, no_grad, owns_gradient, kernel):
+        self.name, self.body, self.rule = name, body, rule
+        self.vjp, self.no_grad, self.owns_gradient, self.kernel = vjp, no_grad, owns_gradient, kernel
+        self.is_composite = body.__code__.co_code != _empty.__code__.co_code
+        self.signature = inspect.signature(body)
+        self.parameters = [p.name for p in self.signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.resolved: dict = {}
+        self._reads: set[int] | None = None
+        self.reads_output = False
+        if vjp is not None:
+            self._find_reads()
+
+    def _find_reads(self):
+        reads, self.reads_output, everything = set(), False, False
+        for fn in self.vjp if isinstance(self.vjp, tuple) else (self.vjp,):
+            if fn is None:
+                continue
+            for i, p in enumerate(list(inspect.signature(fn).parameters.values())[1:]):
+                if p.kind is p.VAR_POSITIONAL:
+                    everything = True
+                elif p.kind is p.POSITIONAL_OR_KEYWORD and not p.name.startswith("_"):
+                    if i == 0:
+                        self.reads_output = True
+                    else:
+                        reads.add(i - 1)
+        self._reads = None if everything else reads
+
+    def reads(self, i: int) -> bool:
+        """Whether the rule reads input `i`, so that the tape must keep it."""
+        return self._reads is None or i in self._reads
+
+    def apply_rule(self, g, out, args, kw, needs, like) -> list:
+        """Gradients for the inputs, None where `needs` is False. `like` holds (shape, dtype) per tensor input."""
+        if isinstance(self.vjp, tuple):
+            rules = self.vjp
+            return [fn(g, out, *args, **kw) if need and fn is not None else None for fn, need in zip(rules, needs)]
+        given = self.vjp(g, out, *args, **kw)
+        return list(given) + [None] * (len(needs) - len(given))
+
+    def resolve(self, backend) -> Callable | None:
+        """The native function for this engine, None for "run the body". Raises UnsupportedOp if there is neither."""
+        native = backend.table.get(self.name)
+        if native is None and not self.is_composite:
+            have = [n for n, b in _loaded_tables().items() if self.name in b]
+            raise UnsupportedOp(f"{self.name}: the {backend.name} engine does not have it (it is on: "
+                                f"{', '.join(have) or 'none that is loaded'}); move the tensor with x.to(...)")
+        if native is None and self.owns_gradient:
+            native = self._native_with_rule(backend)
+        elif native is not None and self.owns_gradient and not getattr(native, "has_gradient", False):
+            native = self._native_with_rule(backend, native)
+        self.resolved[backend] = native
+        return native
+
+    def _native_with_rule(self, backend, native=None):
+        """The body (or a kernel) as a native function whose gradient in the engine is our rule."""
+        op = self
+
+        def run(*raw, **kw):
+            where = [i for i, a in enumerate(raw) if isinstance(a, backend.array_types)]
+
+            def fill(natives, wrap):
+                full = list(raw)
+                for i, a in zip(where, natives):
+                    full[i] = EmberTensor(a, backend) if wrap else a
+                return full
+
+            def forward(*natives):
+                if native is not None:
+                    return native(*fill(natives, False), **kw)
+                out = op.body(*fill(natives, True), **kw)
+                return tuple(o.data for o in out) if isinstance(out, tuple) else out.data
+
+            def rule(cotangents, outputs, natives, needs):
+                many = isinstance(outputs, (tuple, list))
+                g = tuple(EmberTensor(c, backend) for c in cotangents) if many else EmberTensor(cotangents, backend)
+                out = tuple(EmberTensor(o, backend) for o in outputs) if many else EmberTensor(outputs, backend)
+                args = fill(natives, True)
+                wanted = [False] * len(args)
+                for i, need in zip(where, needs):
+                    wanted[i] = need
+                grads = op.apply_rule(g, out, args, kw, wanted, None)
+                return [None if grads[i] is None or not wanted[i] else fit(grads[i], args[i].shape, args[i].dtype).data
+                        for i in where]
+
+            return backend.runtime.with_rule(forward, rule, [raw[i] for i in where])
+
+        return run
+
+    def path(self, backend) -> str:
+        """"native", "composite" or "none" on this engine, for tables of support."""
+        return "native" if self.name in backend.table else "composite" if self.is_composite else "none"
+
+
+def _loaded_tables() -> dict:
+    from ember_ml import backend
+    return {name: b.table for name, b in backend._loaded.items()}
+
+
+def op(*, rule: str | None = None, vjp=None, no_grad: str | None = None, owns_gradient: bool = False, kernel=None,
+       operator: str | None = None, reflected: str | None = None, method: bool | str = False):
+    """Declares an op. See `Op` for the arguments that describe it.
+
+    Args:
+        operator: special method of EmberTensor that it serves, such as "__add__".
+        reflected: the special method with swapped operands, such as "__radd__".
+        method: also a method of EmberTensor, under its own name or the given one.
+    """
+    def declare(body):
+        if body.__name__ in REGISTRY:
+            raise ValueError(f"op {body.__name__!r} is declared twice")
+        record = Op(body.__name__, body, rule, vjp, no_grad, owns_gradient, kernel)
+        REGISTRY[record.name] = record
+        call = make_dispatch(record)
+        call.__name__, call.__qualname__, call.__doc__, call.__module__ = (
+            body.__name__, body.__name__, body.__doc__, body.__module__)
+        call.__wrapped__, call.op = body, record
+        if operator:
+            setattr(EmberTensor, operator, call)
+        if reflected:
+            setattr(EmberTensor, reflected, lambda x, other: call(other, x))
+        if method:
+            setattr(EmberTensor, method if isinstance(method, str) else record.name, call)
+        return call
+    return declare
+
+
+def support() -> dict[str, dict[str, str]]:
+    """op name -> engine name -> "native", "composite" or "none", over the engines that are installed and load."""
+    from ember_ml import backend
+    engines = [backend.get(n) for n in backend.available()]
+    return {name: {b.name: record.path(b) for b in engines} for name, record in REGISTRY.items()}

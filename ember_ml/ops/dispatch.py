@@ -1,0 +1,219 @@
+"""From a call to an engine: unwrap, apply the dtype rule, run, wrap, and record on the tape where one is watching.
+
+This is the hot path: every op of every eager step passes here, so the two common shapes (one tensor; two operands)
+have a version of their own. Errors of the engines leave here as ShapeError or TypeError with the op's name and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ember_ml.autodiff.tape import record
+from ember_ml.errors import BackendMismatch, EmberError, ShapeError
+from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
+
+#: dtype rules: None takes what comes; "float" casts integers and bools to float32; "promote" brings all tensor inputs to
+#: their common dtype, scalars staying weak; "promote_rest" leaves the first input (a condition) out of that;
+#: "float_promote" does both
+RULES = (None, "float", "promote", "promote_rest", "float_promote")
+
+#: the `vjp` of ops whose output is constant almost everywhere (comparisons, rounding, indices): no gradient flows back
+CONSTANT = ()
+
+_SCALARS = (bool, int, float, complex)
+_REAL = (float, int)
+
+
+def make_dispatch(op) -> Callable:
+    """The public function of an op."""
+    if op.rule not in RULES:
+        raise ValueError(f"op {op.name}: expected a dtype rule among {RULES}, got {op.rule!r}")
+    if len(op.parameters) == 2 and op.rule in ("promote", "float_promote") and not _has_default(op, 1):
+        return _binary(op, op.rule == "float_promote")
+    return _general(op)
+
+
+def _has_default(op, i: int) -> bool:
+    p = op.signature.parameters[op.parameters[i]]
+    return p.default is not p.empty
+
+
+def _binary(op, to_float: bool) -> Callable:
+    resolved = op.resolved
+
+    def call(x, y, **kw):
+        if type(x) is EmberTensor:
+            backend, a = x.backend, x.data
+            if type(y) is EmberTensor:
+                if y.backend is not backend:
+                    raise _mismatch(op, (x, y))
+                b = y.data
+                if a.dtype != b.dtype:
+                    a, b = backend.promote_pair(a, b)
+                taped = x.node is not None or y.node is not None
+            else:
+                a, b = _with_scalar(op, backend, a, y)
+                taped = x.node is not None
+        elif type(y) is EmberTensor:
+            backend = y.backend
+            b, a = _with_scalar(op, backend, y.data, x)
+            taped = y.node is not None
+        else:
+            raise _no_tensor(op, (x, y))
+        if to_float:
+            a, b = _floats(backend, a), _floats(backend, b)
+        native = resolved.get(backend, op)
+        if native is op:
+            native = op.resolve(backend)
+        if native is None or taped:
+            return _slow(op, native, backend, (x, y), (a, b), kw, taped)
+        try:
+            return EmberTensor(native(a, b, **kw), backend)
+        except (ValueError, RuntimeError, IndexError, TypeError) as e:
+            raise _explain(op, e, (x, y), kw) from e
+    return call
+
+
+def _general(op) -> Callable:
+    resolved, rule = op.resolved, op.rule
+    names = frozenset(op.parameters)
+
+    def call(*args, **kw):
+        if kw and not names.isdisjoint(kw):
+            args, kw = _positional(op, args, kw)
+        backend, taped, raw = None, False, []
+        for x in args:
+            if type(x) is EmberTensor:
+                if backend is None:
+                    backend = x.backend
+                elif x.backend is not backend:
+                    raise _mismatch(op, args)
+                if x.node is not None:
+                    taped = True
+                raw.append(x.data)
+            else:
+                raw.append(x)
+        if backend is None:
+            raise _no_tensor(op, args)
+        if rule is not None:
+            raw = _apply_dtype_rule(op, rule, backend, args, raw)
+        native = resolved.get(backend, op)
+        if native is op:
+            native = op.resolve(backend)
+        if native is None or taped:
+            return _slow(op, native, backend, args, raw, kw, taped)
+        try:
+            out = native(*raw, **kw)
+        except (ValueError, RuntimeError, IndexError, TypeError) as e:
+            raise _explain(op, e, args, kw) from e
+        if type(out) is tuple:
+            return tuple([EmberTensor(o, backend) for o in out])
+        return EmberTensor(out, backend)
+    return call
+
+
+def _slow(op, native, backend, args, raw, kw, taped):
+    """Composite bodies, and everything that the tape records."""
+    if not taped:
+        return op.body(*_rewrap(args, raw, backend, False), **kw)
+    if op.vjp is None and op.is_composite:             # its parts have rules: record those instead
+        return op.body(*_rewrap(args, raw, backend, True), **kw)
+    if op.is_composite and (native is None or op.owns_gradient):
+        out = op.body(*_rewrap(args, raw, backend, False), **kw)
+    else:
+        try:
+            out = native(*raw, **kw)
+        except (ValueError, RuntimeError, IndexError, TypeError) as e:
+            raise _explain(op, e, args, kw) from e
+        out = tuple(EmberTensor(o, backend) for o in out) if isinstance(out, tuple) else EmberTensor(out, backend)
+    if op.vjp != CONSTANT:
+        record(op, args, kw, out)
+    return out
+
+
+def _rewrap(args, raw, backend, keep_node: bool):
+    """The inputs after the dtype rule, as tensors again; a cast of a recorded tensor is recorded too."""
+    out = []
+    for x, a in zip(args, raw):
+        if type(x) is not EmberTensor:
+            out.append(x)
+        elif not keep_node or x.node is None:
+            out.append(EmberTensor(a, backend))
+        else:
+            out.append(x if a is x.data else x.astype(backend.dtype_of(a)))
+    return out
+
+
+def _with_scalar(op, backend, a, scalar):
+    if type(scalar) in _REAL and a.dtype in backend.weak_floats:   # the common case, decided by one look-up
+        return a, scalar
+    if isinstance(scalar, _SCALARS):
+        return backend.weak_scalar(a, scalar.item() if hasattr(scalar, "item") else scalar)
+    if hasattr(scalar, "item") and getattr(scalar, "ndim", None) == 0 and not hasattr(scalar, "backend"):
+        return backend.weak_scalar(a, scalar.item())
+    raise TypeError(f"{op.name}: expected EmberTensors or Python numbers, got {type(scalar).__name__}; "
+                    f"wrap arrays with em.tensor(...)")
+
+
+def _floats(backend, a):
+    if type(a) in _SCALARS:
+        return a
+    return a if a.dtype in backend.inexact else backend.astype(a, dt.float32)
+
+
+def _apply_dtype_rule(op, rule, backend, args, raw):
+    if rule == "float":
+        return [_floats(backend, a) if type(x) is EmberTensor else a for x, a in zip(args, raw)]
+    first = 1 if rule == "promote_rest" else 0
+    common = None
+    for x in args[first:]:
+        if type(x) is EmberTensor:
+            common = x.dtype if common is None else dt.promote(common, x.dtype)
+    scalars = [x for x in args[first:] if isinstance(x, _SCALARS)]
+    if common is None:                                   # numbers alone, under a condition
+        common = dt.of_scalar(scalars.pop())
+    for x in scalars:
+        common = dt.weak_result(common, x)
+    if rule == "float_promote" and not common.is_inexact:
+        common = dt.float32
+    return list(raw[:first]) + [
+        backend.astype(a, common) if type(x) is EmberTensor and x.dtype is not common
+        else backend.scalar(x, common) if isinstance(x, _SCALARS) else a for x, a in zip(args[first:], raw[first:])]
+
+
+def _positional(op, args, kw):
+    """Tensor parameters that were given by keyword, moved to their place."""
+    args, kw = list(args), dict(kw)
+    for name in op.parameters[len(args):]:
+        default = op.signature.parameters[name].default
+        if name not in kw and default is op.signature.empty:
+            raise TypeError(f"{op.name}: misses the argument {name!r}; it is called as {op.name}{op.signature}")
+        args.append(kw.pop(name, default))
+    return args, kw
+
+
+def _mismatch(op, args) -> BackendMismatch:
+    found = list(dict.fromkeys(x.backend.name for x in args if type(x) is EmberTensor))
+    return BackendMismatch(f"{op.name}: expected tensors of one engine, got {' and '.join(found)}; "
+                           f"move one of them, for example x.to({found[0]!r})")
+
+
+def _no_tensor(op, args) -> TypeError:
+    return TypeError(f"{op.name}: expected at least one EmberTensor, got {', '.join(type(a).__name__ for a in args)}; "
+                     f"wrap arrays with em.tensor(...)")
+
+
+def _explain(op, error: Exception, args, kw) -> Exception:
+    """The engine's error, told in the terms of the op."""
+    if isinstance(error, EmberError):
+        return error
+    given = ", ".join(f"{n}={_describe(a)}" for n, a in zip(op.parameters or [f"x{i}" for i in range(len(args))], args))
+    static = "".join(f", {k}={v!r}" for k, v in kw.items())
+    kind = TypeError if isinstance(error, TypeError) else ShapeError
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return kind(f"{op.name}: expected arguments that fit {op.name}{op.signature}; got {given}{static}: {reason}")
+
+
+def _describe(a) -> str:
+    return f"{a.dtype}{list(a.shape)}" if type(a) is EmberTensor else repr(a)

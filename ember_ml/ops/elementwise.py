@@ -1,0 +1,287 @@
+"""Elementwise arithmetic and functions. Shapes broadcast; operands are tensors or Python numbers."""
+
+from __future__ import annotations
+
+import math
+
+from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import CONSTANT
+from ember_ml.tensor import EmberTensor
+
+
+def _c(x):
+    """Complex conjugate for the rules below, where x may be a number and is real most of the time."""
+    if isinstance(x, EmberTensor):
+        return conj(x) if x.dtype.kind == "complex" else x
+    return x.conjugate()
+
+
+def _log(x):
+    return log(x) if isinstance(x, EmberTensor) else math.log(x)
+
+
+@op(rule="promote", operator="__add__", reflected="__radd__", vjp=(lambda g, _y, _a, _b: g, lambda g, _y, _a, _b: g))
+def add(x, y):
+    """x + y, elementwise, in their common dtype."""
+    ...
+
+
+@op(rule="promote", operator="__sub__", reflected="__rsub__", vjp=(lambda g, _y, _a, _b: g, lambda g, _y, _a, _b: -g))
+def subtract(x, y):
+    """x - y, elementwise, in their common dtype."""
+    ...
+
+
+@op(rule="promote", operator="__mul__", reflected="__rmul__",
+    vjp=(lambda g, _y, _a, b: g * _c(b), lambda g, _y, a, _b: g * _c(a)))
+def multiply(x, y):
+    """x * y, elementwise, in their common dtype."""
+    ...
+
+
+@op(rule="float_promote", operator="__truediv__", reflected="__rtruediv__",
+    vjp=(lambda g, _y, _a, b: g / _c(b), lambda g, y, _a, b: -(g * _c(y / b))))
+def divide(x, y):
+    """x / y, elementwise; integers are divided as float32."""
+    ...
+
+
+@op(rule="promote", operator="__floordiv__", reflected="__rfloordiv__", vjp=CONSTANT)
+def floor_divide(x, y):
+    """The largest integer not above x / y, elementwise, in the common dtype."""
+    ...
+
+
+@op(rule="promote", operator="__mod__", reflected="__rmod__",
+    vjp=(lambda g, _y, _a, _b: g, lambda g, _y, a, b: -(g * floor_divide(a, b))))
+def remainder(x, y):
+    """x - y * floor_divide(x, y), elementwise: it has the sign of y."""
+    ...
+
+
+@op(rule="promote", operator="__pow__", reflected="__rpow__",
+    vjp=(lambda g, _y, a, b: g * _c(b * a ** (b - 1)), lambda g, y, a, _b: g * _c(y * _log(a))))
+def pow(x, y):  # noqa: A001 - the standard's name
+    """x ** y, elementwise, in their common dtype."""
+    ...
+
+
+@op(rule="promote", vjp=(lambda g, _y, a, b: g * _share(a, b), lambda g, _y, a, b: g * _share(b, a)))
+def maximum(x, y):
+    """The larger of x and y, elementwise. Gradient at a tie: half to each."""
+    ...
+
+
+@op(rule="promote", vjp=(lambda g, _y, a, b: g * _share(b, a), lambda g, _y, a, b: g * _share(a, b)))
+def minimum(x, y):
+    """The smaller of x and y, elementwise. Gradient at a tie: half to each."""
+    ...
+
+
+def _share(a, b):
+    """1 where a > b, 1/2 where equal, 0 elsewhere, in float32: the part of a maximum's gradient that a gets."""
+    return (a > b).astype("float32") + 0.5 * (a == b).astype("float32")
+
+
+@op(operator="__neg__", vjp=(lambda g, _y, _x: -g,))
+def negative(x):
+    """-x, elementwise."""
+    ...
+
+
+@op(operator="__abs__", method="abs", vjp=(lambda g, _y, x: _abs_grad(g, x),))
+def abs(x):  # noqa: A001 - the standard's name
+    """|x|, elementwise; real for complex x. Gradient at 0: 0."""
+    ...
+
+
+def _abs_grad(g, x):
+    if x.dtype.kind != "complex":
+        return g * sign(x)
+    size = abs(x)
+    return g * x / (size + (size == 0).astype(size.dtype))
+
+
+@op(vjp=CONSTANT)
+def sign(x):
+    """-1, 0 or 1 by the sign of x, elementwise, in x's dtype."""
+    ...
+
+
+@op(vjp=(lambda g, _y, x: 2.0 * g * _c(x),))
+def square(x):
+    """x * x, elementwise."""
+    return x * x
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * _c(0.5 / y),))
+def sqrt(x):
+    """Square root, elementwise; nan for negative real x."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * _c(-0.5 * y * y * y),))
+def rsqrt(x):
+    """1 / sqrt(x), elementwise."""
+    return 1.0 / sqrt(x)
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * _c(y),))
+def exp(x):
+    """e ** x, elementwise."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * (y + 1.0),))
+def expm1(x):
+    """e ** x - 1, elementwise, exact near 0. Real x."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g / _c(x),))
+def log(x):
+    """Natural logarithm, elementwise."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g / (x + 1.0),))
+def log1p(x):
+    """log(1 + x), elementwise, exact near 0. Real x."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g * _c(cos(x)),))
+def sin(x):
+    """Sine of x in radians, elementwise."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: -(g * _c(sin(x))),))
+def cos(x):
+    """Cosine of x in radians, elementwise."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * _c(1.0 - y * y),))
+def tanh(x):
+    """Hyperbolic tangent, elementwise."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g * (2.0 / math.sqrt(math.pi)) * exp(-(x * x)),))
+def erf(x):
+    """Error function 2/sqrt(pi) * integral of exp(-t^2) from 0 to x, elementwise. Real x."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, y, _x: g * (0.5 * math.sqrt(math.pi)) * exp(y * y),))
+def erfinv(x):
+    """Inverse of the error function, elementwise, for -1 < x < 1."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def floor(x):
+    """The largest integer not above x, elementwise, in x's dtype."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def round(x):  # noqa: A001 - the standard's name
+    """The nearest integer, halves to the even one, elementwise, in x's dtype."""
+    ...
+
+
+@op(vjp=(lambda g, _y, x, *, low=None, high=None: g * _inside(x, low, high),))
+def clip(x, *, low=None, high=None):
+    """x brought into [low, high], two Python numbers or None for no bound. Gradient 1 inside and at the bounds."""
+    if low is not None:
+        x = maximum(x, low)
+    return x if high is None else minimum(x, high)
+
+
+def _inside(x, low, high):
+    keep = x == x
+    if low is not None:
+        keep = logical_and(keep, x >= low)
+    return keep if high is None else logical_and(keep, x <= high)
+
+
+@op(vjp=(lambda g, _y, _x: conj(g),), method=True)
+def conj(x):
+    """Complex conjugate, elementwise; x itself if it is real."""
+    ...
+
+
+@op(vjp=(lambda g, _y, x: g.astype(x.dtype),), method=True)
+def real(x):
+    """Real part, elementwise, as a real tensor; x itself if it is real."""
+    ...
+
+
+@op(vjp=(lambda g, _y, x: g.astype(x.dtype) * 1j,), method=True)
+def imag(x):
+    """Imaginary part of a complex x, elementwise, as a real tensor."""
+    ...
+
+
+@op(rule="promote", vjp=(lambda g, _y, _a, _b: real(g), lambda g, _y, _a, _b: imag(g)))
+def complex(x, y):  # noqa: A001 - the field's name for it
+    """x + i y of two real tensors, elementwise: complex64, or complex128 for float64."""
+    ...
+
+
+@op(rule="promote_rest",
+    vjp=(None, lambda g, _y, c, _a, _b: where(c, g, 0.0), lambda g, _y, c, _a, _b: where(c, 0.0, g)))
+def where(condition, x, y):
+    """x where condition holds, else y, elementwise; x and y in their common dtype, either may be a number.
+
+    Gradients pass only where the value was chosen, so an infinite value that was not chosen does no harm.
+    """
+    ...
+
+
+def _compare(name: str, operator: str, sign_text: str):
+    def body(x, y):
+        ...
+    body.__name__ = name
+    body.__doc__ = f"x {sign_text} y, elementwise, as bool."
+    return op(rule="promote", operator=operator, vjp=CONSTANT)(body)
+
+
+equal = _compare("equal", "__eq__", "==")
+not_equal = _compare("not_equal", "__ne__", "!=")
+less = _compare("less", "__lt__", "<")
+less_equal = _compare("less_equal", "__le__", "<=")
+greater = _compare("greater", "__gt__", ">")
+greater_equal = _compare("greater_equal", "__ge__", ">=")
+
+
+@op(vjp=CONSTANT)
+def logical_and(x, y):
+    """x and y, elementwise, of bool tensors."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def logical_or(x, y):
+    """x or y, elementwise, of bool tensors."""
+    ...
+
+
+@op(vjp=CONSTANT, operator="__invert__")
+def logical_not(x):
+    """not x, elementwise, of a bool tensor."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def isfinite(x):
+    """True where x is neither infinite nor nan, elementwise."""
+    ...
+
+
+@op(vjp=(lambda g, _y, _x, _dtype: g,), method=True)
+def astype(x, dtype):
+    """x in another dtype (a DType, its name, or a Python type), elementwise. Gradients come back in x's dtype."""
+    ...

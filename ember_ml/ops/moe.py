@@ -1,0 +1,46 @@
+"""Mixture of experts: putting the experts' outputs back together."""
+
+from __future__ import annotations
+
+from ember_ml.errors import ShapeError
+from ember_ml.ops.declare import op
+from ember_ml.ops.elementwise import multiply
+from ember_ml.ops.index import checked_indices, scatter_add, take_axis
+from ember_ml.ops.reduce import sum as total
+from ember_ml.ops.shape import expand_dims, reshape
+from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
+
+
+def _grad(g, _y, expert_out, inverse, weights):
+    rows = take_axis(expert_out, inverse, axis=0).astype(dt.float32)
+    wide = expand_dims(g.astype(dt.float32), 1)
+    d_weights = total(rows * wide, axis=-1)
+    d_rows = reshape(wide * expand_dims(weights, -1), (-1, g.shape[-1])).astype(expert_out.dtype)
+    return scatter_add(expert_out.zeros_like(), reshape(inverse, (-1,)), d_rows, axis=0), None, d_weights
+
+
+@op(vjp=_grad, owns_gradient=True)
+def moe_combine_rows(expert_out, inverse, weights):
+    """Native form of `moe_combine`, for checked shapes and indices."""
+    rows = take_axis(expert_out, inverse, axis=0).astype(dt.float32)
+    return total(multiply(rows, expand_dims(weights, -1)), axis=1).astype(expert_out.dtype)
+
+
+def moe_combine(expert_out: EmberTensor, inverse: EmberTensor, weights: EmberTensor) -> EmberTensor:
+    """y[t] = sum_k weights[t, k] expert_out[inverse[t, k]]: each token's weighted sum of its experts' outputs.
+
+    Args:
+        expert_out: (N, D), one row per (token, slot) pair, in whatever order the experts worked; floating point.
+        inverse: (T, K), integers in [0, N): the row of each pair, every row at most once.
+        weights: (T, K), float32: the router's weights.
+
+    Returns: (T, D) in expert_out's dtype, summed in float32.
+
+    Raises ShapeError for shapes that do not fit; IndexError for rows out of range, where indices are checked.
+    """
+    if expert_out.ndim != 2 or inverse.ndim != 2 or weights.shape != inverse.shape:
+        raise ShapeError("moe_combine: expected expert_out (N, D), inverse (T, K) and weights (T, K); got "
+                         f"{expert_out.shape}, {inverse.shape} and {weights.shape}")
+    inverse = checked_indices("moe_combine", inverse, expert_out.shape[0]).astype(dt.int32)
+    return moe_combine_rows(expert_out, inverse, weights.astype(dt.float32))

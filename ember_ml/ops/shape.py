@@ -1,0 +1,129 @@
+"""Ops that move elements and compute nothing: reshape, transpose, join, cut, pad, flip, repeat."""
+
+from __future__ import annotations
+
+from ember_ml.errors import ShapeError
+from ember_ml.ops.declare import op
+from ember_ml.tensor import EmberTensor
+
+
+@op(vjp=(lambda g, _y, x, _shape: reshape(g, x.shape),))
+def reshape(x, shape):
+    """The same elements in row-major order under another shape; one length may be -1."""
+    ...
+
+
+EmberTensor.reshape = lambda x, *shape: reshape(x, tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int)
+                                                else shape)
+
+
+@op(vjp=(lambda g, _y, _x, axes: permute_dims(g, tuple(sorted(range(len(axes)), key=lambda i: axes[i]))),))
+def permute_dims(x, axes):
+    """Axes in the given order: y.shape[i] = x.shape[axes[i]]."""
+    ...
+
+
+def swap_axes(x: EmberTensor, a: int = -1, b: int = -2) -> EmberTensor:
+    """x with two axes exchanged, by default the last two."""
+    axes = list(range(x.ndim))
+    axes[a], axes[b] = axes[b], axes[a]
+    return permute_dims(x, tuple(axes))
+
+
+EmberTensor.T = property(lambda x: permute_dims(x, tuple(reversed(range(x.ndim)))),
+                         doc="The axes in reverse order.")
+EmberTensor.mT = property(swap_axes, doc="The last two axes exchanged.")
+
+
+@op(vjp=(lambda g, _y, _x, _shape: g,))
+def broadcast_to(x, shape):
+    """x repeated along new axes and axes of length one, to the given shape."""
+    ...
+
+
+def expand_dims(x: EmberTensor, axis: int) -> EmberTensor:
+    """x with a new axis of length one at `axis` of the result."""
+    where = axis % (x.ndim + 1)
+    return reshape(x, x.shape[:where] + (1,) + x.shape[where:])
+
+
+def squeeze(x: EmberTensor, axis: int) -> EmberTensor:
+    """x without the axis `axis`. Raises ShapeError if its length is not one."""
+    where = axis % x.ndim
+    if x.shape[where] != 1:
+        raise ShapeError(f"squeeze: expected an axis of length 1, got axis {axis} of shape {x.shape}")
+    return reshape(x, x.shape[:where] + x.shape[where + 1:])
+
+
+def _concat_grad(g, _y, *xs, axis=0):
+    out, start = [], 0
+    for x in xs:
+        n = x.shape[axis]
+        out.append(cut(g, start, start + n, axis=axis))
+        start += n
+    return out
+
+
+@op(rule="promote", vjp=_concat_grad)
+def concat_all(*xs, axis=0):
+    """The tensors one after the other along `axis`."""
+    ...
+
+
+def concat(xs, axis: int = 0) -> EmberTensor:
+    """The tensors of a list, one after the other along an existing axis, in their common dtype."""
+    return concat_all(*xs, axis=axis)
+
+
+def stack(xs, axis: int = 0) -> EmberTensor:
+    """The tensors of a list, all of one shape, along a new axis."""
+    return concat_all(*[expand_dims(x, axis) for x in xs], axis=axis)
+
+
+@op(vjp=(lambda g, _y, x, start, stop, *, axis=0:
+         pad(g, tuple((start, x.shape[axis] - stop) if i == axis % x.ndim else (0, 0) for i in range(x.ndim))),))
+def cut(x, start, stop, *, axis=0):
+    """Elements start <= i < stop along one axis, with 0 <= start <= stop <= length."""
+    ...
+
+
+def split(x: EmberTensor, parts, axis: int = 0) -> list[EmberTensor]:
+    """x cut along `axis` into `parts` equal pieces, or into pieces of the given lengths.
+
+    Raises ShapeError if the lengths do not add up.
+    """
+    n = x.shape[axis]
+    sizes = [n // parts] * parts if isinstance(parts, int) else list(parts)
+    if sum(sizes) != n:
+        raise ShapeError(f"split: expected lengths that add up to {n}, axis {axis} of shape {x.shape}; got {parts}")
+    out, start = [], 0
+    for size in sizes:
+        out.append(cut(x, start, start + size, axis=axis))
+        start += size
+    return out
+
+
+def _unpad(g, x, width):
+    for axis, (before, _after) in enumerate(width):
+        g = cut(g, before, before + x.shape[axis], axis=axis)
+    return g
+
+
+@op(vjp=(lambda g, _y, x, width: _unpad(g, x, width),))
+def pad(x, width):
+    """x with zeros around it; `width` holds one (before, after) per axis."""
+    ...
+
+
+@op(vjp=(lambda g, _y, _x, *, axis: flip(g, axis=axis),))
+def flip(x, *, axis):
+    """x in reverse order along one axis."""
+    ...
+
+
+def repeat(x: EmberTensor, times: int, axis: int) -> EmberTensor:
+    """Each element `times` times in a row along `axis`."""
+    axis %= x.ndim
+    opened = expand_dims(x, axis + 1)
+    shape = x.shape[:axis + 1] + (times,) + x.shape[axis + 1:]
+    return reshape(broadcast_to(opened, shape), x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1:])

@@ -1,0 +1,1 @@
+"""EmberTensor and its dtypes."""

@@ -1,0 +1,1 @@
+"""What an engine must offer to carry EmberTensors."""

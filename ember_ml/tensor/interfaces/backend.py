@@ -1,0 +1,61 @@
+"""What an engine must offer: the Backend protocol and the Runtime protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ember_ml.tensor.common.dtypes import DType
+
+Native = Any  # an engine's own array type
+
+
+class Runtime(Protocol):
+    """What an engine does its own way. Functions here take and return native arrays."""
+
+    compiles: str | None
+    """What `em.compile` should be given: "step" (whole training step), "loss" (the loss only) or None (nothing)."""
+
+    def value_and_grad(self, fn: Callable, leaves: list[Native]) -> tuple[Native, Any, list[Native]] | None:
+        """(value, aux, gradients) of `fn(leaves) -> (scalar, aux)`. None on engines without native gradients."""
+
+    def with_rule(self, forward: Callable, rule: Callable, args: list[Native]) -> Native | tuple[Native, ...]:
+        """`forward(*args)` whose gradient is `rule(cotangents, outputs, args, needs) -> [gradient or None per arg]`."""
+
+    def checkpoint(self, fn: Callable) -> Callable:
+        """`fn(*natives)`, keeping only its inputs for the gradient and computing the rest again."""
+
+    def compile(self, fn: Callable) -> Callable:
+        """A faster `fn(*natives) -> list of natives`, or `fn` itself."""
+
+    def stop_gradient(self, x: Native) -> Native:
+        """`x`, through which no gradient flows."""
+
+    def synchronize(self, natives: list[Native]) -> None:
+        """Returns once these arrays are computed."""
+
+    def peak_memory(self) -> int:
+        """Largest number of bytes in use since `reset_peak_memory`, or of the process where that is unknown."""
+
+    def reset_peak_memory(self) -> None:
+        """Starts a new measurement of `peak_memory` where the engine can."""
+
+    def describe(self) -> dict[str, str]:
+        """Version, devices, memory limits: what `ember doctor` prints."""
+
+
+class Backend(Protocol):
+    """An engine: a table of native functions by op name, dtypes, exchange, and a runtime."""
+
+    name: str
+    table: dict[str, Callable]
+    runtime: Runtime
+    dtypes: dict[DType, Any]
+
+    def dtype_of(self, x: Native) -> DType: ...
+    def device_of(self, x: Native) -> str: ...
+    def astype(self, x: Native, dtype: DType) -> Native: ...
+    def from_numpy(self, array, dtype: DType, device: str | None) -> Native: ...
+    def to_numpy(self, x: Native): ...
+    def to_device(self, x: Native, device: str) -> Native: ...
+    def to_dlpack(self, x: Native, **kw): ...

@@ -1,0 +1,1 @@
+"""How tensors are exchanged with Python, NumPy and DLPack."""

@@ -1,0 +1,80 @@
+"""The Apple side of Ember: MLX as an engine, its op table, its runtime, and the launchers of the Metal kernels."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import mlx.core as mx
+import numpy as np
+
+from ember_ml.backend.base import BackendBase
+from ember_ml.backend.numpy import read_values
+from ember_ml.errors import UnsupportedDevice
+from ember_ml.tensor.common import dtypes as dt
+from ember_mlx.ops import TABLE
+from ember_mlx.runtime import MlxRuntime
+
+#: MLX computes float64 on the CPU only and has no complex128: neither is a dtype of this engine
+_DTYPES = {d: getattr(mx, "bool_" if d is dt.bool_ else d.name) for d in dt.ALL if d not in (dt.float64, dt.complex128)}
+
+
+class MlxBackend(BackendBase):
+    """MLX as an engine. One device at a time: "gpu" with Metal (or CUDA), else "cpu"; memory is shared by both."""
+
+    array_types = (mx.array,)
+
+    def __init__(self):
+        super().__init__("mlx", _DTYPES, dict(TABLE), MlxRuntime())
+        self.weak_floats = self.inexact
+        self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
+
+    @property
+    def default_device(self) -> str:
+        return "gpu" if mx.default_device() == mx.gpu else "cpu"
+
+    def device_of(self, x) -> str:
+        return self.default_device
+
+    def astype(self, x, dtype):
+        return x.astype(self.native_dtype(dtype))
+
+    def from_python(self, data, dtype, device):
+        """Python numbers, lists or arrays as an mx.array, always a copy. float64 arrays raise UnsupportedDtype."""
+        return self.from_numpy(read_values(data, dtype), dtype, device)
+
+    def from_numpy(self, array, dtype, device):
+        wanted = dtype or dt.dtype(array.dtype)
+        native = self.native_dtype(wanted)
+        self._check(device)
+        if array.dtype.name == "bfloat16":               # NumPy's bfloat16 has no buffer protocol: the same bits
+            return mx.array(array.view(np.uint16)).view(mx.bfloat16).astype(native)
+        if dt.dtype(array.dtype) not in self.dtypes:     # float64 into an explicitly chosen smaller dtype
+            array = array.astype(np.complex64 if array.dtype.kind == "c" else np.float32)
+        return mx.array(array).astype(native)
+
+    def to_numpy(self, x):
+        if x.dtype == mx.bfloat16:
+            return np.array(x.view(mx.uint16)).view(ml_dtypes.bfloat16)
+        return np.array(x)
+
+    def to_device(self, x, device: str):
+        self._check(device)
+        return x
+
+    def to_dlpack(self, x, **kw):
+        return x.__dlpack__(**kw)
+
+    def full(self, shape, value, dtype, device):
+        self._check(device)
+        return mx.full(shape, value, self.native_dtype(dtype))
+
+    def arange(self, start, stop, step, dtype, device):
+        self._check(device)
+        return mx.arange(start, stop, step, self.native_dtype(dtype))
+
+    def _check(self, device: str | None):
+        if device not in (None, self.default_device):
+            raise UnsupportedDevice(f"mlx: runs on {self.default_device!r} here, got device {device!r}; memory is shared, "
+                                    "so mx.set_default_device chooses for all arrays")
+
+
+backend = MlxBackend()

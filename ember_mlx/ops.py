@@ -1,0 +1,152 @@
+"""The op table of MLX, and shims for what MLX 0.32 lacks or defines otherwise. Each shim says why it is there."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as mlx_nn
+
+from ember_ml.tensor.common.index import fill
+
+_SMALL = {mx.bool_: mx.int32, mx.int8: mx.int32, mx.int16: mx.int32, mx.uint8: mx.uint32, mx.uint16: mx.uint32}
+
+
+def _is_complex(x) -> bool:
+    return x.dtype == mx.complex64
+
+
+def _is_integer(x) -> bool:
+    return not mx.issubdtype(x.dtype, mx.inexact)
+
+
+def _keep(fn):
+    """Functions that MLX would turn integers into floats for."""
+    return lambda x: x if _is_integer(x) else fn(x)
+
+
+def _sign(x):
+    if _is_complex(x):
+        size = mx.abs(x)
+        return mx.where(size == 0, mx.zeros_like(x), x / mx.where(size == 0, 1.0, size))
+    return mx.sign(x)
+
+
+def _sum(x, axis=None, keepdims=False):
+    return mx.sum(x.astype(_SMALL[x.dtype]) if x.dtype in _SMALL else x, axis=axis, keepdims=keepdims)
+
+
+def _matmul(x, y):
+    if _is_integer(x):                                   # MLX multiplies floating-point matrices only
+        shape = mx.matmul(mx.zeros(x.shape), mx.zeros(y.shape)).shape
+        left = x if x.ndim > 1 else x[None]
+        right = y if y.ndim > 1 else y[:, None]
+        return mx.sum(left[..., None] * right[..., None, :, :], axis=-2).reshape(shape)
+    return mx.matmul(x, y)
+
+
+def _argsort(x, axis=-1, descending=False):
+    if not descending:                                   # MLX's sort is a stable merge sort
+        return mx.argsort(x, axis=axis).astype(mx.int32)
+    back = mx.argsort(_flip(x, axis), axis=axis).astype(mx.int32)
+    return x.shape[axis] - 1 - _flip(back, axis)
+
+
+def _flip(x, axis):
+    return x[(slice(None),) * (axis % x.ndim) + (slice(None, None, -1),)]
+
+
+def _cut(x, start, stop, axis=0):
+    return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop),)]
+
+
+def _scatter_add(x, indices, updates, axis=0):
+    rows = updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:])
+    return x.at[(slice(None),) * axis + (indices.reshape(-1),)].add(rows.astype(x.dtype))
+
+
+def _put_add_along_axis(x, indices, updates, axis):
+    grid = [mx.arange(n).reshape([-1 if i == j else 1 for j in range(indices.ndim)])
+            for i, n in enumerate(indices.shape)]
+    grid[axis] = indices
+    return x.at[tuple(grid)].add(updates.astype(x.dtype))
+
+
+def _set_at(x, values, *tensors, index):
+    out = mx.array(x)
+    out[fill(index, tensors)] = values
+    return out
+
+
+def _get_at(x, *tensors, index):
+    return x[fill(index, tensors)]
+
+
+def _fft(fn):
+    return lambda x, n=None, axis=-1: fn(x, n=n, axis=axis)
+
+
+def _random_bits(key, shape):
+    n = 1
+    for length in shape:
+        n *= length
+    if n % 2 == 0 and n:                                 # split is the public door to MLX's raw bits
+        return mx.random.split(key, n // 2).reshape(shape)
+    half = (n + 1) // 2
+    low = mx.arange(half, dtype=mx.uint32)
+    high = mx.where(low == half - 1, mx.array(0, mx.uint32), low + half)
+    x, y = _rounds(key, low, high.astype(mx.uint32))
+    return mx.concatenate((x, y))[:n].reshape(shape)
+
+
+def _rounds(key, x, y):
+    """Threefry-2x32, for odd counts and for single counters."""
+    rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
+    words = (key[0], key[1], key[0] ^ key[1] ^ mx.array(0x1BD11BDA, mx.uint32))
+    x, y = x + words[0], y + words[1]
+    for i in range(5):
+        for r in rotations[i % 2]:
+            x = x + y
+            y = x ^ ((y << r) | (y >> (32 - r)))
+        x, y = x + words[(i + 1) % 3], y + words[(i + 2) % 3] + mx.array(i + 1, mx.uint32)
+    return x, y
+
+
+def _fold(key, number):
+    counter = number.astype(mx.uint32).reshape(1)
+    x, y = _rounds(key, mx.zeros_like(counter), counter)
+    return mx.concatenate((x, y))
+
+
+def _mean(x, axis=None, keepdims=False):
+    return mx.mean(x, axis=axis, keepdims=keepdims)
+
+
+TABLE = {
+    "add": mx.add, "subtract": mx.subtract, "multiply": mx.multiply, "divide": mx.divide,
+    "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": mx.power, "maximum": mx.maximum,
+    "minimum": mx.minimum, "negative": mx.negative, "abs": mx.abs, "sign": _sign, "square": mx.square,
+    "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
+    "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
+    "floor": _keep(mx.floor), "round": _keep(mx.round),
+    "conj": lambda x: mx.conj(x) if _is_complex(x) else x, "real": lambda x: mx.real(x) if _is_complex(x) else x,
+    "imag": mx.imag, "complex": lambda x, y: x.astype(mx.complex64) + y.astype(mx.complex64) * 1j,
+    "where": mx.where, "equal": mx.equal, "not_equal": mx.not_equal, "less": mx.less, "less_equal": mx.less_equal,
+    "greater": mx.greater, "greater_equal": mx.greater_equal, "logical_and": mx.logical_and,
+    "logical_or": mx.logical_or, "logical_not": mx.logical_not, "isfinite": mx.isfinite,
+    "sum": _sum, "mean": _mean, "max": mx.max, "min": mx.min,
+    "argmax": lambda x, axis=None, keepdims=False: mx.argmax(x, axis=axis, keepdims=keepdims).astype(mx.int32),
+    "all": mx.all, "any": mx.any, "logsumexp": lambda x, axis=-1, keepdims=False: mx.logsumexp(x, axis, keepdims),
+    "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis),
+    "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,
+    "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
+    "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul,
+    "take_axis": lambda x, i, axis=0: mx.take(x, i, axis), "scatter_add": _scatter_add,
+    "gather_along": lambda x, i, axis: mx.take_along_axis(x, i, axis), "put_add_along_axis": _put_add_along_axis,
+    "get_at": _get_at, "set_at": _set_at,
+    "add_at": lambda x, values, *tensors, index: x.at[fill(index, tensors)].add(values.astype(x.dtype)),
+    "argsort": _argsort, "fft": _fft(mx.fft.fft), "ifft": _fft(mx.fft.ifft), "rfft": _fft(mx.fft.rfft),
+    "irfft": _fft(mx.fft.irfft), "random_bits": _random_bits, "fold": _fold,
+    "sigmoid": mx.sigmoid, "silu": mlx_nn.silu, "gelu": mlx_nn.gelu,
+    "softmax": lambda x, axis=-1: mx.softmax(x, axis=axis),
+    "layer_norm": lambda x, weight, bias, eps: mx.fast.layer_norm(x, weight, bias, eps),
+    "rms_norm": lambda x, weight, eps: mx.fast.rms_norm(x, weight, eps),
+}

@@ -1,0 +1,70 @@
+"""What MLX does its own way: lazy evaluation, gradients, custom rules, compilation, memory, wired limit."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+
+class MlxRuntime:
+    """Lazy, with native gradients and mx.compile. Arrays are computed when `synchronize` or a read asks for them."""
+
+    compiles = "step"
+    has_gradients = True
+
+    def value_and_grad(self, fn, leaves):
+        """(value, aux, gradients), lazily."""
+        (value, aux), grads = mx.value_and_grad(lambda inputs: fn(inputs))(list(leaves))
+        return value, aux, grads
+
+    def with_rule(self, forward, rule, args):
+        """mx.custom_function over the arrays; integer inputs stay outside, since MLX differentiates every argument."""
+        floating = [i for i, a in enumerate(args) if mx.issubdtype(a.dtype, mx.inexact)]
+        if not floating:
+            return forward(*args)
+
+        def full(primals):
+            out = list(args)
+            for i, p in zip(floating, primals):
+                out[i] = p
+            return out
+
+        @mx.custom_function
+        def run(*primals):
+            return forward(*full(primals))
+
+        @run.vjp
+        def run_vjp(primals, cotangents, outputs):
+            primals = primals if isinstance(primals, (tuple, list)) else (primals,)
+            inputs = full(primals)
+            grads = rule(cotangents, outputs, inputs, [i in floating for i in range(len(args))])
+            return tuple(mx.zeros_like(inputs[i]) if grads[i] is None else grads[i] for i in floating)
+
+        return run(*(args[i] for i in floating))
+
+    def checkpoint(self, fn):
+        return mx.checkpoint(fn)
+
+    def compile(self, fn):
+        return mx.compile(fn)
+
+    def stop_gradient(self, x):
+        return mx.stop_gradient(x)
+
+    def synchronize(self, natives):
+        mx.eval(natives)
+
+    def peak_memory(self) -> int:
+        """Largest number of bytes that MLX's allocator had in use since the reset."""
+        return mx.get_peak_memory()
+
+    def reset_peak_memory(self):
+        mx.reset_peak_memory()
+
+    def describe(self) -> dict[str, str]:
+        metal = mx.metal.is_available()
+        info = {"version": mx.__version__, "device": str(mx.default_device()), "metal": "yes" if metal else "no"}
+        if metal:
+            device = mx.device_info()
+            info.update(chip=str(device.get("device_name")), memory=f"{device.get('memory_size', 0) / 2**30:.0f} GiB",
+                        wired_limit=f"{device.get('max_recommended_working_set_size', 0) / 2**30:.0f} GiB")
+        return info

@@ -1,0 +1,48 @@
+"""What every test shares: full float32 precision, one thread, and the `backend` fixture."""
+
+import os
+import sys
+
+import pytest
+from hypothesis import settings
+
+if "mlx.core" in sys.modules:
+    raise RuntimeError("tests: mlx was imported before tests/conftest.py, so MLX_ENABLE_TF32=0 would come too late")
+
+# MLX multiplies float32 matrices at about TF32 precision on newer chips, a thousand times the error that tests allow.
+# It reads the variable once, when it is imported.
+os.environ["MLX_ENABLE_TF32"] = "0"
+# Shapes in tests are small: a second thread costs more in waiting than it computes, and sums stay reproducible.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Plots are drawn to files, also where no display is.
+os.environ["MPLBACKEND"] = "Agg"
+# A developer's own default engine must not decide what is tested.
+os.environ.pop("EMBER_BACKEND", None)
+
+# The same examples in every run, and no deadline: on a shared machine the clock says nothing about the code.
+settings.register_profile("ember", deadline=None, derandomize=True)
+settings.load_profile("ember")
+
+ENGINES = ("numpy", "torch", "mlx")
+
+
+def require_engine(name: str) -> None:
+    """Skip the test where the engine is not installed; fail it in CI (environment variable CI), where it must be."""
+    from ember_ml.backend import installed
+
+    if installed(name):
+        return
+    reason = f"engine {name!r} is not installed; `make test` installs it"
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(params=ENGINES)
+def backend(request):
+    """Runs the test once per engine, inside `em.using(engine)`; the value is the engine's name."""
+    require_engine(request.param)
+    from ember_ml.backend import using
+
+    with using(request.param):
+        yield request.param

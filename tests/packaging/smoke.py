@@ -1,0 +1,20 @@
+"""Uses an installed Ember and prints what it found as JSON; test_wheel.py runs it outside the checkout."""
+
+import json
+import sys
+
+import ember_ml as em
+
+engines = sorted({"mlx", "torch", "cupy"} & set(sys.modules))
+
+with em.using("numpy"):
+    x, y = em.tensor([1.0, 2.0, 3.0]), em.tensor([1.0, -1.0, 2.0])
+    value, gradients = em.value_and_grad(lambda x, y: em.ops.sum(x * x * y), argnums=(0, 1))(x, y)
+
+found = {
+    "file": em.__file__,
+    "engines_after_import": engines,
+    "value": value.item(),
+    "gradients": [g.tolist() for g in gradients],
+}
+json.dump(found, sys.stdout)
