@@ -116,3 +116,20 @@ def _check(key: EmberTensor):
     if not isinstance(key, EmberTensor) or key.shape != (2,) or key.dtype is not dt.uint32:
         got = f"{key.dtype} {key.shape}" if isinstance(key, EmberTensor) else type(key).__name__
         raise ShapeError(f"random: expected a key, uint32 of shape (2,), as em.random.key(seed) makes; got {got}")
+
+
+class _Stream:
+    """The convenience stream: a seed, and how many keys were drawn from it."""
+
+    seed, drawn = 0, 0
+
+
+def seed(value: int):
+    """Restarts the stream of keys that modules draw from when they are built without one."""
+    _Stream.seed, _Stream.drawn = value, 0
+
+
+def next_key() -> EmberTensor:
+    """The next key of the stream, on the current engine. Explicit keys are better where results must repeat."""
+    _Stream.drawn += 1
+    return fold_in(key(_Stream.seed), _Stream.drawn)

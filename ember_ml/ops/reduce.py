@@ -37,7 +37,7 @@ def sum(x, *, axis=None, keepdims=False):  # noqa: A001 - the standard's name
 
 @op(rule="float", method=True,
     vjp=(lambda g, _y, x, *, axis=None, keepdims=False:
-         broadcast_to(_open(g, x, axis, keepdims) / max(_count(x, axis), 1), x.shape),))
+         broadcast_to(_open(g, x, axis, keepdims) / (_count(x, axis) or 1), x.shape),))
 def mean(x, *, axis=None, keepdims=False):
     """Arithmetic mean over `axis`; integers are averaged as float32."""
     ...

@@ -13,6 +13,7 @@ with em.using("numpy"):
 
 found = {
     "file": em.__file__,
+    "version": em.__version__,
     "engines_after_import": engines,
     "value": value.item(),
     "gradients": [g.tolist() for g in gradients],

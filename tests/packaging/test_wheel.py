@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def test_the_installed_package_works_outside_the_checkout(installed, tmp_path):
     script = shutil.copy(Path(__file__).with_name("smoke.py"), tmp_path)
     found = json.loads(run(sys.executable, "-P", script, cwd=tmp_path, PYTHONPATH=str(installed)))
     assert Path(found["file"]).is_relative_to(installed)
+    assert found["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert found["engines_after_import"] == []
     # d/dx of sum(x**2 * y) is 2xy, and of sum(x**2 * y) by y is x**2, at x = (1, 2, 3), y = (1, -1, 2).
     assert found["value"] == 1 - 4 + 18

@@ -1,0 +1,1 @@
+"""Channel mixers: layers that treat each position alone."""

@@ -1,0 +1,40 @@
+"""The two-layer perceptron."""
+
+from __future__ import annotations
+
+from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
+from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
+from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
+from ember_ml.ops import random
+from ember_ml.registry import config, layers
+from ember_ml.tensor import EmberTensor
+
+
+@config
+class MLPConfig:
+    """d_input: channels. d_inner: hidden channels, None for 4 d_input. activation: between the layers."""
+
+    d_input: int
+    d_inner: int | None = None
+    activation: ActivationName = "gelu_tanh"
+
+
+@layers.register("mlp")
+class MLP(ChannelMixer):
+    """y = fc2(activation(fc1(x))), both with bias.
+
+    Parameters: fc1 (d_inner, d_input), fc2 (d_input, d_inner), as Dense.
+    """
+
+    Config = MLPConfig
+
+    def __init__(self, config: MLPConfig, key: EmberTensor | None = None):
+        self.config = config
+        first, second = random.split(key if key is not None else random.next_key())
+        inner = config.d_inner or 4 * config.d_input
+        self.fc1 = Dense(DenseConfig(config.d_input, inner), key=first)
+        self.fc2 = Dense(DenseConfig(inner, config.d_input), key=second)
+
+    def forward(self, x: EmberTensor) -> EmberTensor:
+        """(..., d_input), same shape."""
+        return self.fc2(ACTIVATIONS[self.config.activation](self.fc1(x)))

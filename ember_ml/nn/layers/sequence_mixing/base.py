@@ -1,0 +1,28 @@
+"""What sequence mixers have in common."""
+
+from __future__ import annotations
+
+from ember_ml.nn.module import Module
+from ember_ml.tensor import EmberTensor
+
+State = object
+
+
+class SequenceMixer(Module):
+    """A layer that mixes positions: (B, L, d_input) to (B, L, d_input), channels last.
+
+    `forward(x, state)` continues from a state and returns the next one; without a state it starts from nothing and returns None as the state.
+    `step` takes one position, (B, d_input). A state is a tree of tensors: it can be saved, restored and branched.
+    """
+
+    mixes_sequence = True
+
+    def forward(self, x: EmberTensor, state: State = None) -> tuple[EmberTensor, State]:
+        raise NotImplementedError
+
+    def step(self, x: EmberTensor, state: State) -> tuple[EmberTensor, State]:
+        raise NotImplementedError
+
+    def initial_state(self, batch: int, dtype="float32") -> State:
+        """The state before the first position."""
+        raise NotImplementedError

@@ -1,0 +1,97 @@
+"""The implicit long filter of Hyena: a small network of the position, under an exponential window."""
+
+from __future__ import annotations
+
+import math
+
+from ember_ml.errors import ShapeError
+from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
+from ember_ml.nn.module import Module
+from ember_ml.ops import abs, concat, cos, exp, expand_dims, linspace, ones, random, sin, swap_axes
+from ember_ml.registry import config
+from ember_ml.tensor import EmberTensor
+
+
+@config
+class HyenaFilterConfig:
+    """Shape of the filter network.
+
+    Args:
+        channels: number of filters. l_max: longest sequence.
+        width: hidden channels. depth: hidden layers after the first.
+        features: of the position, odd: the time itself, then cosines and sines of (features - 1) / 2 frequencies.
+        frequency: initial value of the sine activation's learned frequencies.
+        shift: added to the window, so that the far past is never cut off whole.
+        fast_decay, slow_decay, target: the window of the fastest channel falls to `target` after the share `fast_decay`
+            of l_max, that of the slowest after `slow_decay`.
+        learn_positions: train the position features.
+    """
+
+    channels: int
+    l_max: int
+    width: int = 64
+    depth: int = 2
+    features: int = 5
+    frequency: float = 10.0
+    shift: float = 0.05
+    fast_decay: float = 0.3
+    slow_decay: float = 1.5
+    target: float = 0.01
+    learn_positions: bool = False
+
+
+def position_features(l_max: int, features: int) -> tuple[EmberTensor, EmberTensor]:
+    """(t, z): t (l_max,) from 0 to 1, and z (l_max, features) = [t, cos(f w), -sin(f w)] with w = 2 pi n / l_max.
+
+    Frequencies f run from 1e-4 to bands - 1 in `bands` = (features - 1) / 2 steps.
+    """
+    if features < 3 or features % 2 == 0:
+        raise ShapeError(f"hyena filter: expected an odd number of features, at least 3; got {features}")
+    bands = (features - 1) // 2
+    t = linspace(0.0, 1.0, l_max)
+    turn = linspace(0.0, 2.0 * math.pi * (l_max - 1) / l_max, l_max)
+    angle = expand_dims(turn, 1) * expand_dims(linspace(1e-4, bands - 1.0, bands), 0)
+    return t, concat([expand_dims(t, 1), cos(angle), -sin(angle)], axis=1)
+
+
+class HyenaFilter(Module):
+    """k[c, t] = MLP(z_t)[c] * (exp(-t |delta_c|) + shift), with sine activations sin(freq * x) in the network.
+
+    Args:
+        config: see HyenaFilterConfig. key: random key of the initial weights.
+
+    Parameters: layers.{0..depth} (width, .) with bias, freq (width,) shared by all activations, out (channels, width).
+    Buffers: t (l_max,), z (l_max, features) unless learned, deltas (channels,).
+
+    Source: Poli et al. 2023, Hyena Hierarchy, section 3.3; Nguyen et al. 2023, HyenaDNA.
+    """
+
+    Config = HyenaFilterConfig
+
+    def __init__(self, config: HyenaFilterConfig, key: EmberTensor | None = None):
+        self.config = c = config
+        keys = random.split(key if key is not None else random.next_key(), c.depth + 2)
+        t, z = position_features(c.l_max, c.features)
+        self.buffer("t", t)
+        if c.learn_positions:
+            self.z = z
+        else:
+            self.buffer("z", z)
+        self.layers = [Dense(DenseConfig(c.features if i == 0 else c.width, c.width), key=keys[i])
+                       for i in range(c.depth + 1)]
+        self.freq = ones((c.width,)) * c.frequency
+        self.out = Dense(DenseConfig(c.width, c.channels, bias=False), key=keys[-1])
+        self.buffer("deltas", linspace(math.log(c.target) / c.slow_decay, math.log(c.target) / c.fast_decay, c.channels))
+
+    def forward(self, length: int | None = None) -> EmberTensor:
+        """The filters (channels, length); None for l_max. Raises ShapeError beyond l_max."""
+        length = length or self.config.l_max
+        if length > self.config.l_max:
+            raise ShapeError(f"hyena filter: expected a length of at most l_max = {self.config.l_max}, got {length}; "
+                             "build the layer with a larger l_max")
+        h, t = self.z[:length], self.t[:length]
+        for layer in self.layers:
+            h = sin(self.freq * layer(h))
+        k = swap_axes(self.out(h))
+        window = exp(expand_dims(abs(self.deltas), 1) * -expand_dims(t, 0))
+        return k * (window + self.config.shift)

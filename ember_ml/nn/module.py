@@ -1,0 +1,148 @@
+"""Module: a tree of parameters and buffers, with the names under which they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from ember_ml.errors import ShapeError, WeightsError
+from ember_ml.tensor import EmberTensor
+
+
+class Module:
+    """Base of layers, blocks and models.
+
+    Every EmberTensor attribute is a parameter, unless `buffer` put it there; modules in attributes, lists, tuples and dicts are
+    children. Names are dotted paths in the order of assignment; attributes that begin with an underscore are private.
+    A tensor or module that hangs in two places is one, under its first name. `forward` changes nothing: what a call
+    draws or reports goes through `ember_ml.nn.scope`.
+    """
+
+    def __call__(self, *args, **kw):
+        return self.forward(*args, **kw)
+
+    def buffer(self, name: str, value: EmberTensor):
+        """Sets an attribute that is state but no parameter: running statistics, fixed tables."""
+        self.__dict__.setdefault("_buffers", set()).add(name)
+        setattr(self, name, value)
+
+    def entries(self) -> Iterator[tuple[str, Module, str]]:
+        """(dotted name, owning module, attribute) of every tensor, each once."""
+        yield from _walk(self, "", set())
+
+    def parameters(self, trainable: bool = False) -> dict[str, EmberTensor]:
+        """Parameters by name; with `trainable`, without the frozen ones."""
+        return {name: getattr(owner, attr) for name, owner, attr in self.entries()
+                if not owner._is_buffer(attr) and not (trainable and owner._is_frozen(attr))}
+
+    def buffers(self) -> dict[str, EmberTensor]:
+        """Buffers by name."""
+        return {name: getattr(owner, attr) for name, owner, attr in self.entries() if owner._is_buffer(attr)}
+
+    def tensors(self) -> dict[str, EmberTensor]:
+        """Parameters and buffers by name: what a weight file holds."""
+        return {name: getattr(owner, attr) for name, owner, attr in self.entries()}
+
+    def count(self) -> int:
+        """Number of parameters, elements counted."""
+        return sum(p.size for p in self.parameters().values())
+
+    def update(self, tensors: dict[str, EmberTensor]):
+        """Replaces tensors by name. Checks all names, shapes and dtypes before it changes any.
+
+        Raises WeightsError for unknown names, ShapeError for another shape or dtype.
+        """
+        places = {name: (owner, attr) for name, owner, attr in self.entries()}
+        for name, new in tensors.items():
+            if name not in places:
+                raise WeightsError(f"{type(self).__name__}.update: has no tensor {name!r}")
+            old = getattr(*places[name])
+            if new.shape != old.shape or new.dtype is not old.dtype:
+                raise ShapeError(f"{type(self).__name__}.update: expected {name} of {old.dtype}{list(old.shape)}, "
+                                 f"got {new.dtype}{list(new.shape)}")
+        for name, new in tensors.items():
+            _set(*places[name], new)
+
+    @contextmanager
+    def using(self, tensors: dict[str, EmberTensor]):
+        """Inside `with model.using({...}):`, these tensors stand in for the module's own, which come back at the end."""
+        places = {name: (owner, attr) for name, owner, attr in self.entries()}
+        before = [(places[name], getattr(*places[name])) for name in tensors]
+        try:
+            for name, new in tensors.items():
+                _set(*places[name], new)
+            yield self
+        finally:
+            for (owner, attr), old in before:
+                _set(owner, attr, old)
+
+    def freeze(self, *patterns: str):
+        """Takes the parameters that match a glob ("blocks.0.*"; none given: all) out of training.
+
+        Raises WeightsError for a pattern that matches nothing.
+        """
+        self._mark(patterns, True)
+
+    def unfreeze(self, *patterns: str):
+        """Puts frozen parameters back into training, by globs as `freeze` takes them."""
+        self._mark(patterns, False)
+
+    def to(self, device: str) -> Module:
+        """Moves every tensor to another engine or device, in place, and returns the module."""
+        moved: dict[int, EmberTensor] = {}
+        for _, owner, attr in list(self.entries()):
+            old = getattr(owner, attr)
+            _set(owner, attr, moved.setdefault(id(old), old.to(device)))
+        return self
+
+    def _mark(self, patterns, frozen: bool):
+        entries = [e for e in self.entries() if not e[1]._is_buffer(e[2])]
+        for pattern in patterns or ("*",):
+            hit = [(owner, attr) for name, owner, attr in entries if fnmatchcase(name, pattern)]
+            if not hit:
+                raise WeightsError(f"freeze: no parameter matches {pattern!r}; there are {', '.join(e[0] for e in entries[:8])}"
+                                   f"{', ...' if len(entries) > 8 else ''}")
+            for owner, attr in hit:
+                marked = owner.__dict__.setdefault("_frozen", set())
+                (marked.add if frozen else marked.discard)(attr)
+
+    def _is_buffer(self, attr: str) -> bool:
+        return attr in self.__dict__.get("_buffers", ())
+
+    def _is_frozen(self, attr: str) -> bool:
+        return attr in self.__dict__.get("_frozen", ())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.count():,} parameters)"
+
+
+def _set(owner: Module, attr: str, value: EmberTensor):
+    object.__setattr__(owner, attr, value)
+
+
+def _walk(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module, str]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    for attr, value in list(module.__dict__.items()):
+        if attr.startswith("_"):
+            continue
+        if isinstance(value, EmberTensor):
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield prefix + attr, module, attr
+        else:
+            for name, child in _children(value, attr):
+                yield from _walk(child, f"{prefix}{name}.", seen)
+
+
+def _children(value, name: str) -> Iterator[tuple[str, Module]]:
+    if isinstance(value, Module):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for i, v in enumerate(value):
+            yield from _children(v, f"{name}.{i}")
+    elif isinstance(value, dict):
+        for k, v in value.items():
+            yield from _children(v, f"{name}.{k}")

@@ -1,0 +1,78 @@
+"""The one place through which a forward pass has side effects, so that forward itself is pure.
+
+Dropout keys come from the scope; auxiliary losses, metrics and new values of buffers go to it. `nn.value_and_grad` opens
+one for training and returns all of it as outputs, so that a compiled step carries them and a resumed run repeats them bit for bit.
+Without a scope a forward pass is evaluation: no dropout, no updates.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from ember_ml.ops import random
+from ember_ml.tensor import EmberTensor
+
+_current: ContextVar[Scope | None] = ContextVar("ember_scope", default=None)
+
+
+class Scope:
+    """What one training forward pass draws and reports.
+
+    Args:
+        key: random key; each `next_key` gives the next one of its children.
+    """
+
+    def __init__(self, key: EmberTensor | None = None):
+        self.key = key
+        self.drawn = 0
+        self.losses: dict[str, EmberTensor] = {}
+        self.metrics: dict[str, EmberTensor] = {}
+        self.updates: dict[tuple[int, str], EmberTensor] = {}
+
+
+@contextmanager
+def training(key: EmberTensor | None = None):
+    """Inside `with nn.training(key) as scope:`, forward passes are training passes."""
+    scope = Scope(key)
+    token = _current.set(scope)
+    try:
+        yield scope
+    finally:
+        _current.reset(token)
+
+
+def current() -> Scope | None:
+    """The open scope, or None in evaluation."""
+    return _current.get()
+
+
+def next_key() -> EmberTensor:
+    """A fresh key for a random layer. Raises RuntimeError outside a scope or where it has no key."""
+    scope = _current.get()
+    if scope is None or scope.key is None:
+        raise RuntimeError("next_key: expected an open training scope with a key; use nn.value_and_grad(model, loss)(..., key) "
+                           "or `with nn.training(em.random.key(0)):`")
+    scope.drawn += 1
+    return random.fold_in(scope.key, scope.drawn)
+
+
+def add_loss(name: str, value: EmberTensor):
+    """Adds a scalar to the training loss; equal names add up. Does nothing in evaluation."""
+    scope = _current.get()
+    if scope is not None:
+        scope.losses[name] = scope.losses[name] + value if name in scope.losses else value
+
+
+def add_metric(name: str, value: EmberTensor):
+    """Reports a scalar of this step; a later one of the same name replaces it. Does nothing in evaluation."""
+    scope = _current.get()
+    if scope is not None:
+        scope.metrics[name] = value
+
+
+def update_buffer(module, attr: str, value: EmberTensor):
+    """The value of a buffer after this step. Does nothing in evaluation."""
+    scope = _current.get()
+    if scope is not None:
+        scope.updates[(id(module), attr)] = value

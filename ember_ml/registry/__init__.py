@@ -1,0 +1,9 @@
+"""Components by name: `layers.register("hyena")`, `layers.instantiate("hyena", d_input=64, l_max=1024)`."""
+
+from ember_ml.registry.base import Registry
+from ember_ml.registry.blocks import blocks
+from ember_ml.registry.config import config, from_dict, to_dict
+from ember_ml.registry.layers import layers
+from ember_ml.registry.models import models
+
+__all__ = ["Registry", "blocks", "config", "from_dict", "layers", "models", "to_dict"]

@@ -1,0 +1,75 @@
+"""Configurations: frozen dataclasses, checked by pydantic, that say clearly what is wrong with what they are given.
+
+    @config
+    class DenseConfig:
+        d_input: int
+        bias: bool = True
+
+Unknown keys, missing keys and values out of range raise ConfigError; the near names are listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import pydantic
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from ember_ml.errors import ConfigError
+
+
+def config(cls):
+    """Class decorator: a frozen, validated dataclass whose constructor raises ConfigError."""
+    strict = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    made = pydantic_dataclass(cls, frozen=True, config=strict)
+    checked = made.__init__
+
+    def init(self, *args, **kw):
+        try:
+            checked(self, *args, **kw)
+        except pydantic.ValidationError as e:
+            raise ConfigError(_explain(made, e)) from None
+        except TypeError as e:
+            raise ConfigError(f"{made.__name__}: {e}; its fields are {', '.join(_names(made))}") from None
+
+    made.__init__ = init
+    return made
+
+
+def _names(cls) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _explain(cls, error: pydantic.ValidationError) -> str:
+    lines = []
+    for e in error.errors():
+        where = ".".join(str(p) for p in e["loc"])
+        if e["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            near = difflib.get_close_matches(str(e["loc"][-1]), _names(cls), 3, 0.5)
+            lines.append(f"unknown key {where!r}; " + (f"did you mean {', '.join(near)}?" if near
+                                                       else f"it takes {', '.join(_names(cls))}"))
+        elif e["type"] in ("missing", "missing_argument"):
+            lines.append(f"needs {where!r}")
+        else:
+            lines.append(f"{where}: {e['msg']}; received {e.get('input')!r}")
+    return f"{cls.__name__}: " + "; ".join(lines)
+
+
+def from_dict(cls, values: dict[str, Any]):
+    """A config of class `cls` from plain values. Raises ConfigError."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__name__}: expected a table of {', '.join(_names(cls))}; received {values!r}")
+    return cls(**values)
+
+
+def to_dict(value) -> Any:
+    """A config (or a list, dict or tuple of them) as plain dicts, lists, numbers and strings, fit for JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_dict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_dict(v) for v in value]
+    return value
