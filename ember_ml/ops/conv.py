@@ -9,38 +9,25 @@ from ember_ml.ops.shape import concat, cut, expand_dims, pad
 from ember_ml.tensor import EmberTensor
 
 
-def _delay(x, steps):
-    """x later by `steps` along the last axis, zeros entering, same length."""
-    if steps == 0:
-        return x
-    return cut(pad(x, ((0, 0),) * (x.ndim - 1) + ((steps, 0),)), 0, x.shape[-1], axis=-1)
+def _grad(g, _y, x, weight, bias=None, *, anticausal=False):
+    taps, length, gw = weight.shape[-1], x.shape[-1], []
+    for j in range(taps):                                  # tap j meets inputs taps - 1 - j steps away
+        away = min(taps - 1 - j, length)
+        late, early = (x, g) if anticausal else (g, x)
+        gw.append(total(cut(late, away, length, axis=-1) * cut(early, 0, length - away, axis=-1), axis=(0, 2)))
+    return (depthwise_rows(g, weight, anticausal=not anticausal), concat([expand_dims(w, -1) for w in gw], axis=-1),
+            None if bias is None else total(g, axis=(0, 2)))
 
 
-def _advance(x, steps):
-    """x earlier by `steps` along the last axis, zeros entering, same length."""
-    if steps == 0:
-        return x
-    return cut(pad(x, ((0, 0),) * (x.ndim - 1) + ((0, steps),)), steps, x.shape[-1] + steps, axis=-1)
-
-
-def _grad(g, _y, x, weight, bias=None):
-    taps = weight.shape[-1]
-    gx, gw = None, []
-    for j in range(taps):                                  # tap j looks back taps - 1 - j steps
-        back = taps - 1 - j
-        term = _advance(g, back) * expand_dims(weight[:, j], -1)
-        gx = term if gx is None else gx + term
-        gw.append(total(g * _delay(x, back), axis=(0, 2)))
-    return gx, concat([expand_dims(w, -1) for w in gw], axis=-1), None if bias is None else total(g, axis=(0, 2))
-
-
-@op(rule="promote", vjp=_grad)
-def depthwise_rows(x, weight, bias=None):
-    """Native form of `short_conv`, for checked shapes."""
-    taps = weight.shape[-1]
-    y = None
+@op(rule="promote", vjp=_grad, owns_gradient=True)
+def depthwise_rows(x, weight, bias=None, *, anticausal=False):
+    """Native form of `short_conv`, for checked shapes; anticausal looks forward in time: it is the adjoint."""
+    taps, length, y = weight.shape[-1], x.shape[-1], None
+    still = ((0, 0),) * (x.ndim - 1)
+    wide = pad(x, (*still, (0, taps - 1) if anticausal else (taps - 1, 0)))
     for j in range(taps):
-        term = _delay(x, taps - 1 - j) * expand_dims(weight[:, j], -1)
+        start = taps - 1 - j if anticausal else j
+        term = cut(wide, start, start + length, axis=-1) * expand_dims(weight[:, j], -1)
         y = term if y is None else y + term
     return y if bias is None else y + expand_dims(bias, -1)
 

@@ -87,20 +87,26 @@ def cut(x, start, stop, *, axis=0):
     ...
 
 
-def split(x: EmberTensor, parts, axis: int = 0) -> list[EmberTensor]:
+@op(vjp=lambda g, _y, _x, _sizes, *, axis=0: (concat_all(*g, axis=axis),))
+def split_all(x, sizes, *, axis=0):
+    """Native form of `split`, for lengths that add up."""
+    out, start = [], 0
+    for size in sizes:
+        out.append(cut(x, start, start + size, axis=axis))
+        start += size
+    return tuple(out)
+
+
+def split(x: EmberTensor, parts, axis: int = 0) -> tuple[EmberTensor, ...]:
     """x cut along `axis` into `parts` equal pieces, or into pieces of the given lengths.
 
     Raises ShapeError if the lengths do not add up.
     """
     n = x.shape[axis]
-    sizes = [n // parts] * parts if isinstance(parts, int) else list(parts)
+    sizes = (n // parts,) * parts if isinstance(parts, int) else tuple(parts)
     if sum(sizes) != n:
         raise ShapeError(f"split: expected lengths that add up to {n}, axis {axis} of shape {x.shape}; got {parts}")
-    out, start = [], 0
-    for size in sizes:
-        out.append(cut(x, start, start + size, axis=axis))
-        start += size
-    return out
+    return split_all(x, sizes, axis=axis)
 
 
 def _unpad(g, x, width):

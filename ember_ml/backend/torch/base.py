@@ -103,9 +103,11 @@ def _argsort(x, axis=-1, descending=False):
     return torch.argsort(x, dim=axis, descending=descending, stable=True).to(torch.int32)
 
 
-def _depthwise(x, weight, bias=None):
+def _depthwise(x, weight, bias=None, anticausal=False):
     taps = weight.shape[-1]
-    return F.conv1d(F.pad(x, (taps - 1, 0)), weight.unsqueeze(1), bias, groups=x.shape[1])
+    wide = F.pad(x, (0, taps - 1) if anticausal else (taps - 1, 0))
+    weight = torch.flip(weight, (1,)) if anticausal else weight
+    return F.conv1d(wide, weight.unsqueeze(1), bias, groups=x.shape[1])
 
 
 def _transform(fn):
@@ -135,6 +137,7 @@ TABLE = {
     "reshape": torch.reshape, "permute_dims": torch.permute, "broadcast_to": torch.broadcast_to,
     "concat_all": lambda *xs, axis=0: torch.cat(xs, axis), "pad": _pad,
     "cut": lambda x, start, stop, axis=0: torch.narrow(x, axis, start, stop - start),
+    "split_all": lambda x, sizes, axis=0: tuple(torch.split(x, sizes, axis)),
     "flip": lambda x, axis: torch.flip(x, (axis,)), "matmul": torch.matmul,
     "take_axis": _take, "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: torch.take_along_dim(x, i.long(), axis),

@@ -1,0 +1,73 @@
+"""The command `ember`. Each verb loads what it needs when it is called, so that help stays quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+try:
+    import typer
+except ImportError:
+    sys.exit('ember: the command needs the extra "train"; run: pip install "ember-ml[train]"')
+
+from ember_ml.errors import EmberError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Trains sequence models on a Mac, runs them anywhere, and shows that the results agree.")
+
+Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Engine = Annotated[Optional[str], typer.Option("--backend", help="Engine, and device: numpy, torch, torch:cuda:0, mlx, cupy.")]
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="A TOML file, such as examples/dna_hyena.toml.")],
+          out: Annotated[Optional[Path], typer.Option(help="Folder of the run; default runs/<name of the file>.")] = None,
+          backend: Engine = None,
+          steps: Annotated[Optional[int], typer.Option(help="Number of updates, instead of the file's.")] = None,
+          resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+          overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that is in the folder.")] = False):
+    """Train a model as a file says: live progress, evaluation, checkpoints, a plot."""
+    from ember_ml.cli import train as verb
+    verb.run(config, out or Path("runs") / config.stem, backend, steps, resume, overwrite)
+
+
+@app.command()
+def generate(run: Run,
+             length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
+             prompt: Annotated[str, typer.Option(help="What to continue.")] = "ATG",
+             temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
+             seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+             backend: Engine = None):
+    """Sample from a trained model, one step at a time."""
+    from ember_ml.cli import generate as verb
+    verb.run(run, length, prompt, temperature, seed, backend)
+
+
+@app.command()
+def parity(run: Run,
+           length: Annotated[int, typer.Option(help="Length of the input to compare on.")] = 256,
+           json: Annotated[Optional[Path], typer.Option(help="Also write the rows to this file.")] = None):
+    """Run one model file on every engine present and compare logits, loss, gradients and generated tokens."""
+    from ember_ml.cli import parity as verb
+    raise typer.Exit(verb.run(run, length, json))
+
+
+@app.command()
+def doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
+           json: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file.")] = None):
+    """Tell which engines and devices are there, and which path each op takes."""
+    from ember_ml.cli import doctor as verb
+    raise typer.Exit(verb.run(selftest, json))
+
+
+def main():
+    """Entry point. What went wrong is told in one line, with exit code 2; Ctrl-C gives 130."""
+    try:
+        app()
+    except EmberError as e:
+        sys.stderr.write(f"ember: {e}\n")
+        sys.exit(2)
+    except FloatingPointError as e:
+        sys.stderr.write(f"ember: {e}\n")
+        sys.exit(3)

@@ -1,0 +1,38 @@
+"""`ember generate`: samples from the model of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ember_ml import backend as engines
+from ember_ml import data
+from ember_ml.errors import ConfigError
+from ember_ml.nn.models import Model
+from ember_ml.nn.pipeline.inference import generate
+from ember_ml.nn.pipeline.training import config as configs
+from ember_ml.nn.pipeline.training.run_folder import RunFolder
+from ember_ml.ops import random, tensor
+
+
+def existing_model(path: Path) -> tuple[configs.RunConfig, Path]:
+    """(config, model file) of a run folder. Raises ConfigError if it is no run or holds no model yet."""
+    folder = RunFolder.existing(path)
+    if not folder.model.exists():
+        raise ConfigError(f"{path}: holds no model.safetensors; finish the run with: ember train CONFIG --out {path} --resume")
+    return configs.read(folder.config), folder.model
+
+
+def run(path: Path, length: int, prompt: str, temperature: float, seed: int, backend: str | None):
+    """Writes the prompt and `length` sampled tokens to standard output as they come."""
+    config, file = existing_model(path)
+    engine, device = engines.parse(backend)
+    model = Model.load(file, device=f"{engine.name}:{device}")
+    alphabet = data.alphabet(config.data)
+    tokens = tensor(alphabet.encode(prompt)[None], dtype="int32", device=f"{engine.name}:{device}")
+    key = random.key(seed, device=f"{engine.name}:{device}") if temperature > 0 else None
+    sys.stdout.write(prompt)
+    for token in generate(model, tokens, length, key, temperature or 1.0, allowed=alphabet.samples):
+        sys.stdout.write(alphabet.decode(token.numpy()))
+        sys.stdout.flush()
+    sys.stdout.write("\n")

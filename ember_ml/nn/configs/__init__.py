@@ -1,0 +1,12 @@
+"""All configuration classes in one place; each lives beside its layer, block or model."""
+
+from ember_ml.nn.blocks.base import BlockConfig
+from ember_ml.nn.layers import (
+    DenseConfig, DropoutConfig, EmbeddingConfig, HyenaConfig, HyenaFilterConfig, MLPConfig, NormConfig, ResidualConfig,
+)
+from ember_ml.nn.models import HyenaDNAConfig, ModelConfig
+from ember_ml.nn.optimizers import AdamConfig, AdamWConfig, Schedule, SGDConfig
+
+__all__ = ["AdamConfig", "AdamWConfig", "BlockConfig", "DenseConfig", "DropoutConfig", "EmbeddingConfig", "HyenaConfig",
+           "HyenaDNAConfig", "HyenaFilterConfig", "MLPConfig", "ModelConfig", "NormConfig", "ResidualConfig", "SGDConfig",
+           "Schedule"]

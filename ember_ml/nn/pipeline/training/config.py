@@ -1,0 +1,117 @@
+"""The configuration of a training run, read from one TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from ember_ml.errors import ConfigError
+from ember_ml.nn.optimizers import OPTIMIZERS
+from ember_ml.nn.optimizers.base import Optimizer
+from ember_ml.registry import config, from_dict, to_dict
+
+
+@config
+class TrainingConfig:
+    """How long and how to train.
+
+    Args:
+        steps: number of updates.
+        eval_every, checkpoint_every, log_every: in updates; the last update is always evaluated and saved.
+        clip: largest global norm of the gradients, None for no clipping.
+        compile: compile the step (or the loss) where the engine can; None for what pays there: yes on mlx, no elsewhere.
+    """
+
+    steps: int
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    log_every: int = 10
+    clip: float | None = 1.0
+    compile: bool | None = None
+
+
+@config
+class RunConfig:
+    """A whole run. `data`, `model` and `optimizer` are tables whose kind is their first key.
+
+    Args:
+        data: `kind` and the fields of that data source, see `ember_ml.data.sources`.
+        model: `family` (a registered model) and the fields of its config.
+        optimizer: `name` and the fields of its config; `rate` a number or a Schedule.
+        training: see TrainingConfig.
+        seed: of the initial weights, the dropout and the order of the data.
+        backend: engine (and device) to train on, None for the default one.
+    """
+
+    data: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    training: TrainingConfig
+    seed: int = 0
+    backend: str | None = None
+
+
+def read(path: str | Path) -> RunConfig:
+    """The RunConfig of a TOML file. Raises ConfigError with the file, and the line of a syntax error."""
+    path = Path(path)
+    try:
+        with path.open("rb") as f:
+            return from_dict(RunConfig, tomllib.load(f))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; examples/dna_hyena.toml is one to start from") from None
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{path}: is no TOML: {e}") from None
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from None
+
+
+def write(path: str | Path, value: RunConfig):
+    """Writes a config as TOML that `read` gives back."""
+    Path(path).write_text(to_toml(to_dict(value)), encoding="utf-8")
+
+
+def to_toml(table: dict[str, Any], prefix: str = "") -> str:
+    """TOML of a nested dict of numbers, strings, lists and dicts; None values, which TOML lacks, are left out."""
+    lines = [f"{key} = {_value(v)}" for key, v in table.items() if v is not None and not isinstance(v, dict)]
+    for key, v in table.items():
+        if isinstance(v, dict):
+            name = f"{prefix}{key}"
+            lines.append(f"\n[{name}]\n{to_toml(v, name + '.')}")
+    return "\n".join(lines) + ("\n" if not prefix else "")
+
+
+def _value(v) -> str:
+    if isinstance(v, bool):
+        return str(v).lower()
+    if isinstance(v, dict):
+        return "{ " + ", ".join(f"{k} = {_value(x)}" for k, x in v.items() if x is not None) + " }"
+    if isinstance(v, (list, tuple)):
+        return "[" + ", ".join(_value(x) for x in v) + "]"
+    if isinstance(v, str):
+        return json.dumps(v)                             # TOML's basic strings escape as JSON's do
+    return repr(v)
+
+
+def take_kind(table: dict[str, Any], key: str, known, where: str) -> tuple[str, dict[str, Any]]:
+    """(kind, the other fields) of a table such as {family = "hyena_dna", ...}. Raises ConfigError without a known kind."""
+    rest = dict(table)
+    kind = rest.pop(key, None)
+    if kind not in known:
+        raise ConfigError(f"[{where}]: expected {key} to be one of {', '.join(sorted(known))}; received {kind!r}")
+    return kind, rest
+
+
+def build_optimizer(table: dict[str, Any]) -> Optimizer:
+    """The optimiser of a config's [optimizer] table."""
+    name, fields = take_kind(table, "name", OPTIMIZERS, "optimizer")
+    return OPTIMIZERS[name](from_dict(OPTIMIZERS[name].Config, fields))
+
+
+def replaced(run: RunConfig, **changes) -> RunConfig:
+    """The run with some fields of [training] or of the run itself replaced; None leaves a field alone."""
+    own = {k: v for k, v in changes.items() if v is not None and k in {f.name for f in dataclasses.fields(RunConfig)}}
+    training = {k: v for k, v in changes.items() if v is not None and k not in own}
+    return dataclasses.replace(run, training=dataclasses.replace(run.training, **training), **own)

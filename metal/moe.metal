@@ -1,0 +1,61 @@
+// Mixture of experts: the weighted sum that puts the experts' outputs back together, and its gradients.
+//
+// Twin of cuda/moe.cu: the same names, the same algorithm. Every function works for one thread, which `position` names:
+// x counts along a row (or the lanes of a simdgroup), y the tokens or the (token, slot) pairs. Threads beyond the sizes do
+// nothing. Inputs are template types because MLX keeps arrays of fewer than 8 elements in the constant address space.
+#include <metal_stdlib>
+using namespace metal;
+
+namespace moe {
+
+constant constexpr uint LANES = 32;  // threads of a simdgroup on every Apple GPU
+
+// The row of a pair. An index out of range is moved to the nearest row: it must not read foreign memory.
+template <typename Index>
+size_t row_of(Index inverse, size_t pair, uint rows) {
+  return min(uint(max(inverse[pair], 0)), rows - 1);
+}
+
+// y[token, column] = sum over k of weights[token, k] * expert_out[inverse[token, k], column]
+template <typename Rows, typename Index, typename Weights, typename T>
+void combine_forward(Rows expert_out, Index inverse, Weights weights, device T* y, uint rows, uint width, uint tokens,
+                     uint slots, uint3 position) {
+  const uint column = position.x, token = position.y;
+  if (column >= width || token >= tokens) return;
+  float sum = 0.0f;
+  for (uint k = 0; k < slots; k++) {
+    const size_t pair = size_t(token) * slots + k;
+    sum += weights[pair] * float(expert_out[row_of(inverse, pair, rows) * width + column]);
+  }
+  y[size_t(token) * width + column] = T(sum);
+}
+
+// d_expert_out[inverse[token, k], column] = weights[token, k] * g[token, column]
+// A pair owns its row, so no two threads write one element. An index out of range owns none: clamped, it would write
+// another pair's row. `expert_out` is here for its shape.
+template <typename Grad, typename Rows, typename Index, typename Weights, typename T>
+void combine_backward_rows(Grad g, Rows expert_out, Index inverse, Weights weights, device T* d_expert_out, uint rows,
+                           uint width, uint tokens, uint slots, uint3 position) {
+  const uint column = position.x, pair = position.y;
+  if (column >= width || pair >= tokens * slots) return;
+  const int row = inverse[pair];
+  if (row < 0 || uint(row) >= rows) return;
+  d_expert_out[size_t(row) * width + column] = T(weights[pair] * float(g[size_t(pair / slots) * width + column]));
+}
+
+// d_weights[token, k] = sum over columns of g[token, column] * expert_out[inverse[token, k], column]
+// One simdgroup works for a pair, so all its threads leave here together or not at all.
+template <typename Grad, typename Rows, typename Index>
+void combine_backward_weights(Grad g, Rows expert_out, Index inverse, device float* d_weights, uint rows, uint width,
+                              uint tokens, uint slots, uint3 position) {
+  const uint lane = position.x, pair = position.y;
+  if (pair >= tokens * slots) return;
+  const size_t mine = size_t(pair / slots) * width, its = row_of(inverse, pair, rows) * width;
+  float sum = 0.0f;
+  for (uint column = lane; column < width; column += LANES)
+    sum += float(g[mine + column]) * float(expert_out[its + column]);
+  sum = simd_sum(sum);
+  if (lane == 0) d_weights[pair] = sum;
+}
+
+}  // namespace moe
