@@ -1,9 +1,13 @@
-"""Uses an installed Ember and prints what it found as JSON; test_wheel.py runs it outside the checkout."""
+"""Uses an installed Ember and prints what it found as JSON; test_wheel.py runs it outside the checkout.
+
+Arguments: the kernel files whose text it asks for, as language/stem, such as metal/moe.
+"""
 
 import json
 import sys
 
 import ember_ml as em
+from ember_ml.kernels.source import source
 
 engines = sorted({"mlx", "torch", "cupy"} & set(sys.modules))
 
@@ -17,5 +21,6 @@ found = {
     "engines_after_import": engines,
     "value": value.item(),
     "gradients": [g.tolist() for g in gradients],
+    "kernels": {name: source(*name.split("/")) for name in sys.argv[1:]},
 }
 json.dump(found, sys.stdout)

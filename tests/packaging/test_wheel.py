@@ -84,18 +84,19 @@ def test_the_sdist_is_small_and_whole(dist):
 
 def test_the_installed_package_works_outside_the_checkout(installed, tmp_path):
     script = shutil.copy(Path(__file__).with_name("smoke.py"), tmp_path)
-    found = json.loads(run(sys.executable, "-P", script, cwd=tmp_path, PYTHONPATH=str(installed)))
+    kernels = {
+        f"{folder}/{path.stem}": path.read_text()
+        for folder, suffix in KERNELS.items()
+        for path in (ROOT / folder).glob(f"*{suffix}")
+    }
+    found = json.loads(run(sys.executable, "-P", script, *kernels, cwd=tmp_path, PYTHONPATH=str(installed)))
     assert Path(found["file"]).is_relative_to(installed)
     assert found["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert found["engines_after_import"] == []
     # d/dx of sum(x**2 * y) is 2xy, and of sum(x**2 * y) by y is x**2, at x = (1, 2, 3), y = (1, -1, 2).
     assert found["value"] == 1 - 4 + 18
     assert found["gradients"] == [[2, -4, 12], [1, 4, 9]]
-    assert found["kernels"] == {
-        f"{folder}/{path.name}": path.read_text()
-        for folder, suffix in KERNELS.items()
-        for path in (ROOT / folder).glob(f"*{suffix}")
-    }
+    assert kernels and found["kernels"] == kernels
 
 
 def test_the_installed_command_runs(installed, tmp_path):

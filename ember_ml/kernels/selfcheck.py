@@ -1,0 +1,94 @@
+"""The first-use check: a kernel is believed once it has agreed with its op's composite on this very machine.
+
+Tests prove the algorithm on a CPU; compilers, drivers and chips they cannot see. So each engine compares a kernel with
+the composite on a small input before it uses it. A kernel that fails is left alone: the op runs its composite.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ember_ml.kernels.source import digest
+from ember_ml.kernels.spec import KernelSpec
+
+#: largest difference allowed, relative to the largest element: some roundings of the dtype, both sides sum in float32
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+class KernelWarning(RuntimeWarning):
+    """A kernel does not work on this machine; its op runs the composite instead."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the check of one kernel on one machine found; `reason` is empty if the kernel is in use."""
+
+    kernel: str
+    engine: str
+    device: str
+    version: str
+    source: str
+    reason: str
+
+
+_outcomes: dict[tuple[str, ...], Outcome] = {}
+
+
+def outcomes() -> list[Outcome]:
+    """Every check of this process, in the order in which they ran."""
+    return list(_outcomes.values())
+
+
+def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: str,
+            compare: Callable[[str], Iterable[tuple[str, Sequence[float], Sequence[float]]]]) -> bool:
+    """Whether the kernel may be used. Compares at the first call per engine, device, version and source text.
+
+    Args:
+        spec: the kernel.
+        language: "metal" or "cuda": which of the twins.
+        engine, device, version: the engine's name, its device's name and its version.
+        compare: for the name of a dtype, runs kernel and composite on a small input and returns for each output
+            (name, the kernel's flat list of numbers, the composite's). It is called for each of the spec's dtypes.
+
+    A mismatch, or any error of `compare`, gives False for the rest of the process, one KernelWarning, and an entry in
+    `outcomes()`.
+    """
+    try:
+        text = digest(language, spec.stem)
+    except OSError as error:
+        text, reason = "missing", str(error)
+    else:
+        reason = None
+    key = (spec.name, engine, device, version, text)
+    if key not in _outcomes:
+        reason = _find_fault(spec, compare) if reason is None else reason
+        _outcomes[key] = Outcome(*key, reason)
+        if reason:
+            warnings.warn(f"kernel {spec.name} ({engine} {version}, {device}) is not used, the op runs its composite: "
+                          f"{reason}", KernelWarning, stacklevel=2)
+    return not _outcomes[key].reason
+
+
+def _find_fault(spec: KernelSpec, compare) -> str:
+    for dtype in spec.dtypes:
+        try:
+            for name, got, expected in compare(dtype):
+                difference = _relative_difference(got, expected)
+                if not difference <= TOLERANCE[dtype]:
+                    return (f"{name} in {dtype} differs from the composite by {difference:.1e} of its largest element, "
+                            f"allowed are {TOLERANCE[dtype]:.1e}")
+        except Exception as error:  # compilers and drivers raise what they like; none of it may stop the caller's model
+            lines = str(error).strip().splitlines()
+            return f"{dtype}: {type(error).__name__}: {lines[0] if lines else ''}"
+    return ""
+
+
+def _relative_difference(got: Sequence[float], expected: Sequence[float]) -> float:
+    """Largest difference over the largest element; infinite where sizes differ or a number is not finite."""
+    if len(got) != len(expected) or not all(map(math.isfinite, [*got, *expected])):
+        return math.inf
+    largest = max(map(abs, expected), default=0.0)
+    return max((abs(a - b) for a, b in zip(got, expected)), default=0.0) / (largest or 1.0)

@@ -1,0 +1,36 @@
+"""The text of the kernel files: the checkout's `metal/` and `cuda/` folders, or the copies that the wheel brings."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_SUFFIX = {"metal": ".metal", "cuda": ".cu"}
+
+#: where the two folders are looked for, in this order
+PLACES = (Path(__file__).parents[2], Path(__file__).parents[1] / "_kernels")
+
+
+@cache
+def source_text(language: str, stem: str) -> str:
+    """The text of metal/<stem>.metal or cuda/<stem>.cu.
+
+    Args:
+        language: "metal" or "cuda".
+        stem: the file's name without its suffix, such as "moe".
+
+    Raises FileNotFoundError that names every place where it looked.
+    """
+    name = f"{stem}{_SUFFIX[language]}"
+    looked = [place / language / name for place in PLACES]
+    for path in looked:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise FileNotFoundError(f"kernels: expected the file {language}/{name}, found neither {looked[0]} (a checkout) nor "
+                            f"{looked[1]} (an installed package); install ember-ml again")
+
+
+def digest(language: str, stem: str) -> str:
+    """Twelve hexadecimal digits that change with the text of the file."""
+    return hashlib.sha256(source_text(language, stem).encode()).hexdigest()[:12]
