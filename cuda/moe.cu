@@ -1,8 +1,8 @@
 // Mixture of experts: the weighted sum that puts the experts' outputs back together, and its gradients.
 //
-// Twin of metal/moe.metal: the same names, the same algorithm. Every function works for one thread, which `position` names:
-// x counts along a row (or the lanes of a warp), y the tokens or the (token, slot) pairs. Threads beyond the sizes do
-// nothing.
+// Twin of metal/moe.metal: the same names, the same algorithm. Every function works for one thread, which `position`
+// names: x counts along a row (or the lanes of a warp), y the tokens or the (token, slot) pairs. Threads beyond the
+// sizes do nothing.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -51,7 +51,8 @@ __device__ void combine_backward_rows(const T* g, const T*, const int* inverse, 
 // One warp works for a pair, so all its threads leave here together or not at all.
 template <typename T>
 __device__ void combine_backward_weights(const T* g, const T* expert_out, const int* inverse, float* d_weights,
-                                         unsigned rows, unsigned width, unsigned tokens, unsigned slots, uint3 position) {
+                                         unsigned rows, unsigned width, unsigned tokens, unsigned slots,
+                                         uint3 position) {
   const unsigned lane = position.x, pair = position.y;
   if (pair >= tokens * slots) return;
   const size_t mine = size_t(pair / slots) * width, its = row_of(inverse, pair, rows) * width;
@@ -74,7 +75,8 @@ template <typename T>
 __global__ void moe_combine_backward_rows(const T* g, const T* expert_out, const int* inverse, const float* weights,
                                           T* d_expert_out, unsigned rows, unsigned width, unsigned tokens,
                                           unsigned slots) {
-  moe::combine_backward_rows(g, expert_out, inverse, weights, d_expert_out, rows, width, tokens, slots, moe::position());
+  moe::combine_backward_rows(g, expert_out, inverse, weights, d_expert_out, rows, width, tokens, slots,
+                             moe::position());
 }
 
 template <typename T>

@@ -18,21 +18,26 @@ def available() -> bool:
 
 def body(entry: Entry) -> str:
     """The source that MLX wraps into a kernel: one call of the entry's function in the .metal file."""
-    stem, _, function = entry.name.partition("_")
+    function = entry.name.removeprefix(f"{entry.stem}_")
     sizes = [f"uint({name}_shape[{axis}])" for name, axis in entry.sizes]
-    return f"{stem}::{function}({', '.join([*entry.inputs, *entry.outputs, *sizes, 'thread_position_in_grid'])});"
+    arguments = [*entry.input_names, *entry.outputs, *sizes, "thread_position_in_grid"]
+    return f"{entry.stem}::{function}({', '.join(arguments)});"
 
 
 @cache
 def _kernel(entry: Entry):
     """Made once: MLX builds its text anew from header and source at every call, and compiles by the kernel's name."""
     return mx.fast.metal_kernel(
-        name=entry.name, input_names=entry.inputs, output_names=entry.outputs, source=body(entry),
-        header=source_text("metal", entry.name.partition("_")[0]))
+        name=entry.name, input_names=entry.input_names, output_names=entry.outputs, source=body(entry),
+        header=source_text("metal", entry.stem))
 
 
 def _launch(entry: Entry, inputs, threads, group, shape, dtype, zeroed=False):
-    """One output of `shape` and `dtype`, by `threads` (x, y) in groups of `group` (x, y)."""
+    """One output of `shape` and `dtype`, by `threads` (x, y) in groups of `group` (x, y).
+
+    Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
+    """
+    entry.own_dtype([str(x.dtype).removeprefix("mlx.core.") for x in inputs])
     y, = _kernel(entry)(inputs=inputs, grid=(*threads, 1), threadgroup=(*group, 1), output_shapes=[shape],
                         output_dtypes=[dtype], init_value=0 if zeroed else None)
     return y
@@ -45,12 +50,15 @@ def moe_combine(expert_out: mx.array, inverse: mx.array, weights: mx.array) -> m
         expert_out: (N, D), float32, float16 or bfloat16. inverse: (T, K), int32. weights: (T, K), float32.
 
     Returns: (T, D) in expert_out's dtype, summed in float32. Indices out of range are moved to the nearest row.
+
+    Raises UnsupportedDtype for other dtypes.
     """
     shape = (inverse.shape[0], expert_out.shape[1])
     if expert_out.size == 0 or inverse.size == 0:          # Metal launches no empty grids
         return mx.zeros(shape, expert_out.dtype)
     width = shape[1]
-    return _launch(FORWARD, [expert_out, inverse, weights], (width, shape[0]), row_block(width), shape, expert_out.dtype)
+    return _launch(FORWARD, [expert_out, inverse, weights], (width, shape[0]), row_block(width), shape,
+                   expert_out.dtype)
 
 
 def moe_combine_backward(g: mx.array, expert_out: mx.array, inverse: mx.array,
@@ -59,6 +67,8 @@ def moe_combine_backward(g: mx.array, expert_out: mx.array, inverse: mx.array,
 
     Returns: d_expert_out (N, D) in expert_out's dtype, zero in rows that no pair owns; d_weights (T, K), float32.
     An index out of range owns no row: its part of d_expert_out is dropped.
+
+    Raises UnsupportedDtype for other dtypes.
     """
     if expert_out.size == 0 or inverse.size == 0:
         return mx.zeros_like(expert_out), mx.zeros(weights.shape, mx.float32)

@@ -58,26 +58,33 @@ def _cut(x, start, stop, axis=0):
     return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop),)]
 
 
+_fixed = mx.stop_gradient                                # MLX refuses indices that hang on a differentiated input
+
+
 def _scatter_add(x, indices, updates, axis=0):
     rows = updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:])
-    return x.at[(slice(None),) * axis + (indices.reshape(-1),)].add(rows.astype(x.dtype))
+    return x.at[(slice(None),) * axis + (_fixed(indices).reshape(-1),)].add(rows.astype(x.dtype))
 
 
 def _put_add_along_axis(x, indices, updates, axis):
     grid = [mx.arange(n).reshape([-1 if i == j else 1 for j in range(indices.ndim)])
             for i, n in enumerate(indices.shape)]
-    grid[axis] = indices
+    grid[axis] = _fixed(indices)
     return x.at[tuple(grid)].add(updates.astype(x.dtype))
 
 
 def _set_at(x, values, *tensors, index):
     out = mx.array(x)
-    out[fill(index, tensors)] = values
+    out[_filled(index, tensors)] = values
     return out
 
 
 def _get_at(x, *tensors, index):
-    return x[fill(index, tensors)]
+    return x[_filled(index, tensors)]
+
+
+def _filled(index, tensors):
+    return fill(index, [_fixed(t) for t in tensors])
 
 
 def _fft(fn):
@@ -139,10 +146,10 @@ TABLE = {
     "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,
     "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
     "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul,
-    "take_axis": lambda x, i, axis=0: mx.take(x, i, axis), "scatter_add": _scatter_add,
-    "gather_along": lambda x, i, axis: mx.take_along_axis(x, i, axis), "put_add_along_axis": _put_add_along_axis,
+    "take_axis": lambda x, i, axis=0: mx.take(x, _fixed(i), axis), "scatter_add": _scatter_add,
+    "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis), "put_add_along_axis": _put_add_along_axis,
     "get_at": _get_at, "set_at": _set_at,
-    "add_at": lambda x, values, *tensors, index: x.at[fill(index, tensors)].add(values.astype(x.dtype)),
+    "add_at": lambda x, values, *tensors, index: x.at[_filled(index, tensors)].add(values.astype(x.dtype)),
     "argsort": _argsort, "fft": _fft(mx.fft.fft), "ifft": _fft(mx.fft.ifft), "rfft": _fft(mx.fft.rfft),
     "irfft": _fft(mx.fft.irfft), "random_bits": _random_bits, "fold": _fold,
     "sigmoid": mx.sigmoid, "silu": mlx_nn.silu, "gelu": mlx_nn.gelu,

@@ -1,8 +1,9 @@
 // Mixture of experts: the weighted sum that puts the experts' outputs back together, and its gradients.
 //
-// Twin of cuda/moe.cu: the same names, the same algorithm. Every function works for one thread, which `position` names:
-// x counts along a row (or the lanes of a simdgroup), y the tokens or the (token, slot) pairs. Threads beyond the sizes do
-// nothing. Inputs are template types because MLX keeps arrays of fewer than 8 elements in the constant address space.
+// Twin of cuda/moe.cu: the same names, the same algorithm. Every function works for one thread, which `position`
+// names: x counts along a row (or the lanes of a simdgroup), y the tokens or the (token, slot) pairs. Threads beyond
+// the sizes do nothing. Inputs are template types because MLX keeps arrays of fewer than 8 elements in the constant
+// address space.
 #include <metal_stdlib>
 using namespace metal;
 

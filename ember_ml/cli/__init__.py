@@ -20,45 +20,45 @@ Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Engine = Annotated[Optional[str], typer.Option("--backend", help="Engine, and device: numpy, torch, torch:cuda:0, mlx, cupy.")]
 
 
-@app.command()
-def train(config: Annotated[Path, typer.Argument(help="A TOML file, such as examples/dna_hyena.toml.")],
+@app.command("train")
+def _train(config: Annotated[Path, typer.Argument(help="A TOML file, such as examples/dna_hyena.toml.")],
           out: Annotated[Optional[Path], typer.Option(help="Folder of the run; default runs/<name of the file>.")] = None,
           backend: Engine = None,
           steps: Annotated[Optional[int], typer.Option(help="Number of updates, instead of the file's.")] = None,
           resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
           overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that is in the folder.")] = False):
     """Train a model as a file says: live progress, evaluation, checkpoints, a plot."""
-    from ember_ml.cli import train as verb
-    verb.run(config, out or Path("runs") / config.stem, backend, steps, resume, overwrite)
+    from ember_ml.cli import train
+    train.run(config, out or Path("runs") / config.stem, backend, steps, resume, overwrite)
 
 
-@app.command()
-def generate(run: Run,
+@app.command("generate")
+def _generate(run: Run,
              length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
              prompt: Annotated[str, typer.Option(help="What to continue.")] = "ATG",
              temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
              seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
              backend: Engine = None):
     """Sample from a trained model, one step at a time."""
-    from ember_ml.cli import generate as verb
-    verb.run(run, length, prompt, temperature, seed, backend)
+    from ember_ml.cli import generate
+    generate.run(run, length, prompt, temperature, seed, backend)
 
 
-@app.command()
-def parity(run: Run,
+@app.command("parity")
+def _parity(run: Run,
            length: Annotated[int, typer.Option(help="Length of the input to compare on.")] = 256,
            json: Annotated[Optional[Path], typer.Option(help="Also write the rows to this file.")] = None):
     """Run one model file on every engine present and compare logits, loss, gradients and generated tokens."""
-    from ember_ml.cli import parity as verb
-    raise typer.Exit(verb.run(run, length, json))
+    from ember_ml.cli import parity
+    raise typer.Exit(parity.run(run, length, json))
 
 
-@app.command()
-def doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
+@app.command("doctor")
+def _doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
            json: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file.")] = None):
     """Tell which engines and devices are there, and which path each op takes."""
-    from ember_ml.cli import doctor as verb
-    raise typer.Exit(verb.run(selftest, json))
+    from ember_ml.cli import doctor
+    raise typer.Exit(doctor.run(selftest, json))
 
 
 def main():

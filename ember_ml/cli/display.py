@@ -18,7 +18,7 @@ class TrainingDisplay:
 
     def __init__(self, steps: int, done: int, unit: str, every: int):
         self.steps, self.unit, self.every = steps, unit, every
-        self.console = Console()
+        self.console = Console(soft_wrap=True)
         self.bar = None
         if self.console.is_terminal:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),
@@ -37,7 +37,7 @@ class TrainingDisplay:
     def __call__(self, row: dict):
         if "eval" in row:
             values = "  ".join(f"{name} per {self.unit} {value:.4f}" for name, value in row["eval"].items())
-            self.console.print(f"step {row['step']:>6}  held out: {values}", highlight=False)
+            self.console.print(f"step {row['step']:>6}  held out: {values}")
             return
         left = self.steps - row["step"]
         text = (f"{row['loss'] / math.log(2.0):.4f} bits per {self.unit}  rate {row['rate']:.1e}  "
@@ -46,4 +46,4 @@ class TrainingDisplay:
             self.bar.update(self.task, completed=row["step"], description=text)
         elif row["step"] % self.every == 0 or left == 0:
             remaining = left * row["tokens"] / row["step"] / row["tokens_per_second"]
-            self.console.print(f"step {row['step']:>6}/{self.steps}  {text}  {remaining:.0f} s left", highlight=False)
+            self.console.print(f"step {row['step']:>6}/{self.steps}  {text}  {remaining:.0f} s left")

@@ -41,16 +41,15 @@ def run(selftest: bool, json_path: Path | None) -> int:
     found = findings(selftest)
     if json_path:
         json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    console = Console()
-    console.print(f"ember {found['ember']}, Python {found['python']}, {found['system']}", highlight=False)
+    console = Console(soft_wrap=True)
+    console.print(f"ember {found['ember']}, Python {found['python']}, {found['system']}")
     for name, facts in found["engines"].items():
         if "missing" in facts:
-            console.print(f"  {name:<6} -  {facts['missing']}", highlight=False)
+            console.print(f"  {name:<6} -  {facts['missing']}")
             continue
         ops = facts.pop("ops")
-        console.print(f"  {name:<6} " + ", ".join(f"{k} {v}" for k, v in facts.items()), highlight=False)
-        console.print(f"         ops: {ops['native']} native, {ops['composite']} composite, {ops['none']} missing",
-                      highlight=False)
+        console.print(f"  {name:<6} " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        console.print(f"         ops: {ops['native']} native, {ops['composite']} composite, {ops['none']} missing")
         for op, state in found["kernels"][name].items():
-            console.print(f"         kernel of {op}: {state['path']} ({state['reason']})", highlight=False)
+            console.print(f"         kernel of {op}: {state['path']} ({state['reason']})")
     return int(any(s["path"] == "failed" for kernels in found["kernels"].values() for s in kernels.values()))

@@ -24,15 +24,15 @@ def run(path: Path, out: Path, backend: str | None, steps: int | None, resume: b
     display = TrainingDisplay(run.training.steps, stage.trainer.done, stage.data.unit, 10 * run.training.log_every)
     console = display.console
     console.print(f"{run.model['family']} of {stage.model.count():,} parameters on {run.backend}, "
-                  f"{stage.data.describe()}", highlight=False)
+                  f"{stage.data.describe()}")
     with display:
         model = stage()
     model.save(folder.model)
     baselines = stage.data.baselines()
     draw_loss(folder.rows(), baselines, stage.data.unit, folder.plot)
     final = next(r for r in reversed(folder.rows()) if "eval" in r)
-    console.print(f"\nheld-out bits per {stage.data.unit}", highlight=False)
+    console.print(f"\nheld-out bits per {stage.data.unit}")
     for name, bits in sorted([*baselines.items(), ("this model", final["eval"]["bits"])], key=lambda b: -b[1]):
-        console.print(f"  {name:<28} {bits:.4f}", highlight=False)
+        console.print(f"  {name:<28} {bits:.4f}")
     console.print(f"trained for {final['seconds']:.0f} s; {folder.path}/ holds model.safetensors, metrics.jsonl, loss.png, "
-                  "config.toml", highlight=False)
+                  "config.toml")

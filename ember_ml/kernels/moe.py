@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from math import sin
+
 from ember_ml.kernels.spec import Entry, KernelSpec
+
+_ROWS, _G, _INVERSE, _WEIGHTS = ("expert_out", "T"), ("g", "T"), ("inverse", "int32"), ("weights", "float32")
 
 #: rows and width of the experts' outputs (N, D), tokens and slots of the routing (T, K)
 _SIZES = (("expert_out", 0), ("expert_out", 1), ("inverse", 0), ("inverse", 1))
-_DTYPES = ("float32", "float16", "bfloat16")
 
-FORWARD = Entry("moe_combine_forward", ("expert_out", "inverse", "weights"), ("y",), _SIZES)
-BACKWARD_ROWS = Entry("moe_combine_backward_rows", ("g", "expert_out", "inverse", "weights"), ("d_expert_out",), _SIZES)
-BACKWARD_WEIGHTS = Entry("moe_combine_backward_weights", ("g", "expert_out", "inverse"), ("d_weights",), _SIZES)
+FORWARD = Entry("moe_combine_forward", (_ROWS, _INVERSE, _WEIGHTS), ("y",), _SIZES)
+BACKWARD_ROWS = Entry("moe_combine_backward_rows", (_G, _ROWS, _INVERSE, _WEIGHTS), ("d_expert_out",), _SIZES)
+BACKWARD_WEIGHTS = Entry("moe_combine_backward_weights", (_G, _ROWS, _INVERSE), ("d_weights",), _SIZES)
+
+
+def _matrix(rows: int, columns: int, seed: int) -> list[list[float]]:
+    """Numbers between -1 and 1 without a pattern that a wrong index could hit."""
+    return [[sin(seed + 1.7 * (i * columns + j) ** 1.1) for j in range(columns)] for i in range(rows)]
+
+
+def _sample() -> tuple[list, ...]:
+    """expert_out, inverse, weights: more columns than lanes, and a row that no pair owns."""
+    return _matrix(7, 37, 1), [[4, 0], [6, 2], [1, 3]], _matrix(3, 2, 2)
+
 
 #: moe_combine(expert_out (N, D), inverse int32 (T, K), weights float32 (T, K)) -> y (T, D) in expert_out's dtype
-MOE_COMBINE = KernelSpec("moe_combine", "moe", (FORWARD,), _DTYPES, registers=32)
+MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _sample, registers=32)
 
 #: moe_combine_backward(g (T, D), expert_out, inverse, weights) -> d_expert_out (N, D), d_weights float32 (T, K).
-#: A row that no pair owns gets zero, and so does the pair whose index is out of range: it owns no row.
-MOE_COMBINE_BACKWARD = KernelSpec("moe_combine_backward", "moe", (BACKWARD_ROWS, BACKWARD_WEIGHTS), _DTYPES, registers=32)
+#: A row that no pair owns gets zero. A pair whose index is out of range owns no row: its part is dropped.
+MOE_COMBINE_BACKWARD = KernelSpec("moe_combine_backward", (BACKWARD_ROWS, BACKWARD_WEIGHTS),
+                                  lambda: (_matrix(3, 37, 3), *_sample()), registers=40)

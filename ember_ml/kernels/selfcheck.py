@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ember_ml.kernels.source import digest
-from ember_ml.kernels.spec import KernelSpec
+from ember_ml.kernels.spec import DTYPES, KernelSpec
 
 #: largest difference allowed, relative to the largest element: some roundings of the dtype, both sides sum in float32
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+#: for a dtype's name: (output's name, the kernel's flat list of numbers, the composite's), for each output
+Compare = Callable[[str], Iterable[tuple[str, Sequence[float], Sequence[float]]]]
 
 
 class KernelWarning(RuntimeWarning):
@@ -43,15 +47,14 @@ def outcomes() -> list[Outcome]:
 
 
 def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: str,
-            compare: Callable[[str], Iterable[tuple[str, Sequence[float], Sequence[float]]]]) -> bool:
+            compare: Compare) -> bool:
     """Whether the kernel may be used. Compares at the first call per engine, device, version and source text.
 
     Args:
         spec: the kernel.
         language: "metal" or "cuda": which of the twins.
         engine, device, version: the engine's name, its device's name and its version.
-        compare: for the name of a dtype, runs kernel and composite on a small input and returns for each output
-            (name, the kernel's flat list of numbers, the composite's). It is called for each of the spec's dtypes.
+        compare: runs kernel and composite on a small input; it is called for each of DTYPES.
 
     A mismatch, or any error of `compare`, gives False for the rest of the process, one KernelWarning, and an entry in
     `outcomes()`.
@@ -64,7 +67,7 @@ def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: 
         reason = None
     key = (spec.name, engine, device, version, text)
     if key not in _outcomes:
-        reason = _find_fault(spec, compare) if reason is None else reason
+        reason = fault(compare) if reason is None else reason
         _outcomes[key] = Outcome(*key, reason)
         if reason:
             warnings.warn(f"kernel {spec.name} ({engine} {version}, {device}) is not used, the op runs its composite: "
@@ -72,8 +75,9 @@ def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: 
     return not _outcomes[key].reason
 
 
-def _find_fault(spec: KernelSpec, compare) -> str:
-    for dtype in spec.dtypes:
+def fault(compare: Compare) -> str:
+    """What is wrong with a kernel, in one line; empty if nothing is. `compare` is that of `trusted`."""
+    for dtype in DTYPES:
         try:
             for name, got, expected in compare(dtype):
                 difference = _relative_difference(got, expected)

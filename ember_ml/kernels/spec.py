@@ -1,14 +1,20 @@
-"""What is known of a kernel on every machine: its file, its entries, its sizes. One spec serves the Metal and CUDA twins."""
+"""What is known of a kernel on every machine: one spec serves the Metal and the CUDA twin."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from ember_ml.errors import UnsupportedDtype
 
 #: threads of a threadgroup (Metal) or block (CUDA); both allow 1024, less leaves room for registers
 THREADS = 256
 
 #: threads that run in step: a simdgroup of every Apple GPU, a warp of every NVIDIA GPU
 LANES = 32
+
+#: names of the dtypes that kernels take; for others an op uses its composite
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -17,15 +23,35 @@ class Entry:
 
     Args:
         name: the kernel's name, `<stem>_<function>`; the work is done by `<stem>::<function>` of the file.
-        inputs: names of the arrays it reads.
+        inputs: (name, dtype) of the arrays it reads; the dtype "T", which the first one has, is any
+            of DTYPES, but one for all.
         outputs: names of the arrays it writes.
         sizes: (input, axis) of each size that it is told.
     """
 
     name: str
-    inputs: tuple[str, ...]
+    inputs: tuple[tuple[str, str], ...]
     outputs: tuple[str, ...]
     sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def stem(self) -> str:
+        """The file of the entry, and the namespace of its function there."""
+        return self.name.partition("_")[0]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.inputs)
+
+    def own_dtype(self, given: Sequence[str]) -> str:
+        """What "T" is in a call with inputs of these dtypes. Raises UnsupportedDtype if one does not fit."""
+        own = given[0]
+        for (name, wanted), dtype in zip(self.inputs, given):
+            allowed = (wanted,) if wanted != "T" else (own,) if own in DTYPES else DTYPES
+            if dtype not in allowed:
+                raise UnsupportedDtype(f"{self.name}: expected {name} in {' or '.join(allowed)}, got {dtype}; "
+                                       "cast it with .astype(...)")
+        return own
 
 
 @dataclass(frozen=True)
@@ -34,17 +60,20 @@ class KernelSpec:
 
     Args:
         name: the launcher's name in every engine's kernel table.
-        stem: the twins are metal/<stem>.metal and cuda/<stem>.cu.
-        entries: the kernel functions that one call launches.
-        dtypes: names of the dtypes that it takes; for others the op uses its composite.
+        entries: the kernel functions that one call launches, all of one file. The launcher takes the inputs of the first.
+        sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
         registers: the most that a CUDA thread may use, without spilling.
     """
 
     name: str
-    stem: str
     entries: tuple[Entry, ...]
-    dtypes: tuple[str, ...]
+    sample: Callable[[], tuple[list, ...]]
     registers: int
+
+    @property
+    def stem(self) -> str:
+        """The twins are metal/<stem>.metal and cuda/<stem>.cu."""
+        return self.entries[0].stem
 
 
 def row_block(width: int) -> tuple[int, int]:

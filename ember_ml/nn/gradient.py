@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ember_ml import autodiff
+from ember_ml.errors import ShapeError, WeightsError
 from ember_ml.nn.module import Module
 from ember_ml.nn.scope import training
 from ember_ml.tensor import EmberTensor
@@ -32,14 +33,39 @@ def loss_function(model: Module, loss: Callable) -> Callable:
     def run(params, buffers, key, *batch):
         with model.using({**params, **buffers}), training(key) as scope:
             total = loss(model, *batch)
-        metrics = {"loss": total, **scope.metrics, **{f"loss/{k}": v for k, v in scope.losses.items()}}
+        tensors = model.places()
+        places = {(id(owner), attr): name for name, where in tensors.items() for owner, attr in where}
+        owners = {id(where[0][0]): name.rpartition(".")[0] for name, where in tensors.items()}
+        metrics = {"loss": total, **{_metric_name(k, owners): v for k, v in scope.metrics.items()},
+                   **{f"loss/{k}": v for k, v in scope.losses.items()}}
         for extra in scope.losses.values():
             total = total + extra
-        places = {(id(owner), attr): name for name, owner, attr in model.entries()}
-        after = {**buffers, **{places[place]: value for place, value in scope.updates.items()}}
+        after = {**buffers, **_updates(scope.updates, places, buffers)}
         stop = autodiff.stop_gradient
         return total, (stop(metrics), stop(after))
     return run
+
+
+def _updates(updates: dict, places: dict, buffers: dict) -> dict[str, EmberTensor]:
+    """New values of buffers by name, checked, since a buffer that changes its form would break a compiled step."""
+    named = {}
+    for place, value in updates.items():
+        name = places.get(place)
+        if name not in buffers:
+            raise WeightsError(f"update_buffer: expected a buffer of the model, got {place[1]!r}"
+                               + (f", its parameter {name}" if name else ", of a module outside it"))
+        old = buffers[name]
+        if value.shape != old.shape or value.dtype is not old.dtype:
+            raise ShapeError(f"update_buffer: expected {name} of {old.dtype}{list(old.shape)}, "
+                             f"got {value.dtype}{list(value.shape)}")
+        named[name] = value
+    return named
+
+
+def _metric_name(key: str | tuple[int, str], owners: dict[int, str]) -> str:
+    if isinstance(key, str):
+        return key
+    return f"{owners.get(key[0], '')}.{key[1]}".lstrip(".")
 
 
 def value_and_grad(model: Module, loss: Callable, compile: bool = False) -> Callable:

@@ -14,7 +14,7 @@ def cross_entropy(logits: EmberTensor, labels: EmberTensor, ignore: int | None =
     Args:
         logits: (..., classes). labels: (...), integers.
 
-    Returns: scalar in the dtype of logits, computed in float32 at least.
+    Returns: scalar, in float32 for half-precision logits, else in their dtype. 0 if every label is `ignore`.
     """
     wide = logits if logits.dtype.bits >= 32 else logits.astype("float32")
     rows = per_row(wide, labels, ignore)

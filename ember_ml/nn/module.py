@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -27,9 +28,18 @@ class Module:
         self.__dict__.setdefault("_buffers", set()).add(name)
         setattr(self, name, value)
 
+    def places(self) -> dict[str, list[tuple[Module, str]]]:
+        """Where each tensor hangs: name -> (owning module, attribute), more than one for a tied tensor."""
+        places: dict[str, list[tuple[Module, str]]] = {}
+        names: dict[int, str] = {}
+        for name, owner, attr in _walk(self, "", set()):
+            places.setdefault(names.setdefault(id(getattr(owner, attr)), name), []).append((owner, attr))
+        return places
+
     def entries(self) -> Iterator[tuple[str, Module, str]]:
         """(dotted name, owning module, attribute) of every tensor, each once."""
-        yield from _walk(self, "", set())
+        for name, where in self.places().items():
+            yield (name, *where[0])
 
     def parameters(self, trainable: bool = False) -> dict[str, EmberTensor]:
         """Parameters by name; with `trainable`, without the frozen ones."""
@@ -53,29 +63,30 @@ class Module:
 
         Raises WeightsError for unknown names, ShapeError for another shape or dtype.
         """
-        places = {name: (owner, attr) for name, owner, attr in self.entries()}
+        places = self._find(tensors, "update")
         for name, new in tensors.items():
-            if name not in places:
-                raise WeightsError(f"{type(self).__name__}.update: has no tensor {name!r}")
-            old = getattr(*places[name])
+            old = getattr(*places[name][0])
             if new.shape != old.shape or new.dtype is not old.dtype:
                 raise ShapeError(f"{type(self).__name__}.update: expected {name} of {old.dtype}{list(old.shape)}, "
                                  f"got {new.dtype}{list(new.shape)}")
         for name, new in tensors.items():
-            _set(*places[name], new)
+            _set(places[name], new)
 
     @contextmanager
     def using(self, tensors: dict[str, EmberTensor]):
-        """Inside `with model.using({...}):`, these tensors stand in for the module's own, which come back at the end."""
-        places = {name: (owner, attr) for name, owner, attr in self.entries()}
-        before = [(places[name], getattr(*places[name])) for name in tensors]
+        """Inside `with model.using({...}):`, these tensors stand in for the module's own, which come back at the end.
+
+        Shapes and dtypes are free: float64 copies for a check, say. Raises WeightsError for unknown names.
+        """
+        places = self._find(tensors, "using")
+        before = {name: getattr(*places[name][0]) for name in tensors}
         try:
             for name, new in tensors.items():
-                _set(*places[name], new)
+                _set(places[name], new)
             yield self
         finally:
-            for (owner, attr), old in before:
-                _set(owner, attr, old)
+            for name, old in before.items():
+                _set(places[name], old)
 
     def freeze(self, *patterns: str):
         """Takes the parameters that match a glob ("blocks.0.*"; none given: all) out of training.
@@ -90,11 +101,18 @@ class Module:
 
     def to(self, device: str) -> Module:
         """Moves every tensor to another engine or device, in place, and returns the module."""
-        moved: dict[int, EmberTensor] = {}
-        for _, owner, attr in list(self.entries()):
-            old = getattr(owner, attr)
-            _set(owner, attr, moved.setdefault(id(old), old.to(device)))
+        for where in self.places().values():
+            _set(where, getattr(*where[0]).to(device))
         return self
+
+    def _find(self, tensors, what: str) -> dict[str, list[tuple[Module, str]]]:
+        places = self.places()
+        for name in tensors:
+            if name not in places:
+                near = difflib.get_close_matches(name, places, 3, 0.6)
+                hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(list(places)[:8])}, ..."
+                raise WeightsError(f"{type(self).__name__}.{what}: has no tensor {name!r}{hint}")
+        return places
 
     def _mark(self, patterns, frozen: bool):
         entries = [e for e in self.entries() if not e[1]._is_buffer(e[2])]
@@ -117,11 +135,13 @@ class Module:
         return f"{type(self).__name__}({self.count():,} parameters)"
 
 
-def _set(owner: Module, attr: str, value: EmberTensor):
-    object.__setattr__(owner, attr, value)
+def _set(where: list[tuple[Module, str]], value: EmberTensor):
+    for owner, attr in where:
+        object.__setattr__(owner, attr, value)
 
 
 def _walk(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module, str]]:
+    """Every tensor in every place; modules once."""
     if id(module) in seen:
         return
     seen.add(id(module))
@@ -129,9 +149,7 @@ def _walk(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Mo
         if attr.startswith("_"):
             continue
         if isinstance(value, EmberTensor):
-            if id(value) not in seen:
-                seen.add(id(value))
-                yield prefix + attr, module, attr
+            yield prefix + attr, module, attr
         else:
             for name, child in _children(value, attr):
                 yield from _walk(child, f"{prefix}{name}.", seen)
@@ -140,6 +158,9 @@ def _walk(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Mo
 def _children(value, name: str) -> Iterator[tuple[str, Module]]:
     if isinstance(value, Module):
         yield name, value
+    elif isinstance(value, EmberTensor):
+        raise TypeError(f"module: {name} is a tensor in a list, tuple or dict, where updates cannot reach it; "
+                        "make each an attribute of a module")
     elif isinstance(value, (list, tuple)):
         for i, v in enumerate(value):
             yield from _children(v, f"{name}.{i}")

@@ -27,7 +27,7 @@ class Scope:
         self.key = key
         self.drawn = 0
         self.losses: dict[str, EmberTensor] = {}
-        self.metrics: dict[str, EmberTensor] = {}
+        self.metrics: dict[str | tuple[int, str], EmberTensor] = {}
         self.updates: dict[tuple[int, str], EmberTensor] = {}
 
 
@@ -64,11 +64,15 @@ def add_loss(name: str, value: EmberTensor):
         scope.losses[name] = scope.losses[name] + value if name in scope.losses else value
 
 
-def add_metric(name: str, value: EmberTensor):
-    """Reports a scalar of this step; a later one of the same name replaces it. Does nothing in evaluation."""
+def add_metric(name: str, value: EmberTensor, module=None):
+    """Reports a scalar of this step; a later one of the same name replaces it. Does nothing in evaluation.
+
+    Args:
+        module: a module with tensors of its own; the name is then preceded by its place, as in "blocks.1.layer.router.load_cv".
+    """
     scope = _current.get()
     if scope is not None:
-        scope.metrics[name] = value
+        scope.metrics[name if module is None else (id(module), name)] = value
 
 
 def update_buffer(module, attr: str, value: EmberTensor):

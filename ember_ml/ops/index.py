@@ -32,6 +32,11 @@ def debug_checks(on: bool = True):
         _debug.reset(token)
 
 
+def checks_values(x: EmberTensor) -> bool:
+    """Whether values of x are looked at before they are used: on NumPy, and everywhere under `debug_checks`."""
+    return x.backend.name == "numpy" or _debug.get()
+
+
 def checked_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor:
     """Indices ready for an engine: checked where that is on, else clamped into [0, length - 1]; negatives count from the end.
 
@@ -39,7 +44,7 @@ def checked_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor
     """
     if not indices.dtype.is_integer:
         raise UnsupportedOp(f"{name}: expected integer indices, got dtype {indices.dtype}; cast with .astype('int32')")
-    if (indices.backend.name == "numpy" or _debug.get()) and indices.size:
+    if checks_values(indices) and indices.size:
         low, high = smallest(indices).item(), largest(indices).item()
         if low < -length or high >= length:
             raise IndexError(f"{name}: expected indices in [{-length}, {length - 1}], got {low if low < -length else high}")

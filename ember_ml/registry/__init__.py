@@ -2,8 +2,8 @@
 
 from ember_ml.registry.base import Registry
 from ember_ml.registry.blocks import blocks
-from ember_ml.registry.config import config, from_dict, to_dict
+from ember_ml.registry.config import Rate, Size, config, from_dict, to_dict
 from ember_ml.registry.layers import layers
 from ember_ml.registry.models import models
 
-__all__ = ["Registry", "blocks", "config", "from_dict", "layers", "models", "to_dict"]
+__all__ = ["Rate", "Registry", "Size", "blocks", "config", "from_dict", "layers", "models", "to_dict"]

@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from ember_ml.errors import ConfigError
+
+
+#: types for fields: lengths and counts of at least 1; a probability that leaves something, 0 <= p < 1
+Size = Annotated[int, pydantic.Field(ge=1)]
+Rate = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 
 
 def config(cls):
@@ -45,16 +50,32 @@ def _names(cls) -> list[str]:
 def _explain(cls, error: pydantic.ValidationError) -> str:
     lines = []
     for e in error.errors():
-        where = ".".join(str(p) for p in e["loc"])
+        if e["type"] == "unexpected_positional_argument":
+            lines.append(f"takes {len(_names(cls))} fields, {', '.join(_names(cls))}; received {e['input']!r} after them")
+            continue
+        place = [_names(cls)[p] if i == 0 and isinstance(p, int) else p for i, p in enumerate(e["loc"])]
+        where = ".".join(str(p) for p in place)        # positional arguments come by number
         if e["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            near = difflib.get_close_matches(str(e["loc"][-1]), _names(cls), 3, 0.5)
+            names = _names(_class_at(cls, e["loc"][:-1]))
+            near = difflib.get_close_matches(str(e["loc"][-1]), names, 3, 0.5)
             lines.append(f"unknown key {where!r}; " + (f"did you mean {', '.join(near)}?" if near
-                                                       else f"it takes {', '.join(_names(cls))}"))
+                                                       else f"it takes {', '.join(names)}"))
         elif e["type"] in ("missing", "missing_argument"):
             lines.append(f"needs {where!r}")
         else:
             lines.append(f"{where}: {e['msg']}; received {e.get('input')!r}")
     return f"{cls.__name__}: " + "; ".join(lines)
+
+
+def _class_at(cls, path):
+    """The config class that the place `path` of a nested config belongs to, as in ("blocks", 0)."""
+    for part in path:
+        if isinstance(part, str) and part in _names(cls):
+            inner = [get_type_hints(cls)[part]]
+            while inner and not dataclasses.is_dataclass(inner[0]):
+                inner = [*get_args(inner[0]), *inner[1:]]
+            cls = inner[0] if inner else cls
+    return cls
 
 
 def from_dict(cls, values: dict[str, Any]):

@@ -7,7 +7,7 @@ import json
 import sys
 
 import ember_ml as em
-from ember_ml.kernels.source import source
+from ember_ml.kernels import source_text
 
 engines = sorted({"mlx", "torch", "cupy"} & set(sys.modules))
 
@@ -21,6 +21,6 @@ found = {
     "engines_after_import": engines,
     "value": value.item(),
     "gradients": [g.tolist() for g in gradients],
-    "kernels": {name: source(*name.split("/")) for name in sys.argv[1:]},
+    "kernels": {name: source_text(*name.split("/")) for name in sys.argv[1:]},
 }
 json.dump(found, sys.stdout)

@@ -1,11 +1,12 @@
 // Runs a kernel on the CPU, thread by thread, and checks every load and store that it makes.
 //
-// A threadgroup's threads are fibers: each runs until it waits at a barrier or a simdgroup operation, then the next one runs.
-// Kernels are compiled with -fsanitize=thread, but linked without the sanitizer's runtime: its calls land here. Before each
-// call build.py has put the source line into simt_line.
+// A threadgroup's threads are fibers: each runs until it waits at a barrier or a simdgroup operation, then the next
+// one runs. Kernels are compiled with -fsanitize=thread, but linked without the sanitizer's runtime: its calls land
+// here. Before each call build.py has put the source line into simt_line.
 //
-// Two accesses of one byte, one of them a write, are a data race unless one thread makes both, or both threads are of one
-// group with a barrier between that orders this memory. So whether a race is found does not depend on who ran first.
+// Two accesses of one byte, one of them a write, are a data race unless one thread makes both, or both threads are of
+// one group with a barrier between that orders this memory. So whether a race is found does not depend on who ran
+// first.
 #include "executor.h"
 
 #include <stdarg.h>
@@ -22,6 +23,7 @@ typedef struct {
 typedef struct {
   void (*entry)(void **arguments);
   void **arguments;
+  uint64_t argument_count;
   char *shared;                 // threadgroup arrays
   uint64_t shared_bytes;
   const buffer_t *buffers;
@@ -130,75 +132,73 @@ typedef struct {
 static region_t regions[MAX_REGIONS];
 static uint32_t region_count, epoch[2], group_start;
 
-static void fault(const char *format, const char *kind, const region_t *region, size_t byte, uint32_t other) {
-  fail(simt_line, format, kind, region->name, byte, other);
-  simt_switch(&self->stack, scheduler);
-}
+// Ends the kernel.
+#define fault(...) (fail(simt_line, __VA_ARGS__), simt_switch(&self->stack, scheduler))
 
 static void check_byte(const region_t *region, size_t byte, int write) {
   cell_t *cell = &region->cells[byte];
   const uint32_t now = epoch[region->memory], start = region->memory == DEVICE ? group_start : 0, me = self->index;
-  const char *kind = write ? "write after write" : "read after write";
-  if (cell->write_epoch && cell->write_epoch < start)
-    fault("data race (%s) between groups on %s, byte %zu", kind, region, byte, 0);
+  const char *race = write ? "data race (write after write)" : "data race (read after write)", *on = region->name;
+  if (cell->write_epoch && cell->write_epoch < start) fault("%s between groups on %s, byte %zu", race, on, byte);
   if (cell->write_epoch == now && cell->writer != me)
-    fault("data race (%s) on %s, byte %zu, with thread %u of the group", kind, region, byte, cell->writer);
+    fault("%s on %s, byte %zu, with thread %u of the group", race, on, byte, cell->writer);
   if (write) {
-    kind = "write after read";
+    race = "data race (write after read)";
     if (cell->earlier_group_read || (cell->read_epoch && cell->read_epoch < start))
-      fault("data race (%s) between groups on %s, byte %zu", kind, region, byte, 0);
+      fault("%s between groups on %s, byte %zu", race, on, byte);
     if (cell->read_epoch == now && cell->reader == SEVERAL)
-      fault("data race (%s) on %s, byte %zu, with several threads of the group", kind, region, byte, 0);
+      fault("%s on %s, byte %zu, with several threads of the group", race, on, byte);
     if (cell->read_epoch == now && cell->reader != me)
-      fault("data race (%s) on %s, byte %zu, with thread %u of the group", kind, region, byte, cell->reader);
+      fault("%s on %s, byte %zu, with thread %u of the group", race, on, byte, cell->reader);
     cell->write_epoch = now;
     cell->writer = me;
   } else {
-    if (!region->initialised && !cell->write_epoch) fault("%s of %s, byte %zu", "uninitialised read", region, byte, 0);
+    if (!region->initialised && !cell->write_epoch) fault("uninitialised read of %s, byte %zu", on, byte);
     if (cell->read_epoch && cell->read_epoch < start) cell->earlier_group_read = 1;
     cell->reader = cell->read_epoch == now && cell->reader != me ? SEVERAL : me;
     cell->read_epoch = now;
   }
 }
 
-static void check(const void *pointer, size_t bytes, int write, int aligned) {
+static void check(const void *pointer, size_t bytes, int write) {
   const uintptr_t address = (uintptr_t)pointer;
   const char *kind = write ? "write" : "read";
   if (address - (uintptr_t)stacks < sizeof stacks) {
-    if ((address - (uintptr_t)stacks) / STACK != self->index)
-      fault("%s of another thread's private memory (%s, byte %zu)", kind, &(region_t){"its stack"}, 0, 0);
+    if ((address - (uintptr_t)stacks) / STACK != self->index) fault("%s of another thread's private memory", kind);
     return;
   }
   if (address - (uintptr_t)slots < sizeof slots) return;
+  if (address - (uintptr_t)launch->arguments < launch->argument_count * sizeof(void *)) return;  // read by the entry
   const region_t *nearest = NULL;
   uintptr_t distance = 1 << 20;  // executor.py leaves that much between buffers
   for (region_t *r = regions; r < regions + region_count; r++) {
     uintptr_t away = address < r->low ? r->low - address : address + bytes > r->high ? address + bytes - r->high : 0;
     if (away < distance) distance = away, nearest = r;
   }
-  if (!nearest) fault("%s out of bounds%s", kind, &(region_t){""}, 0, 0);
+  if (!nearest) fault("%s out of bounds of every array", kind);
   const size_t byte = address - nearest->low;
-  if (distance) fault("%s out of bounds of %s, byte %zd", kind, nearest, byte, 0);
-  if (write && !nearest->writable) fault("%s to the input %s, byte %zu", kind, nearest, byte, 0);
-  if (aligned && address % bytes) fault("misaligned %s of %s, byte %zu", kind, nearest, byte, 0);
+  if (distance) fault("%s out of bounds of %s, byte %zd", kind, nearest->name, byte);
+  if (write && !nearest->writable) fault("write to the input %s, byte %zu", nearest->name, byte);
   for (size_t i = 0; i < bytes; i++) check_byte(nearest, byte + i, write);
 }
 
-#define HOOKS(bytes)                                                              \
-  void __tsan_read##bytes(void *p) { check(p, bytes, 0, 1); }                     \
-  void __tsan_write##bytes(void *p) { check(p, bytes, 1, 1); }                    \
-  void __tsan_unaligned_read##bytes(void *p) { check(p, bytes, 0, 0); }           \
-  void __tsan_unaligned_write##bytes(void *p) { check(p, bytes, 1, 0); }
+// The calls that -fsanitize=thread makes before a load or store, and -fsanitize=alignment,array-bounds where it is
+// wrong.
+#define HOOKS(bytes)                                                      \
+  void __tsan_read##bytes(void *p) { check(p, bytes, 0); }                \
+  void __tsan_write##bytes(void *p) { check(p, bytes, 1); }               \
+  void __tsan_unaligned_read##bytes(void *p) { check(p, bytes, 0); }      \
+  void __tsan_unaligned_write##bytes(void *p) { check(p, bytes, 1); }
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
-void __tsan_read_range(void *p, size_t n) { check(p, n, 0, 0); }
-void __tsan_write_range(void *p, size_t n) { check(p, n, 1, 0); }
-void *__tsan_memset(void *p, int value, size_t n) { return check(p, n, 1, 0), __builtin_memset(p, value, n); }
+void *__tsan_memset(void *p, int value, size_t n) { return check(p, n, 1), __builtin_memset(p, value, n); }
 void *__tsan_memcpy(void *to, const void *from, size_t n) {
-  check(from, n, 0, 0);
-  check(to, n, 1, 0);
+  check(from, n, 0);
+  check(to, n, 1);
   return __builtin_memcpy(to, from, n);
 }
 void __tsan_init(void) {}
+void __ubsan_handle_type_mismatch_v1(void *what, void *p) { fault("misaligned access"); }
+void __ubsan_handle_out_of_bounds(void *what, uintptr_t index) { fault("index %zd is outside its array", index); }
 
 // ---------------------------------------------------------------- scheduling
 static const char *place(const thread_t *t) {
@@ -275,9 +275,10 @@ static void start_group(void) {
     }
 }
 
-static void add_region(region_t region) {
-  region.cells = __builtin_calloc(region.high - region.low, sizeof(cell_t));
-  regions[region_count++] = region;
+static void add_region(enum memory memory, const char *name, const char *data, size_t bytes, uint32_t writable,
+                       uint32_t initialised) {
+  regions[region_count++] = (region_t){name, (uintptr_t)data, (uintptr_t)data + bytes, writable, initialised, memory,
+                                       __builtin_calloc(bytes, sizeof(cell_t))};
 }
 
 // 0, or 1 with launch->message and launch->where set.
@@ -292,11 +293,9 @@ int simt_launch(launch_t *given) {
   }
   for (uint32_t i = 0; i < given->buffer_count; i++) {
     const buffer_t *b = &given->buffers[i];
-    add_region((region_t){b->name, (uintptr_t)b->data, (uintptr_t)b->data + b->bytes, b->writable, b->initialised, DEVICE});
+    add_region(DEVICE, b->name, b->data, b->bytes, b->writable, b->initialised);
   }
-  if (given->shared_bytes)
-    add_region((region_t){"threadgroup memory", (uintptr_t)given->shared, (uintptr_t)given->shared + given->shared_bytes,
-                          1, 0, SHARED});
+  if (given->shared_bytes) add_region(SHARED, "threadgroup memory", given->shared, given->shared_bytes, 1, 0);
   uint32_t groups[3];
   for (int d = 0; d < 3; d++) groups[d] = (given->grid[d] + given->group[d] - 1) / given->group[d];
   for (uint64_t i = 0; i < (uint64_t)groups[0] * groups[1] * groups[2] && !failed; i++) {

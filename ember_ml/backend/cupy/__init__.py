@@ -39,11 +39,13 @@ class CupyBackend(ArrayModuleBackend):
         return cupy.asnumpy(x)
 
     def to_device(self, x, device: str):
-        kind, _, index = device.partition(":")
-        if kind != "cuda":
-            raise UnsupportedDevice(f"cupy: has no device {device!r}; expected cuda:0, cuda:1, ...")
-        with cupy.cuda.Device(int(index or 0)):
+        self._check(device)
+        with cupy.cuda.Device(int(device.partition(":")[2] or 0)):
             return cupy.array(x)
+
+    def _check(self, device: str | None):
+        if device is not None and device.partition(":")[0] != "cuda":
+            raise UnsupportedDevice(f"cupy: has no device {device!r}; expected cuda:0, cuda:1, ...")
 
 
 def _open() -> CupyBackend:

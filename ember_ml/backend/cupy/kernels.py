@@ -9,7 +9,6 @@ from functools import cache
 
 import cupy
 
-from ember_ml.errors import UnsupportedDtype
 from ember_ml.kernels import LANES, THREADS, row_block, source_text
 from ember_ml.kernels.moe import BACKWARD_ROWS, BACKWARD_WEIGHTS, FORWARD
 from ember_ml.kernels.spec import Entry
@@ -27,20 +26,17 @@ def _module(stem: str, c_type: str):
 
 
 def _launch(entry: Entry, inputs, threads, group, output):
-    """Fills `output`, by `threads` (x, y) in blocks of `group` (x, y). The first input's dtype is the kernel's."""
-    c_type = _C_TYPES.get(str(inputs[0].dtype))
-    expected = {"inverse": "int32", "weights": "float32"}
-    for name, array in zip(entry.inputs, inputs):
-        wanted = expected.get(name, str(inputs[0].dtype))
-        if c_type is None or str(array.dtype) != wanted:
-            raise UnsupportedDtype(f"{entry.name}: expected {name} in {wanted if c_type else ', '.join(_C_TYPES)}, "
-                                   f"got {array.dtype}; cast it with .astype(...)")
+    """Fills `output`, by `threads` (x, y) in blocks of `group` (x, y).
+
+    Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
+    """
+    c_type = _C_TYPES[entry.own_dtype([str(array.dtype) for array in inputs])]
     inputs = [cupy.ascontiguousarray(array) for array in inputs]
-    shapes = {name: array.shape for name, array in zip(entry.inputs, inputs)}
+    shapes = {name: array.shape for name, array in zip(entry.input_names, inputs)}
     sizes = [cupy.uint32(shapes[name][axis]) for name, axis in entry.sizes]
     # blockIdx.x counts along y, see cuda/*.cu
     grid = tuple(-(-n // size) for n, size in zip(reversed(threads), reversed(group)))
-    kernel = _module(entry.name.partition("_")[0], c_type).get_function(f"{entry.name}<{c_type}>")
+    kernel = _module(entry.stem, c_type).get_function(f"{entry.name}<{c_type}>")
     kernel(grid, group, (*inputs, output, *sizes))
     return output
 

@@ -45,23 +45,29 @@ class ArrayModuleBackend(BackendBase):
         return self.from_numpy(read_values(data, dtype), dtype, device)
 
     def from_numpy(self, array, dtype, device):
+        self._check(device)
         return self.xp.array(array, dtype=self.dtypes[dtype] if dtype else array.dtype)
 
     def to_numpy(self, x):
         return np.array(x)
 
     def to_device(self, x, device: str):
-        if device != "cpu":
-            raise UnsupportedDevice(f"{self.name}: has no device {device!r}; expected cpu")
+        self._check(device)
         return x
+
+    def _check(self, device: str | None):
+        if device not in (None, "cpu"):
+            raise UnsupportedDevice(f"{self.name}: has no device {device!r}; expected cpu")
 
     def to_dlpack(self, x, **kw):
         return x.__dlpack__(**kw)
 
     def full(self, shape, value, dtype, device):
+        self._check(device)
         return self.xp.full(shape, value, self.dtypes[dtype])
 
     def arange(self, start, stop, step, dtype, device):
+        self._check(device)
         return self.xp.arange(start, stop, step).astype(self.dtypes[dtype])
 
 

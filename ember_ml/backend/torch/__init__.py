@@ -50,7 +50,7 @@ class TorchBackend(BackendBase):
         return native.to(self._device(device), self.dtypes[wanted])
 
     def to_numpy(self, x):
-        x = x.detach().cpu().resolve_conj()
+        x = x.detach().cpu().resolve_conj().resolve_neg()
         if x.dtype is torch.bfloat16:
             return x.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
         return x.numpy().copy()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import platform
 import resource
 import shutil
+import warnings
 from functools import lru_cache
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 
@@ -40,7 +42,7 @@ class TorchRuntime:
         return lambda *args: torch_checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)
 
     def compile(self, fn):
-        return torch.compile(fn, dynamic=False) if can_compile() else fn
+        return _traced(fn) if can_compile() else fn
 
     def stop_gradient(self, x):
         return x.detach()
@@ -64,6 +66,26 @@ class TorchRuntime:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"]
         return {"version": torch.__version__, "device": ", ".join(devices), "threads": str(torch.get_num_threads()),
                 "compile": "torch.compile" if can_compile() else "eager: no C++ compiler found (install g++ or clang)"}
+
+
+def _traced(fn):
+    """`fn(*natives) -> list of natives`, compiled once per form of its inputs.
+
+    Dynamo would read the Python of everything that `fn` calls, and break the graph at each construct it does not know
+    (a ContextVar, a gradient inside). So `fn` runs once under a recorder of torch's own ops, gradients included, and
+    the flat graph that comes out is what torch.compile sees.
+    """
+    compiled = {}
+
+    def run(*natives):
+        form = (torch.is_grad_enabled(), *((x.shape, x.dtype, x.device, x.requires_grad) for x in natives))
+        if form not in compiled:
+            compiled[form] = torch.compile(make_fx(fn)(*natives), dynamic=False, fullgraph=True)
+            with warnings.catch_warnings():              # FFTs stay library calls: there is nothing to warn of
+                warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")
+                return list(compiled[form](*natives))
+        return list(compiled[form](*natives))
+    return run
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.module import Module
 from ember_ml.ops import random
-from ember_ml.registry import config, layers
+from ember_ml.registry import Rate, Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -23,30 +23,31 @@ class BlockConfig:
     Args:
         d_input: channels.
         layer: registered name. layer_config: its fields without d_input, as a dict or a ready config; `<layer>_config` is another spelling.
-        residual: registered name of the connection, None for x + y.
+        residual: registered name of the connection, None for x + y. residual_config: its fields without d_input.
         norm: registered name, None for none. prenorm: before the layer, else after the residual.
         pool: registered name of what follows, None for nothing.
         dropout: on the layer's output.
     """
 
-    d_input: int
+    d_input: Size
     layer: str | None = None
     layer_config: Any = dataclasses.field(default_factory=dict)
     residual: str | None = None
+    residual_config: dict = dataclasses.field(default_factory=dict)
     norm: str | None = None
     pool: str | None = None
     prenorm: bool = True
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _spelling(cls, values):
-        if isinstance(values, ArgsKwargs) and values.kwargs and values.kwargs.get("layer"):
-            alias = f"{values.kwargs['layer']}_config"
-            if alias in values.kwargs and alias != "layer_config":
-                rest = dict(values.kwargs)
-                return ArgsKwargs(values.args, {**rest, "layer_config": rest.pop(alias)} if "layer_config" not in rest else rest)
-        return values
+        fields = values.kwargs if isinstance(values, ArgsKwargs) else values      # called, or a dict within a config
+        if not isinstance(fields, dict) or f"{fields.get('layer')}_config" not in fields or "layer_config" in fields:
+            return values
+        fields = dict(fields)
+        fields["layer_config"] = fields.pop(f"{fields['layer']}_config")
+        return ArgsKwargs(values.args, fields) if isinstance(values, ArgsKwargs) else fields
 
 
 class Block(Module):
@@ -66,7 +67,7 @@ class Block(Module):
         keys = random.split(key if key is not None else random.next_key(), 4)
         self.norm = layers.instantiate(c.norm, c.d_input, key=keys[1]) if c.norm else None
         self.layer = _layer(c, keys[0]) if c.layer else None
-        self.residual = layers.instantiate(c.residual, c.d_input, key=keys[2]) if c.residual else None
+        self.residual = layers.instantiate(c.residual, c.d_input, key=keys[2], **c.residual_config) if c.residual else None
         self.pool = layers.instantiate(c.pool, c.d_input, key=keys[3]) if c.pool else None
 
     def forward(self, x: EmberTensor, state=None) -> tuple[EmberTensor, Any]:
@@ -96,7 +97,13 @@ class Block(Module):
 def _layer(c: BlockConfig, key):
     ready = c.layer_config
     if isinstance(ready, dict):
-        return layers.instantiate(c.layer, d_input=c.d_input, key=key, **ready)
-    if ready.d_input != c.d_input:
-        raise ConfigError(f"block: expected {c.layer}'s d_input to be the block's, {c.d_input}; received {ready.d_input}")
+        if "d_input" in ready:
+            raise ConfigError(f"block: expected {c.layer}'s config without d_input, which is the block's, {c.d_input}; "
+                              f"received {ready['d_input']}")
+        made = layers.instantiate(c.layer, d_input=c.d_input, key=key, **ready)
+        if not hasattr(made, "mixes_sequence"):
+            raise ConfigError(f"block: expected a channel or sequence mixer as layer; received {c.layer!r}")
+        return made
+    if getattr(ready, "d_input", None) != c.d_input:
+        raise ConfigError(f"block: expected {c.layer}'s d_input to be the block's, {c.d_input}; received {ready!r}")
     return layers.instantiate(c.layer, ready, key=key)

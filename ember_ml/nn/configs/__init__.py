@@ -5,8 +5,9 @@ from ember_ml.nn.layers import (
     DenseConfig, DropoutConfig, EmbeddingConfig, HyenaConfig, HyenaFilterConfig, MLPConfig, NormConfig, ResidualConfig,
 )
 from ember_ml.nn.models import HyenaDNAConfig, ModelConfig
+from ember_ml.nn.moe import MixtureOfExpertsConfig, SparseMoEConfig
 from ember_ml.nn.optimizers import AdamConfig, AdamWConfig, Schedule, SGDConfig
 
 __all__ = ["AdamConfig", "AdamWConfig", "BlockConfig", "DenseConfig", "DropoutConfig", "EmbeddingConfig", "HyenaConfig",
-           "HyenaDNAConfig", "HyenaFilterConfig", "MLPConfig", "ModelConfig", "NormConfig", "ResidualConfig", "SGDConfig",
-           "Schedule"]
+           "HyenaDNAConfig", "HyenaFilterConfig", "MLPConfig", "MixtureOfExpertsConfig", "ModelConfig", "NormConfig",
+           "ResidualConfig", "SGDConfig", "Schedule", "SparseMoEConfig"]

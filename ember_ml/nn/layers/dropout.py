@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.nn import scope
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
 from ember_ml.ops import random, where
-from ember_ml.registry import config, layers
+from ember_ml.registry import Rate, Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -24,8 +24,8 @@ def dropout(x: EmberTensor, p: float) -> EmberTensor:
 class DropoutConfig:
     """d_input: channels, any. p: probability of 0."""
 
-    d_input: int
-    p: float = 0.1
+    d_input: Size
+    p: Rate = 0.1
 
 
 @layers.register("dropout")

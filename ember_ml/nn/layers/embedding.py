@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.nn import initializers
 from ember_ml.nn.module import Module
 from ember_ml.ops import matmul, random, swap_axes, take
-from ember_ml.registry import config
+from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
 
 
@@ -13,8 +13,8 @@ from ember_ml.tensor import EmberTensor
 class EmbeddingConfig:
     """vocab_size: number of tokens. d_output: channels. std: of the initial normal values."""
 
-    vocab_size: int
-    d_output: int
+    vocab_size: Size
+    d_output: Size
     std: float = 0.02
 
 

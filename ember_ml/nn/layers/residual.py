@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.module import Module
 from ember_ml.ops import ones, random, sigmoid
-from ember_ml.registry import config, layers
+from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -13,8 +13,8 @@ from ember_ml.tensor import EmberTensor
 class ResidualConfig:
     """d_input: channels. depth: number of the layer in its model, from 1, for the kinds that weaken with depth."""
 
-    d_input: int
-    depth: int = 1
+    d_input: Size
+    depth: Size = 1
 
 
 @layers.register("residual")

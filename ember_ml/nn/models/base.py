@@ -14,7 +14,7 @@ from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
 from ember_ml.nn.module import Module
 from ember_ml.ops import random
-from ember_ml.registry import config, from_dict, layers, models, to_dict
+from ember_ml.registry import Rate, Size, config, from_dict, layers, models, to_dict
 from ember_ml.tensor import EmberTensor
 
 
@@ -32,11 +32,11 @@ class ModelConfig:
     """
 
     blocks: list[BlockConfig]
-    vocab_size: int | None = None
+    vocab_size: Size | None = None
     norm: str | None = None
     head: Literal["tied", "dense"] | None = None
-    vocab_multiple: int = 1
-    dropout: float = 0.0
+    vocab_multiple: Size = 1
+    dropout: Rate = 0.0
 
 
 @models.register("model")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from ember_ml.nn.optimizers.base import Optimizer, Params
 from ember_ml.nn.optimizers.schedules import Schedule
+from ember_ml.ops import expm1
 from ember_ml.ops.optimizer import adam_update
 from ember_ml.registry.config import config
 from ember_ml.tensor.common import dtypes as dt
@@ -40,7 +43,8 @@ class Adam(Optimizer):
         beta1, beta2 = self.config.betas
         rate, done = self.rate(state["step"]), state["step"] + 1
         t = done.astype(dt.float32)
-        scale1, scale2 = 1.0 / (1.0 - beta1 ** t), 1.0 / (1.0 - beta2 ** t)
+        # 1 - beta^t without the cancellation that would cost 1 - 0.999 five digits in float32
+        scale1, scale2 = (-1.0 / expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
         new = {name: adam_update(p, grads[name], state["m"][name], state["v"][name], rate, scale1, scale2, beta1=beta1,
                                  beta2=beta2, eps=self.config.eps, decay=self.decay(p)) for name, p in params.items()}
         return ({k: n[0] for k, n in new.items()},

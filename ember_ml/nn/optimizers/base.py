@@ -47,7 +47,8 @@ def clip_by_global_norm(grads: Params, limit: float) -> tuple[Params, EmberTenso
     """
     total = None
     for g in grads.values():
-        part = square(g.astype(dt.float32)).sum() if g.dtype.kind != "complex" else (g * g.conj()).real().sum()
+        wide = g.astype(dt.promote(g.dtype, dt.float32))
+        part = square(wide).sum() if g.dtype.kind != "complex" else (g * g.conj()).real().sum()
         total = part if total is None else total + part
     norm = sqrt(total)
     factor = minimum(limit / (norm + 1e-12), 1.0)

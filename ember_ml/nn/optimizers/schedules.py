@@ -13,8 +13,9 @@ from ember_ml.tensor.common import dtypes as dt
 
 @config
 class Schedule:
-    """Linear warm-up from 0 to `peak` over `warmup` updates, then `shape` down to `floor` at update `total`.
+    """Linear warm-up to `peak` over `warmup` updates, then `shape` down to `floor` at update `total`.
 
+        warm-up:  peak (step + 1) / warmup        while step < warmup
         cosine:   floor + (peak - floor) (1 + cos(pi p)) / 2,  p = (step - warmup) / (total - warmup)
         linear:   floor + (peak - floor) (1 - p)
         constant: peak

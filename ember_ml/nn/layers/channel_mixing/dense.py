@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
 from ember_ml.ops import linear, random
-from ember_ml.registry import config, layers
+from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -13,8 +13,8 @@ from ember_ml.tensor import EmberTensor
 class DenseConfig:
     """d_input, d_output: channels in and out (out: None for the same). bias: add one."""
 
-    d_input: int
-    d_output: int | None = None
+    d_input: Size
+    d_output: Size | None = None
     bias: bool = True
 
 

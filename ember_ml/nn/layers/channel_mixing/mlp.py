@@ -6,7 +6,7 @@ from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.ops import random
-from ember_ml.registry import config, layers
+from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -14,8 +14,8 @@ from ember_ml.tensor import EmberTensor
 class MLPConfig:
     """d_input: channels. d_inner: hidden channels, None for 4 d_input. activation: between the layers."""
 
-    d_input: int
-    d_inner: int | None = None
+    d_input: Size
+    d_inner: Size | None = None
     activation: ActivationName = "gelu_tanh"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
 from ember_ml.ops import layer_norm, ones, rms_norm, zeros
-from ember_ml.registry import config, layers
+from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -12,7 +12,7 @@ from ember_ml.tensor import EmberTensor
 class NormConfig:
     """d_input: channels. eps: added under the root."""
 
-    d_input: int
+    d_input: Size
     eps: float = 1e-5
 
 

@@ -15,7 +15,6 @@ import shutil
 from pathlib import Path
 
 from ember_ml import weights
-from ember_ml.autodiff import tree
 from ember_ml.errors import ConfigError, WeightsError
 
 
@@ -39,6 +38,8 @@ class RunFolder:
                                   "or another folder with --out")
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(".*.safetensors.*.tmp"):      # by a save that was killed; this folder is ours alone
+            left.unlink()
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -56,19 +57,14 @@ class RunFolder:
 
     def save_state(self, state: dict, step: int):
         """Writes the training state after `step` updates, atomically: a reader finds the old file or the new one, whole."""
-        weights.save(self.state, tree.named(state), metadata={"step": str(step)})
+        weights.save_tree(self.state, state, metadata={"step": str(step)})
 
     def load_state(self, template: dict, device: str) -> tuple[dict, int]:
         """(state, number of updates done), in the form of `template`. Raises WeightsError if it does not fit the model."""
-        found, _, metadata = weights.load(self.state, device=device)
-        expected = tree.named(template)
-        weights.check({k: (t.shape, t.dtype) for k, t in expected.items()},
-                      {k: (t.shape, t.dtype) for k, t in found.items()}, self.state)
-        structure = tree.flatten(template)[1]
-        try:
-            return tree.unflatten(structure, [found[name] for name in expected]), int(metadata["step"])
-        except (KeyError, ValueError):
-            raise WeightsError(f"{self.state}: has no count of updates; it was not written by a training run") from None
+        state, _, metadata = weights.load_tree(self.state, template, device=device)
+        if not metadata.get("step", "").isdigit():
+            raise WeightsError(f"{self.state}: has no count of updates; it was not written by a training run")
+        return state, int(metadata["step"])
 
     def log(self, row: dict):
         """Appends one row to metrics.jsonl."""

@@ -1,0 +1,58 @@
+"""Markov baselines against counts by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ember_ml.data import DnaConfig, DnaSource, markov_bits
+from ember_ml.errors import DataError
+
+
+def by_hand(train, test, order, letters, alpha):
+    """The definition, with dicts and loops."""
+    pairs, contexts = {}, {}
+    for i in range(order, len(train)):
+        word = tuple(train[i - order:i + 1])
+        if max(word) < letters:
+            pairs[word] = pairs.get(word, 0) + 1
+            contexts[word[:-1]] = contexts.get(word[:-1], 0) + 1
+    bits = []
+    for i in range(order, len(test)):
+        word = tuple(test[i - order:i + 1])
+        if max(word) < letters:
+            p = (pairs.get(word, 0) + alpha) / (contexts.get(word[:-1], 0) + letters * alpha)
+            bits.append(-math.log2(p))
+    return sum(bits) / len(bits)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_equals_the_definition(order, alpha):
+    rng = np.random.default_rng(order)
+    train, test = rng.integers(0, 5, 400), rng.integers(0, 5, 90)      # token 4 is unknown
+    assert markov_bits(train, test, order, 4, alpha) == pytest.approx(by_hand(train, test, order, 4, alpha), abs=1e-12)
+
+
+def test_a_repeating_sequence_is_predicted():
+    tokens = np.tile([0, 1, 2, 3], 500)
+    assert markov_bits(tokens, tokens, 1) < 0.05 < 1.9 < markov_bits(tokens, tokens, 0)
+
+
+def test_on_the_chromosome():
+    bits = DnaSource(DnaConfig(length=1024, batch=8), seed=0).baselines((6, 12))
+    assert bits["uniform"] == 2.0
+    assert bits["Markov, order 6"] == pytest.approx(1.950, abs=1e-3)   # figures counted independently beforehand
+    assert bits["Markov, order 12"] == pytest.approx(1.950, abs=1e-3)
+
+
+def test_refuses():
+    tokens = np.zeros(10, np.int64)
+    with pytest.raises(DataError, match="order"):
+        markov_bits(tokens, tokens, -1)
+    with pytest.raises(DataError, match="order"):
+        markov_bits(tokens, tokens, 31)
+    with pytest.raises(DataError, match="more than 12 tokens in train"):
+        markov_bits(tokens, tokens, 12)
+    with pytest.raises(DataError, match="no stretch of known letters"):
+        markov_bits(tokens, np.array([4, 4, 4]), 1)

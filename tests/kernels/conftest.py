@@ -1,0 +1,78 @@
+"""The machines that kernels are tested on: a GPU where one is, else the executor on the CPU (tests/simt)."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.conftest import require_engine
+from tests.simt import unavailable
+
+
+def _mlx_to_numpy(x):
+    import mlx.core as mx
+    return np.array(x.view(mx.uint16)).view(ml_dtypes.bfloat16) if x.dtype == mx.bfloat16 else np.array(x)
+
+
+def _mlx_from_numpy(x):
+    import mlx.core as mx
+    return mx.array(x.view(np.uint16)).view(mx.bfloat16) if x.dtype == ml_dtypes.bfloat16 else mx.array(x)
+
+
+@pytest.fixture
+def metal(monkeypatch):
+    """ember_mlx.kernels and how to get arrays in and out; on a Mac its GPU runs the kernels."""
+    require_engine("mlx")
+    import mlx.core as mx
+    from ember_mlx import kernels
+
+    if not mx.metal.is_available():
+        if reason := unavailable():
+            pytest.skip(reason)
+        from tests.simt.metal import metal_kernel
+        monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
+        monkeypatch.setattr(kernels, "available", lambda: True)
+    kernels._kernel.cache_clear()
+    yield SimpleNamespace(kernels=kernels, array=_mlx_from_numpy, numpy=_mlx_to_numpy)
+    kernels._kernel.cache_clear()
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """ember_ml.backend.cupy.kernels, imported over the stand-in for cupy, and how to get arrays in and out."""
+    if reason := unavailable():
+        pytest.skip(reason)
+    from tests.simt.cuda import stand_in
+
+    def ours():
+        return [name for name in sys.modules if name.startswith("ember_ml.backend.cupy")]
+
+    for name in ours():
+        monkeypatch.delitem(sys.modules, name)
+    for name, module in stand_in().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    kernels = importlib.import_module("ember_ml.backend.cupy.kernels")
+    yield SimpleNamespace(kernels=kernels, array=np.array, numpy=np.asarray)
+    for name in ours():                                    # no other test may meet the engine on the stand-in
+        del sys.modules[name]
+
+
+@pytest.fixture
+def cuda_gpu():
+    """ember_ml.backend.cupy.kernels on an NVIDIA GPU."""
+    cupy = pytest.importorskip("cupy")
+    kernels = importlib.import_module("ember_ml.backend.cupy.kernels")
+    return SimpleNamespace(kernels=kernels, array=cupy.array, numpy=cupy.asnumpy)
+
+
+MACHINES = ["metal", "cuda", *(["cuda_gpu"] if Path("/dev/nvidiactl").exists() else [])]
+
+
+@pytest.fixture(params=MACHINES)
+def machine(request):
+    """Runs the test once per machine: `.kernels` is the launchers' module, `.array` and `.numpy` convert."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,71 @@
+"""Where the kernel texts come from, and that the twins are twins."""
+
+import re
+
+import pytest
+
+from ember_ml.kernels import LANES, MOE_COMBINE, MOE_COMBINE_BACKWARD, THREADS, digest, row_block, source, source_text
+
+SPECS = [MOE_COMBINE, MOE_COMBINE_BACKWARD]
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """(checkout, package), both empty, as the only places where texts are looked for."""
+    found = tmp_path / "checkout", tmp_path / "package"
+    monkeypatch.setattr(source, "PLACES", found)
+    source_text.cache_clear()
+    yield found
+    source_text.cache_clear()
+
+
+def put(place, text):
+    (place / "metal").mkdir(parents=True)
+    (place / "metal" / "moe.metal").write_text(text)
+
+
+def test_the_checkout_comes_before_the_package(places):
+    checkout, package = places
+    put(package, "from the wheel")
+    assert source_text("metal", "moe") == "from the wheel"
+    put(checkout, "being worked on")
+    source_text.cache_clear()
+    assert source_text("metal", "moe") == "being worked on"
+
+
+def test_a_missing_file_says_where_it_was_looked_for(places):
+    checkout, package = places
+    with pytest.raises(FileNotFoundError) as found:
+        source_text("cuda", "moe")
+    assert str(checkout / "cuda" / "moe.cu") in str(found.value)
+    assert str(package / "cuda" / "moe.cu") in str(found.value)
+
+
+def test_the_digest_follows_the_text(places):
+    put(places[0], "a")
+    first = digest("metal", "moe")
+    (places[0] / "metal" / "moe.metal").write_text("b")
+    source_text.cache_clear()
+    assert re.fullmatch("[0-9a-f]{12}", first) and digest("metal", "moe") != first
+
+
+def functions(text: str) -> set[str]:
+    """Names of the functions in a file's namespace, position() of CUDA apart: MLX passes that."""
+    inside = re.search(r"namespace moe {(.*)}  // namespace moe", text, re.DOTALL)[1]
+    return set(re.findall(r"^(?:__device__ )?(?:inline )?\w+ (\w+)\(", inside, re.MULTILINE)) - {"position"}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_the_twins_have_the_same_functions(spec):
+    metal, cuda = source_text("metal", spec.stem), source_text("cuda", spec.stem)
+    assert functions(metal) == functions(cuda)
+    for entry in spec.entries:
+        assert entry.name.removeprefix(f"{spec.stem}_") in functions(metal)
+        assert f"__global__ void {entry.name}(" in cuda
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 64, 65, 255, 256, 257, 100_000])
+def test_groups_are_whole_simdgroups_and_no_wider_than_rows_need(width):
+    x, y = row_block(width)
+    assert x * y == THREADS and x % LANES == 0
+    assert x >= min(width, THREADS) and (x == LANES or x // 2 < width)

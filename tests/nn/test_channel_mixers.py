@@ -1,0 +1,178 @@
+"""Channel mixers, norms and residuals against float64 NumPy. A layer that is registered without a row here fails."""
+
+import math
+
+import numpy as np
+import pytest
+
+import ember_ml as em
+from ember_ml import nn
+from ember_ml.errors import ShapeError
+from ember_ml.nn.layers.activations import ACTIVATIONS
+from ember_ml.registry import layers
+from tests.nn._help import close, get, numbers, put, tensors64
+
+D = 6
+_erf = np.vectorize(math.erf)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+ACTIVATION = {
+    "identity": lambda x: x, "relu": lambda x: np.maximum(x, 0), "sigmoid": sigmoid, "tanh": np.tanh,
+    "silu": lambda x: x * sigmoid(x), "gelu": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))),
+}
+
+
+def dense(t, x, at=""):
+    return x @ t[f"{at}weight"].T + t.get(f"{at}bias", 0.0)
+
+
+def mlp(t, x, activation="gelu_tanh"):
+    return dense(t, ACTIVATION[activation](dense(t, x, "fc1.")), "fc2.")
+
+
+def layer_norm(t, x, eps=1e-5):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * t["weight"] + t["bias"]
+
+
+def rms_norm(t, x, eps=1e-5):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * t["weight"]
+
+
+def experts(t, x, activation):
+    """f_e(x), (E, ..., D)."""
+    hidden = np.einsum("efd,...d->e...f", t["experts.w1"], x) + t["experts.b1"].reshape(-1, *[1] * (x.ndim - 1),
+                                                                                       t["experts.b1"].shape[-1])
+    out = np.einsum("edf,e...f->e...d", t["experts.w2"], ACTIVATION[activation](hidden))
+    return out + t["experts.b2"].reshape(-1, *[1] * (x.ndim - 1), D)
+
+
+def moe(t, x, k=2, activation="gelu_tanh"):
+    """Token by token, expert by expert."""
+    z = x @ t["router.weight"].T
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    f, y = experts(t, x, activation), np.zeros_like(x)
+    for at in np.ndindex(x.shape[:-1]):
+        chosen = sorted(range(p.shape[-1]), key=lambda e: (-(p[at] + t["router.bias"])[e], e))[:k]
+        total = p[at][chosen].sum() if k > 1 else 1.0
+        for e in chosen:
+            y[at] += p[at][e] / total * f[(e, *at)]
+    return y
+
+
+#: name -> [(config without d_input, reference of (tensors, x))]
+MIXERS = {
+    "dense": [({}, dense), ({"d_output": 4}, dense), ({"bias": False}, dense)],
+    "mlp": [({}, mlp), ({"d_inner": 5, "activation": "relu"}, lambda t, x: mlp(t, x, "relu"))],
+    "layer_norm": [({}, layer_norm), ({"eps": 0.5}, lambda t, x: layer_norm(t, x, 0.5))],
+    "rms_norm": [({}, rms_norm), ({"eps": 0.5}, lambda t, x: rms_norm(t, x, 0.5))],
+    "dropout": [({"p": 0.5}, lambda t, x: x)],
+    "mixture_of_experts": [({"num_experts": 3, "d_inner": 5, "activation": "silu"}, lambda t, x: moe(t, x, 3, "silu"))],
+    "moe": [({"num_experts": 4, "d_inner": 5}, moe), ({"num_experts": 3, "d_inner": 4, "k": 1}, lambda t, x: moe(t, x, 1))],
+}
+RESIDUALS = {
+    "residual": [({}, lambda t, x, y: x + y)],
+    "affine_residual": [({"depth": 4}, lambda t, x, y: x + t["affine"] * y)],
+    "highway_residual": [({}, lambda t, x, y: highway(t, x, y))],
+    "decay_residual": [({"depth": 1}, lambda t, x, y: y),
+                       ({"depth": 4}, lambda t, x, y: math.sqrt(0.75) * x + 0.5 * y)],
+}
+CASES = [pytest.param(n, c, f, id=f"{n}-{i}") for n, rows in MIXERS.items() for i, (c, f) in enumerate(rows)]
+
+
+def highway(t, x, y):
+    z = y @ t["Wy.weight"].T
+    r = sigmoid(x @ t["Wx.weight"].T + z)
+    return (1 - r) * x + r * z
+
+
+def build(name, fields):
+    """The layer with all tensors away from their special initial values (ones, zeros)."""
+    layer = layers.instantiate(name, D, key=em.random.key(0), **fields)
+    layer.update({k: put(get(t) + 0.1 * numbers(i, *t.shape)) for i, (k, t) in enumerate(layer.tensors().items())})
+    return layer
+
+
+def test_every_layer_has_a_row():
+    mixers = [n for n in layers.names() if getattr(layers.get(n), "mixes_sequence", None) is False]
+    residuals = [n for n in layers.names() if not hasattr(layers.get(n), "mixes_sequence")]
+    assert sorted(MIXERS) == mixers and sorted(RESIDUALS) == residuals
+    assert sorted(ACTIVATION) == sorted(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name, fields, reference", CASES)
+@pytest.mark.parametrize("lead", [(2, 5), (3,), (1, 1)])
+def test_against_numpy(name, fields, reference, lead, backend):
+    layer = build(name, fields)
+    x = numbers(9, *lead, D)
+    want = reference(tensors64(layer), x)
+    y = layer(put(x))
+    close(y, want, 1e-5, name)
+    assert y.dtype is em.float32 and layer.step(put(x)).tolist() == y.tolist()
+
+
+@pytest.mark.parametrize("name, fields, reference", CASES)
+def test_gradients_against_central_differences(name, fields, reference, backend):
+    """The slope of the NumPy reference along one direction through all parameters and x, against our gradient."""
+    layer = build(name, fields)
+    x, t = numbers(9, 2, 5, D), tensors64(layer)
+    w = numbers(8, *reference(t, x).shape)
+
+    def loss(params, x):
+        with layer.using(params):
+            return (layer(x) * put(w)).sum()
+
+    grads, dx = em.grad(loss, (0, 1))(layer.parameters(), put(x))
+    along = {k: numbers(20 + i, *t[k].shape) for i, k in enumerate(grads)}
+    along_x, h = numbers(19, *x.shape), 1e-6
+    want = sum(sign * (reference({**t, **{k: t[k] + sign * h * along[k] for k in grads}}, x + sign * h * along_x) * w).sum()
+               for sign in (1, -1)) / (2 * h)
+    parts = [(get(grads[k]) * along[k]).sum() for k in grads] + [(get(dx) * along_x).sum()]
+    assert sum(parts) == pytest.approx(want, abs=2e-5 * sum(map(abs, parts)))
+
+
+@pytest.mark.parametrize("name, fields, reference", [pytest.param(n, c, f, id=f"{n}-{i}") for n, rows in RESIDUALS.items()
+                                                     for i, (c, f) in enumerate(rows)])
+def test_residuals_against_numpy(name, fields, reference, backend):
+    layer = build(name, fields)
+    x, y = numbers(1, 2, 3, D), numbers(2, 2, 3, D)
+    close(layer(put(x), put(y)), reference(tensors64(layer), x, y), 1e-5)
+
+
+def test_affine_residual_starts_weaker_in_the_depth(backend):
+    layer = layers.instantiate("affine_residual", D, depth=4)
+    assert layer.affine.tolist() == [0.5] * D
+
+
+def test_activations_against_numpy(backend):
+    x = np.concatenate([numbers(0, 50) * 3, [0.0, 20.0, -20.0]])
+    for name, fn in ACTIVATIONS.items():
+        close(fn(put(x)), ACTIVATION[name](x), 1e-6, name)
+
+
+def test_embedding_and_its_tied_head(backend):
+    table = nn.layers.Embedding(nn.layers.EmbeddingConfig(7, D, std=0.5), key=em.random.key(0))
+    tokens, weight = np.array([[0, 6, 3], [3, 3, 1]]), get(table.weight)
+    close(table(put(tokens, "int32")), weight[tokens], 0.0)
+    x = numbers(0, 2, 3, D)
+    close(table.as_head(put(x)), x @ weight.T, 1e-6)
+    grads = em.grad(lambda w: _through(table, w, put(tokens, "int32"), put(x)))(table.weight)
+    want = np.zeros_like(weight)
+    np.add.at(want, tokens, x)
+    close(grads, want, 1e-6)
+
+
+def _through(table, weight, tokens, x):
+    with table.using({"weight": weight}):
+        return (table(tokens) * x).sum()
+
+
+def test_widths_must_fit(backend):
+    layer = layers.instantiate("dense", D)
+    with pytest.raises(ShapeError, match=rf"linear: expected x of shape \(..., d_in\) = \(..., {D}\), got \(2, 5\)"):
+        layer(em.ones((2, 5)))

@@ -1,0 +1,74 @@
+"""Losses against float64 NumPy, and what they say about arguments that do not fit."""
+
+import numpy as np
+import pytest
+
+import ember_ml as em
+from ember_ml.errors import ShapeError
+from ember_ml.nn import losses
+from tests.nn._help import close, numbers, put
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def cross_entropy(logits, labels, ignore=None):
+    seen = np.ones(labels.shape, bool) if ignore is None else labels != ignore
+    rows = -np.take_along_axis(log_softmax(logits), np.where(seen, labels, 0)[..., None], -1)[..., 0]
+    return rows[seen].sum() / max(seen.sum(), 1)
+
+
+LABELS = np.array([[0, 6, 3], [2, 2, 5]])
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])               # exp(300) overflows float32
+@pytest.mark.parametrize("ignore", [None, 2])
+def test_cross_entropy(scale, ignore):
+    logits = numbers(0, 2, 3, 7) * scale
+    close(losses.cross_entropy(put(logits), put(LABELS, "int32"), ignore), cross_entropy(logits, LABELS, ignore), 1e-6)
+
+
+def test_cross_entropy_gradient():
+    logits = numbers(1, 2, 3, 7)
+    grads = em.grad(lambda z: losses.cross_entropy(z, put(LABELS, "int32"), 2))(put(logits))
+    seen = LABELS != 2
+    want = (np.exp(log_softmax(logits)) - np.eye(7)[LABELS]) * seen[..., None] / seen.sum()
+    close(grads, want, 1e-5)
+
+
+def test_cross_entropy_of_ignored_rows_alone_is_zero():
+    labels = np.full((2, 3), -1)
+    value, grads = em.value_and_grad(lambda z: losses.cross_entropy(z, put(labels, "int32"), -1))(put(numbers(2, 2, 3, 7)))
+    assert value.item() == 0.0 and not grads.numpy().any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_logits_are_computed_in_float32(dtype):
+    logits = put(numbers(3, 64, 7), dtype)
+    labels = np.arange(64) % 7
+    loss = losses.cross_entropy(logits, put(labels, "int32"))
+    assert loss.dtype is em.float32
+    close(loss, cross_entropy(logits.numpy().astype(np.float64), labels), 1e-6)
+
+
+def test_mse_and_mae():
+    a, b = numbers(4, 3, 5), numbers(5, 3, 5)
+    close(losses.mse(put(a), put(b)), ((a - b) ** 2).mean(), 1e-6)
+    close(losses.mae(put(a), put(b)), np.abs(a - b).mean(), 1e-6)
+    close(em.grad(lambda x: losses.mse(x, put(b)))(put(a)), 2 * (a - b) / a.size, 1e-6)
+    close(em.grad(lambda x: losses.mae(x, put(b)))(put(a)), np.sign(a - b) / a.size, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae"])
+def test_shapes_must_be_equal(name):
+    with pytest.raises(ShapeError, match=rf"{name}: expected prediction and target of one shape, got \(3, 1\) and \(3,\)"):
+        getattr(losses, name)(em.ones((3, 1)), em.ones((3,)))
+
+
+def test_labels_must_fit_logits():
+    with pytest.raises(ShapeError, match=r"cross_entropy: expected labels of shape \(2, 3\)"):
+        losses.cross_entropy(em.ones((2, 3, 7)), em.zeros((2, 4), dtype="int32"))

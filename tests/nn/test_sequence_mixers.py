@@ -1,0 +1,218 @@
+"""One template for every registered sequence mixer: parallel == chunked == scan of steps, on every engine.
+
+A mixer that is registered without a row in CONFIGS fails `test_every_sequence_mixer_has_a_row`. A row is a list of the
+config's fields, with d_input among them; every mixer is run on sequences of up to LENGTH positions.
+"""
+
+import numpy as np
+import pytest
+
+import ember_ml as em
+from ember_ml.errors import ShapeError
+from ember_ml.registry import layers
+from tests.conftest import ENGINES, require_engine
+from tests.nn._help import cast, close, get, numbers, put, same_trees
+
+LENGTH = 13
+CONFIGS = {
+    "hyena": [dict(d_input=6, l_max=LENGTH, filter={"width": 8}),
+              dict(d_input=4, l_max=LENGTH + 3, order=3, short_taps=4, filter={"width": 8, "learn_positions": True})],
+}
+CASES = [pytest.param(name, fields, id=f"{name}-{i}") for name, rows in CONFIGS.items() for i, fields in enumerate(rows)]
+PRECISIONS = [pytest.param(e, "float32", 1e-4, id=f"{e}-float32") for e in ENGINES] + [
+    pytest.param(e, "float64", 1e-9, id=f"{e}-float64") for e in ("numpy", "torch")]
+every_mixer = pytest.mark.parametrize("name, fields", CASES)
+every_precision = pytest.mark.parametrize("engine, dtype, tolerance", PRECISIONS)
+
+
+def mixers() -> list[str]:
+    return [name for name in layers.names() if getattr(layers.get(name), "mixes_sequence", False)]
+
+
+def build(name, fields, engine, dtype="float32"):
+    """The mixer with parameters large enough that no term hides, its tensors in `dtype`."""
+    require_engine(engine)
+    with em.using(engine):
+        mixer = layers.instantiate(name, key=em.random.key(1), **fields)
+    for where in mixer.places().values():
+        for owner, attr in where:
+            setattr(owner, attr, cast(getattr(owner, attr), dtype))
+    return mixer
+
+
+def inputs(fields, engine, dtype, batch=2, length=LENGTH, seed=0):
+    return put(numbers(seed, batch, length, fields["d_input"]), dtype, engine)
+
+
+def start(mixer, batch, dtype):
+    with em.using(next(iter(mixer.tensors().values())).device):
+        return mixer.initial_state(batch, dtype)
+
+
+def scan(mixer, x, state):
+    """The outputs of `step` at every position of x, and the state after."""
+    out = []
+    for t in range(x.shape[1]):
+        y, state = mixer.step(x[:, t], state)
+        assert y.shape == (x.shape[0], x.shape[2]) and y.dtype is x.dtype
+        out.append(get(y))
+    return np.stack(out, 1), state
+
+
+def test_every_sequence_mixer_has_a_row():
+    assert sorted(CONFIGS) == mixers()
+
+
+@every_precision
+@every_mixer
+@pytest.mark.parametrize("batch, length", [(2, LENGTH), (1, 7), (3, 1), (1, 2)])
+def test_parallel_is_a_scan_of_steps(name, fields, engine, dtype, tolerance, batch, length):
+    mixer = build(name, fields, engine, dtype)
+    x = inputs(fields, engine, dtype, batch, length)
+    y, state = mixer(x)
+    assert state is None and y.shape == x.shape and y.dtype is x.dtype
+    close(scan(mixer, x, start(mixer, batch, dtype))[0], y, tolerance)
+
+
+@every_precision
+@every_mixer
+def test_chunks_of_any_length_are_the_whole(name, fields, engine, dtype, tolerance):
+    mixer = build(name, fields, engine, dtype)
+    x = inputs(fields, engine, dtype)
+    whole, _ = mixer(x)
+    state, parts, at = start(mixer, 2, dtype), [], 0
+    for length in (1, 3, 2, 7):
+        y, state = mixer(x[:, at:at + length], state)
+        parts.append(get(y))
+        at += length
+    close(np.concatenate(parts, 1), whole, tolerance)
+    same_trees(state, scan(mixer, x, start(mixer, 2, dtype))[1], tolerance, "state")
+
+
+@every_precision
+@every_mixer
+def test_prefill_then_step(name, fields, engine, dtype, tolerance):
+    mixer = build(name, fields, engine, dtype)
+    x = inputs(fields, engine, dtype)
+    whole = get(mixer(x)[0])
+    for length in (1, 5, LENGTH - 1):
+        y, state = mixer(x[:, :length], start(mixer, 2, dtype))
+        close(y, whole[:, :length], tolerance, "prefill")
+        close(scan(mixer, x[:, length:], state)[0], whole[:, length:], tolerance, "steps after it")
+
+
+@every_mixer
+def test_the_past_alone_counts(name, fields, backend):
+    mixer = build(name, fields, backend)
+    x = numbers(0, 2, LENGTH, fields["d_input"])
+    changed = x.copy()
+    changed[:, 6:] += 10.0
+    first, second = get(mixer(put(x))[0]), get(mixer(put(changed))[0])
+    close(first[:, :6], second[:, :6], 1e-5)
+    assert np.abs(first[:, 6:] - second[:, 6:]).max() > 1e-3
+
+
+@every_mixer
+def test_sequences_of_a_batch_are_independent(name, fields, backend):
+    mixer = build(name, fields, backend)
+    x = numbers(0, 3, LENGTH, fields["d_input"])
+    whole = get(mixer(put(x))[0])
+    for b in range(3):
+        close(mixer(put(x[b:b + 1]))[0], whole[b:b + 1], 1e-5)
+
+
+@every_mixer
+def test_a_state_can_be_branched(name, fields, backend):
+    mixer = build(name, fields, backend)
+    x = inputs(fields, backend, "float32")
+    _, state = mixer(x[:, :4], start(mixer, 2, "float32"))
+    before = [t.tolist() for t in em.tree.tensors(state)]
+    first, _ = mixer.step(x[:, 4], state)
+    mixer.step(x[:, 7], state)
+    again, _ = mixer.step(x[:, 4], state)
+    assert first.tolist() == again.tolist()
+    assert [t.tolist() for t in em.tree.tensors(state)] == before
+
+
+@every_mixer
+@pytest.mark.parametrize("second", ENGINES)
+@pytest.mark.parametrize("first", ENGINES)
+def test_a_state_continues_on_another_engine(name, fields, first, second):
+    if first == second:
+        pytest.skip("the same engine")
+    a, b = build(name, fields, first), build(name, fields, second)
+    x = numbers(0, 2, LENGTH, fields["d_input"])
+    whole = get(b(put(x, engine=second))[0])
+    _, state = a(put(x[:, :5], engine=first), start(a, 2, "float32"))
+    saved = em.tree.map(lambda t: t.numpy(), state)
+    state = em.tree.map(lambda array: em.tensor(array, device=second), saved)
+    y, state = b(put(x[:, 5:9], engine=second), state)
+    close(y, whole[:, 5:9], 1e-4, "chunk")
+    close(scan(b, put(x[:, 9:], engine=second), state)[0], whole[:, 9:], 1e-4, "steps")
+
+
+def gradients(mixer, fields, engine, dtype, mode, chunks=None):
+    """Of sum(w y) with respect to x and all parameters, the sequence whole or in chunks."""
+    x = inputs(fields, engine, dtype)
+    w = inputs(fields, engine, dtype, seed=1)
+
+    def loss(params, x):
+        with mixer.using(params):
+            if chunks is None:
+                return (mixer(x)[0] * w).sum()
+            state, total, at = start(mixer, 2, dtype), None, 0
+            for length in chunks:
+                y, state = mixer(x[:, at:at + length], state)
+                part = (y * w[:, at:at + length]).sum()
+                total = part if total is None else total + part
+                at += length
+            return total
+
+    return em.value_and_grad(loss, (0, 1), mode=mode)(mixer.parameters(), x)
+
+
+@every_mixer
+def test_gradients_agree_with_the_tape_in_float64(name, fields):
+    mixer = build(name, fields, "numpy", "float64")
+    value, tape = gradients(mixer, fields, "numpy", "float64", "tape")
+    mixer.to("torch")
+    for mode in ("auto", "tape"):
+        got_value, got = gradients(mixer, fields, "torch", "float64", mode)
+        close(got_value, value, 1e-9)
+        same_trees(got, tape, 1e-9, mode)
+    assert all(np.abs(get(g)).max() > 0 for g in em.tree.tensors(tape))
+
+
+@every_mixer
+def test_gradients_agree_with_central_differences(name, fields):
+    """Along one random direction through all parameters and x at once; two steps, so that the h^2 term cancels."""
+    mixer = build(name, fields, "numpy", "float64")
+    _, grads = gradients(mixer, fields, "numpy", "float64", "tape")
+    w = get(inputs(fields, "numpy", "float64", seed=1))
+    x = get(inputs(fields, "numpy", "float64"))
+    params = {k: get(p) for k, p in mixer.parameters().items()}
+    along = {k: numbers(i, *p.shape) for i, (k, p) in enumerate(params.items())}
+    along_x, h = numbers(99, *x.shape), 1e-6
+
+    def loss(s):
+        with mixer.using({k: put(p + s * along[k], "float64", "numpy") for k, p in params.items()}):
+            return (get(mixer(put(x + s * along_x, "float64", "numpy"))[0]) * w).sum()
+
+    slope = sum((get(grads[0][k]) * along[k]).sum() for k in params) + (get(grads[1]) * along_x).sum()
+    near, far = ((loss(s) - loss(-s)) / (2 * s) for s in (h, 2 * h))
+    assert (4 * near - far) / 3 == pytest.approx(slope, rel=1e-6)
+
+
+@every_mixer
+def test_gradients_of_chunks_are_those_of_the_whole(name, fields, backend):
+    mixer = build(name, fields, backend)
+    _, whole = gradients(mixer, fields, backend, "float32", "auto")
+    _, parts = gradients(mixer, fields, backend, "float32", "auto", chunks=(1, 5, 7))
+    same_trees(parts, whole, 1e-4)
+
+
+@pytest.mark.parametrize("fields", CONFIGS["hyena"])
+def test_hyena_says_how_long_it_can_be(fields, backend):
+    mixer = build("hyena", fields, backend)
+    with pytest.raises(ShapeError, match=f"at most l_max = {mixer.config.l_max}, got {mixer.config.l_max + 1}; build the layer"):
+        mixer(inputs(fields, backend, "float32", length=mixer.config.l_max + 1))

@@ -1,0 +1,135 @@
+"""Stands in for mx.fast.metal_kernel: the text that MLX generates, compiled by clang and run by the executor.
+
+Metal's compiler is a clang, and so is ours: in the mode "C++ for OpenCL" it has the same address spaces, so that mixing
+them up is a compile error here too. MLX's text is compiled as it is; metal/metal_stdlib brings Metal's names.
+"""
+
+import re
+
+import mlx.core as mx
+import numpy as np
+
+from tests.simt.build import HERE, CompileError, cached, clang, shared_library
+from tests.simt.executor import Buffer, Module
+
+_TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t", "int32": "int32_t",
+          "uint32": "uint32_t"}
+
+#: what a Metal thread may ask, in MLX's order: (type, value)
+_ATTRIBUTES = {
+    "thread_index_in_simdgroup": ("uint", "simt_id(9)"),
+    "thread_position_in_grid": ("uint3", "(uint3)(simt_id(3) * simt_id(6) + simt_id(0), "
+                                "simt_id(4) * simt_id(7) + simt_id(1), simt_id(5) * simt_id(8) + simt_id(2))"),
+    "thread_position_in_threadgroup": ("uint3", "(uint3)(simt_id(0), simt_id(1), simt_id(2))"),
+    "threadgroup_position_in_grid": ("uint3", "(uint3)(simt_id(3), simt_id(4), simt_id(5))"),
+}
+
+_FLAGS = ("-x", "cl", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant", "-Wno-unknown-attributes",
+          "-I", str(HERE / "metal"))
+
+#: MLX's own prelude, as far as generated text uses it (mlx/backend/metal/kernels/bf16.h)
+_PRELUDE = "#include <metal_stdlib>\nusing namespace metal;\ntypedef half float16_t;\ntypedef bfloat bfloat16_t;\n"
+
+THREADGROUP_MEMORY = 32768
+
+
+def dtype_name(dtype) -> str:
+    """mx.float32, np.dtype("float32") -> "float32"."""
+    return str(dtype).rpartition(".")[2]
+
+
+def generated(name, header, source, input_names, inputs, output_names, output_dtypes) -> tuple[str, str, list[str]]:
+    """(kernel name, text, parameters) that MLX generates for a call, to the letter.
+
+    Args:
+        inputs: (dtype name, ndim, size) of each input. output_dtypes: names of the outputs' dtypes.
+    """
+    kernel, params = f"custom_kernel_{name}", []
+    for n, (dtype, ndim, size) in zip(input_names, inputs):
+        small = size < 8                                       # MLX passes these by value, as constants
+        kernel += f"_{_TYPES[dtype]}" + ("s" if ndim == 0 else "c" if small else "")
+        params.append(f"const {'constant' if small else 'device'} {_TYPES[dtype]}{'*' if ndim else '&'} {n}")
+        if ndim:
+            params += [f"const constant {kind} {n}_{what}" for what, kind in
+                       (("shape", "int*"), ("strides", "int64_t*"), ("ndim", "int&")) if f"{n}_{what}" in source]
+    for n, dtype in zip(output_names, output_dtypes):
+        kernel += f"_{_TYPES[dtype]}"
+        params.append(f"device {_TYPES[dtype]}* {n}")
+    listed = [f"  {p} [[buffer({i})]]" for i, p in enumerate(params)]
+    listed += [f"  {kind} {a} [[{a}]]" for a, (kind, _) in _ATTRIBUTES.items() if a in source]
+    text = f"{header}[[kernel]] void {kernel}(\n" + ",\n".join(listed) + ") {\n" + source + "\n}\n"
+    return kernel, text, params
+
+
+def _compile(name, header, source, input_names, inputs, output_names, output_dtypes) -> Module:
+    kernel, text, params = generated(name, header, source, input_names, inputs, output_names, output_dtypes)
+    arguments = []
+    for i, param in enumerate(params):
+        kind = param.rpartition(" ")[0]
+        arguments.append(f"*({kind[:-1]}*)a[{i}]" if kind.endswith("&") else f"({kind})a[{i}]")
+    arguments += [value for a, (_, value) in _ATTRIBUTES.items() if a in source]
+    text = text.replace("[[kernel]] void", "__kernel void")    # OpenCL's word for the same
+    host = (f'{_PRELUDE}#line 1 "{name}.metal"\n{text}extern "C" '
+            f"void simt_entry(__private ulong *a) {{ {kernel}({', '.join(arguments)}); }}\n")
+    library = shared_library(kernel, host, *_FLAGS)            # first: its errors are the clearer ones
+    cached(f"{kernel}-linted", [host], lambda path: _lint(host, path))
+    return Module(library)
+
+
+def _lint(host: str, mark) -> None:
+    """Finds what Metal refuses and clang lets pass: pointers and references without an address space ("generic")."""
+    dump = clang(*_FLAGS, "-fsyntax-only", "-fno-color-diagnostics", "-Xclang", "-ast-dump", "-", text=host)
+    own, found = False, []
+    for line in dump.splitlines():
+        for file in re.findall(r"([\w./-]+):\d+:\d+", line.partition("'")[0]):  # named only where it changes
+            own = file.endswith(".metal") if file != "line" else own
+        declared = re.search(r"(?:ParmVar|Var|Field)Decl .* (\w+) '([^']*__generic[^']*)'", line)
+        if own and declared and "implicit" not in line:
+            found.append(f"'{declared[1]}' is a pointer or reference without an address space ({declared[2]})")
+    if found:
+        raise CompileError("\n".join(dict.fromkeys(found)))
+    mark.touch()
+
+
+def _to_numpy(x) -> np.ndarray:
+    if not isinstance(x, mx.array):
+        return np.asarray(x)
+    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x)
+
+
+class metal_kernel:
+    """mx.fast.metal_kernel without template, atomics and options that our kernels do not use.
+
+    Takes mx.arrays or NumPy arrays, and gives back what it was given. Not for use inside mx.compile or mx.vmap, where
+    arrays have no values.
+    """
+
+    def __init__(self, name, input_names, output_names, source, header=""):
+        self.name, self.input_names, self.output_names = name, list(input_names), list(output_names)
+        self.source, self.header, self.modules = source, header, {}
+
+    def __call__(self, *, inputs, output_shapes, output_dtypes, grid, threadgroup, init_value=None):
+        types, out_types = [dtype_name(x.dtype) for x in inputs], [dtype_name(d) for d in output_dtypes]
+        arrays = [_to_numpy(x) for x in inputs]
+        known = tuple((t, a.ndim, a.size) for t, a in zip(types, arrays))
+        key = (tuple((t, n, s < 8) for t, n, s in known), tuple(out_types))
+        if key not in self.modules:
+            self.modules[key] = _compile(self.name, self.header, self.source, self.input_names, known,
+                                         self.output_names, out_types)
+        arguments = []
+        for n, a in zip(self.input_names, arrays):
+            given = {n: a}
+            if a.ndim:
+                a = np.ascontiguousarray(a)
+                given |= {f"{n}_shape": np.array(a.shape, np.int32), f"{n}_ndim": np.array([a.ndim], np.int32),
+                          f"{n}_strides": np.array(a.strides, np.int64) // a.itemsize}
+            arguments += [Buffer(k, v, False, True) for k, v in given.items() if k == n or k in self.source]
+        stored = [np.dtype("uint16" if t == "bfloat16" else t) for t in out_types]
+        outputs = [Buffer(n, np.full(shape, init_value or 0, d), True, init_value is not None)
+                   for n, shape, d in zip(self.output_names, output_shapes, stored)]
+        group = [min(t, g) for t, g in zip(threadgroup, grid)]
+        self.modules[key].launch("simt_entry", arguments + outputs, grid, group, THREADGROUP_MEMORY)
+        results = [b.result for b in outputs]
+        if not any(isinstance(x, mx.array) for x in inputs):
+            return results
+        return [mx.array(r).view(mx.bfloat16) if t == "bfloat16" else mx.array(r) for r, t in zip(results, out_types)]
