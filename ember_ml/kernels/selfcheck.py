@@ -17,7 +17,6 @@ from ember_ml.kernels.spec import DTYPES, KernelSpec
 #: largest difference allowed, relative to the largest element: some roundings of the dtype, both sides sum in float32
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 
-
 #: for a dtype's name: (output's name, the kernel's flat list of numbers, the composite's), for each output
 Compare = Callable[[str], Iterable[tuple[str, Sequence[float], Sequence[float]]]]
 
@@ -46,8 +45,7 @@ def outcomes() -> list[Outcome]:
     return list(_outcomes.values())
 
 
-def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: str,
-            compare: Compare) -> bool:
+def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: str, compare: Compare) -> bool:
     """Whether the kernel may be used. Compares at the first call per engine, device, version and source text.
 
     Args:
@@ -60,14 +58,12 @@ def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: 
     `outcomes()`.
     """
     try:
-        text = digest(language, spec.stem)
+        text, missing = digest(language, spec.stem), ""
     except OSError as error:
-        text, reason = "missing", str(error)
-    else:
-        reason = None
+        text, missing = "", str(error)
     key = (spec.name, engine, device, version, text)
     if key not in _outcomes:
-        reason = fault(compare) if reason is None else reason
+        reason = missing or fault(compare)
         _outcomes[key] = Outcome(*key, reason)
         if reason:
             warnings.warn(f"kernel {spec.name} ({engine} {version}, {device}) is not used, the op runs its composite: "

@@ -60,7 +60,7 @@ class KernelSpec:
 
     Args:
         name: the launcher's name in every engine's kernel table.
-        entries: the kernel functions that one call launches, all of one file. The launcher takes the inputs of the first.
+        entries: the kernel functions that one call launches, all of one file. The launcher takes the first one's inputs.
         sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
         registers: the most that a CUDA thread may use, without spilling.
     """

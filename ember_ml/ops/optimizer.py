@@ -9,17 +9,15 @@ _WHY = "an optimiser's update is not differentiated"
 
 
 @op(no_grad=_WHY)
-def adam_update(p, g, m, v, rate, scale1, scale2, *, beta1, beta2, eps, decay):
+def adam_update(p, g, m, v, size, scale2, shrink=None, *, beta1, beta2, eps):
     """(p, m, v) after one step of Adam with decoupled weight decay.
 
         m <- beta1 m + (1 - beta1) g            v <- beta2 v + (1 - beta2) g^2
-        p <- p - rate (m scale1 / (sqrt(v scale2) + eps) + decay p)
+        p <- p - size m / (sqrt(v scale2) + eps) - shrink p
 
-    p, g, m, v: one shape; rate, scale1 = 1/(1 - beta1^t), scale2 = 1/(1 - beta2^t): scalar tensors.
+    p, g, m, v: one shape. size = rate / (1 - beta1^t), scale2 = 1 / (1 - beta2^t), shrink = rate * decay or None: scalar tensors.
     """
     m = m * beta1 + g * (1.0 - beta1)
     v = v * beta2 + square(g) * (1.0 - beta2)
-    step = m * scale1 / (sqrt(v * scale2) + eps)
-    if decay:
-        step = step + p * decay
-    return p - step * rate, m, v
+    step = m * size / (sqrt(v * scale2) + eps)
+    return p - (step if shrink is None else step + p * shrink), m, v

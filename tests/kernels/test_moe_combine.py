@@ -133,7 +133,7 @@ def test_strided_inputs(machine):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("spec", [MOE_COMBINE, MOE_COMBINE_BACKWARD], ids=lambda s: s.name)
 def test_the_sample_passes_the_first_use_check(machine, spec, dtype):
-    """As an engine compares, against the definition in place of the composite; a kernel that is a row off would fail."""
+    """As an engine compares, against the definition in place of the composite; a row off would fail."""
     kinds = {"T": DTYPES[dtype], "int32": np.int32, "float32": np.float32}
     given = [np.array(x, kinds[kind]) for x, (_, kind) in zip(spec.sample(), spec.entries[0].inputs)]
     out = run(machine, spec.name, *given)

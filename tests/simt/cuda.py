@@ -20,9 +20,10 @@ STATIC_SHARED_MEMORY = 49152
 
 
 class ndarray(np.ndarray):
-    """A NumPy array that knows whether it came from `empty` and nothing has been written to it."""
+    """A NumPy array on cuda:0 that knows whether it came from `empty` and no kernel has written it."""
 
     fresh = False
+    device = types.SimpleNamespace(id=0)
 
 
 class RawModule:
@@ -78,12 +79,17 @@ def _empty(shape, dtype):
     return array
 
 
+def _on_device(make):
+    return lambda *args, **kw: make(*args, **kw).view(ndarray)
+
+
 def stand_in() -> dict[str, types.ModuleType]:
-    """Modules for sys.modules: cupy and what Ember's CuPy engine takes from cupyx, on one CPU that poses as cuda:0."""
+    """Modules for sys.modules: cupy, and of cupyx what Ember's CuPy engine imports; the CPU poses as cuda:0."""
     cupy, cupyx, scipy = types.ModuleType("cupy"), types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     cupy.__getattr__ = lambda name: getattr(np, name)
-    cupy.RawModule, cupy.empty, cupy.__version__ = RawModule, _empty, np.__version__
-    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(
-        getDeviceCount=lambda: 1, CUDARuntimeError=OSError))
+    for name in ("array", "asarray", "zeros", "ones", "full", "arange"):
+        setattr(cupy, name, _on_device(getattr(np, name)))
+    cupy.RawModule, cupy.ndarray, cupy.empty, cupy.asnumpy = RawModule, ndarray, _empty, np.array
+    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=OSError))
     scipy.special = types.SimpleNamespace(erf=None, erfinv=None)
     return {"cupy": cupy, "cupyx": cupyx, "cupyx.scipy": scipy}

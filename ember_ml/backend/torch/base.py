@@ -114,6 +114,14 @@ def _transform(fn):
     return lambda x, n=None, axis=-1: fn(x, n, axis)
 
 
+def _adam_update(p, g, m, v, size, scale2, shrink=None, *, beta1, beta2, eps):
+    m = torch.lerp(m, g, 1.0 - beta1)
+    v = (v * beta2).addcmul_(g, g, value=1.0 - beta2)
+    # In place from here on, but only on tensors that were made here.
+    step = (m * size).div_((v * scale2).sqrt_().add_(eps))
+    return p - (step if shrink is None else step.addcmul_(p, shrink)), m, v
+
+
 TABLE = {
     "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div,
     "floor_divide": torch.floor_divide, "remainder": torch.remainder, "pow": torch.pow,
@@ -152,5 +160,5 @@ TABLE = {
     "rms_norm": lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps),
     "cross_entropy_rows": lambda x, labels: F.cross_entropy(
         x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction="none").reshape(labels.shape),
-    "depthwise_rows": _depthwise,
+    "depthwise_rows": _depthwise, "adam_update": _adam_update,
 }

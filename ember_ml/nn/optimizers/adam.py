@@ -45,8 +45,11 @@ class Adam(Optimizer):
         t = done.astype(dt.float32)
         # 1 - beta^t without the cancellation that would cost 1 - 0.999 five digits in float32
         scale1, scale2 = (-1.0 / expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
-        new = {name: adam_update(p, grads[name], state["m"][name], state["v"][name], rate, scale1, scale2, beta1=beta1,
-                                 beta2=beta2, eps=self.config.eps, decay=self.decay(p)) for name, p in params.items()}
+        size, new = rate * scale1, {}
+        for name, p in params.items():
+            decay = self.decay(p)
+            new[name] = adam_update(p, grads[name], state["m"][name], state["v"][name], size, scale2,
+                                    rate * decay if decay else None, beta1=beta1, beta2=beta2, eps=self.config.eps)
         return ({k: n[0] for k, n in new.items()},
                 {"step": done, "m": {k: n[1] for k, n in new.items()}, "v": {k: n[2] for k, n in new.items()}})
 
