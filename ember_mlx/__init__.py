@@ -10,6 +10,7 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
+from ember_mlx import kernels
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
 
@@ -21,6 +22,7 @@ class MlxBackend(BackendBase):
     """MLX as an engine. One device at a time: "gpu" with Metal (or CUDA), else "cpu"; memory is shared by both."""
 
     array_types = (mx.array,)
+    language = "metal"
 
     def __init__(self):
         super().__init__("mlx", _DTYPES, dict(TABLE), MlxRuntime())
@@ -33,6 +35,9 @@ class MlxBackend(BackendBase):
 
     def device_of(self, x) -> str:
         return self.default_device
+
+    def launchers(self) -> dict:
+        return kernels.KERNELS if kernels.available() else {}
 
     def astype(self, x, dtype):
         return x.astype(self.native_dtype(dtype))

@@ -18,6 +18,8 @@ class BackendBase:
     """
 
     default_device = "cpu"
+    #: which of the twins it launches: "metal", "cuda", or None
+    language: str | None = None
 
     def __init__(self, name: str, dtypes: dict[DType, object], table: dict, runtime):
         self.name, self.dtypes, self.table, self.runtime = name, dtypes, table, runtime
@@ -72,3 +74,7 @@ class BackendBase:
     def scalar(self, value, dtype: DType):
         """A Python scalar in the form in which the engine's functions treat it as `dtype`."""
         return value
+
+    def launchers(self) -> dict:
+        """Functions that launch Ember's kernels, by the name of their KernelSpec; empty where none can run."""
+        return {}

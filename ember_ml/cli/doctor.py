@@ -11,8 +11,9 @@ from rich.console import Console
 import ember_ml
 from ember_ml import backend as engines
 from ember_ml.errors import BackendMissing
-from ember_ml.kernels import selfcheck
+from ember_ml.kernels import outcomes
 from ember_ml.ops import REGISTRY
+from ember_ml.ops.kernel import kernel_function
 
 
 def findings(selftest: bool) -> dict:
@@ -31,9 +32,21 @@ def findings(selftest: bool) -> dict:
             continue
         counts = {path: sum(op.path(backend) == path for op in REGISTRY.values()) for path in ("native", "composite", "none")}
         found["engines"][name] = {**backend.runtime.describe(), "ops": counts}
-        found["kernels"][name] = {op.name: selfcheck.state(op, backend, run=selftest)
+        found["kernels"][name] = {op.name: kernel_state(op, backend, selftest)
                                   for op in REGISTRY.values() if op.kernel is not None}
     return found
+
+
+def kernel_state(op, backend, check: bool) -> dict[str, str]:
+    """{"path": "kernel", "composite", "failed" or "unchecked", "reason": why} of an op's kernel on one engine."""
+    if op.kernel.name not in backend.launchers():
+        return {"path": "composite", "reason": "no Metal or CUDA device for it here"}
+    if check:
+        kernel_function(op, backend)
+    found = [o for o in outcomes() if o.kernel == op.kernel.name and o.engine == backend.name]
+    if not found:
+        return {"path": "unchecked", "reason": "compared with the composite at first use; --selftest does it now"}
+    return {"path": "failed" if found[-1].reason else "kernel", "reason": found[-1].reason or "agrees with the composite"}
 
 
 def run(selftest: bool, json_path: Path | None) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from ember_ml.errors import UnsupportedOp
 from ember_ml.autodiff.tape import fit
 from ember_ml.ops.dispatch import make_dispatch
+from ember_ml.ops.kernel import kernel_function
 from ember_ml.tensor import EmberTensor
 
 #: every op by name, in the order of declaration
@@ -87,20 +88,19 @@ class Op:
 
     def resolve(self, backend) -> Callable | None:
         """The native function for this engine, None for "run the body". Raises UnsupportedOp if there is neither."""
-        native = backend.table.get(self.name)
+        native = kernel_function(self, backend) if self.kernel is not None else None
+        native = native or backend.table.get(self.name)
         if native is None and not self.is_composite:
             have = [n for n, b in _loaded_tables().items() if self.name in b]
             raise UnsupportedOp(f"{self.name}: the {backend.name} engine does not have it (it is on: "
                                 f"{', '.join(have) or 'none that is loaded'}); move the tensor with x.to(...)")
-        if native is None and self.owns_gradient:
-            native = self._native_with_rule(backend)
-        elif native is not None and self.owns_gradient and not getattr(native, "has_gradient", False):
+        if self.owns_gradient:
             native = self._native_with_rule(backend, native)
         self.resolved[backend] = native
         return native
 
-    def _native_with_rule(self, backend, native=None):
-        """The body (or a kernel) as a native function whose gradient in the engine is our rule."""
+    def _native_with_rule(self, backend, native):
+        """The body, or the native function if there is one, as a native function whose gradient in the engine is our rule."""
         op = self
 
         def run(*raw, **kw):
@@ -135,7 +135,9 @@ class Op:
         return run
 
     def path(self, backend) -> str:
-        """"native", "composite" or "none" on this engine, for tables of support."""
+        """"kernel", "native", "composite" or "none" on this engine, for tables of support."""
+        if self.kernel is not None and self.kernel.name in backend.launchers():
+            return "kernel"
         return "native" if self.name in backend.table else "composite" if self.is_composite else "none"
 
 

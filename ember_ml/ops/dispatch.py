@@ -119,7 +119,7 @@ def _slow(op, native, backend, args, raw, kw, taped):
         return op.body(*_rewrap(args, raw, backend, False), **kw)
     if op.vjp is None and op.is_composite:             # its parts have rules: record those instead
         return op.body(*_rewrap(args, raw, backend, True), **kw)
-    if op.is_composite and (native is None or op.owns_gradient):
+    if native is None:
         out = op.body(*_rewrap(args, raw, backend, False), **kw)
     else:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
+from ember_ml.kernels import MOE_COMBINE, MOE_COMBINE_BACKWARD
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import multiply
 from ember_ml.ops.index import checked_indices, scatter_add, take_axis
@@ -12,15 +13,25 @@ from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
 
-def _grad(g, _y, expert_out, inverse, weights):
+@op(kernel=MOE_COMBINE_BACKWARD)
+def moe_combine_grad(g, expert_out, inverse, weights):
+    """(d_expert_out (N, D), d_weights float32 (T, K)) of `moe_combine` for its output's gradient g (T, D).
+
+    A row that no pair owns gets zero; equal rows, which the op rules out, would not add up in the kernels.
+    """
     rows = take_axis(expert_out, inverse, axis=0).astype(dt.float32)
     wide = expand_dims(g.astype(dt.float32), 1)
-    d_weights = total(rows * wide, axis=-1)
     d_rows = reshape(wide * expand_dims(weights, -1), (-1, g.shape[-1])).astype(expert_out.dtype)
-    return scatter_add(expert_out.zeros_like(), reshape(inverse, (-1,)), d_rows, axis=0), None, d_weights
+    d_expert_out = scatter_add(expert_out.zeros_like(), reshape(inverse, (-1,)), d_rows, axis=0)
+    return d_expert_out, total(rows * wide, axis=-1)
 
 
-@op(vjp=_grad, owns_gradient=True)
+def _grad(g, _y, expert_out, inverse, weights):
+    d_expert_out, d_weights = moe_combine_grad(g, expert_out, inverse, weights)
+    return d_expert_out, None, d_weights
+
+
+@op(vjp=_grad, owns_gradient=True, kernel=MOE_COMBINE)
 def moe_combine_rows(expert_out, inverse, weights):
     """Native form of `moe_combine`, for checked shapes and indices."""
     rows = take_axis(expert_out, inverse, axis=0).astype(dt.float32)

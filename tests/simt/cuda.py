@@ -90,6 +90,8 @@ def stand_in() -> dict[str, types.ModuleType]:
     for name in ("array", "asarray", "zeros", "ones", "full", "arange"):
         setattr(cupy, name, _on_device(getattr(np, name)))
     cupy.RawModule, cupy.ndarray, cupy.empty, cupy.asnumpy = RawModule, ndarray, _empty, np.array
-    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=OSError))
+    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(
+        getDeviceCount=lambda: 1, CUDARuntimeError=OSError, driverGetVersion=lambda: 0,
+        getDeviceProperties=lambda number: {"name": b"executor on the CPU"}))
     scipy.special = types.SimpleNamespace(erf=None, erfinv=None)
     return {"cupy": cupy, "cupyx": cupyx, "cupyx.scipy": scipy}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cupy
 
+from ember_ml.backend.cupy.kernels import KERNELS
 from ember_ml.backend.numpy import ArrayModuleBackend, NumpyRuntime
 from ember_ml.errors import BackendMissing, UnsupportedDevice
 
@@ -31,6 +32,10 @@ class CupyBackend(ArrayModuleBackend):
     """CuPy as an engine."""
 
     default_device = "cuda:0"
+    language = "cuda"
+
+    def launchers(self) -> dict:
+        return KERNELS
 
     def device_of(self, x) -> str:
         return f"cuda:{x.device.id}"

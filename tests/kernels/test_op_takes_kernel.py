@@ -1,0 +1,86 @@
+"""The op `moe_combine` takes its kernels where they agree with the composite, and falls back where they do not."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+import ember_ml as em
+from ember_ml import backend as engines
+from ember_ml.cli import doctor
+from ember_ml.kernels import selfcheck
+from ember_ml.kernels.selfcheck import KernelWarning
+from ember_ml.ops import REGISTRY
+from tests.kernels.test_moe_combine import backward, case, forward
+
+OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
+
+
+@pytest.fixture(params=["metal", "cuda"])
+def engine(request, monkeypatch):
+    """(engine, its launchers, calls): kernels run on a GPU or on the CPU stand-in; `calls` counts launches."""
+    machine = request.getfixturevalue(request.param)
+    monkeypatch.setattr(selfcheck, "_outcomes", {})
+    if request.param == "cuda":
+        found = importlib.import_module("ember_ml.backend.cupy").backend
+        monkeypatch.setitem(engines._loaded, "cupy", found)
+    else:
+        found = engines.get("mlx")
+    calls = []
+    for name, launcher in list(machine.kernels.KERNELS.items()):
+        def counted(*args, name=name, launcher=launcher):
+            calls.append(name)
+            return launcher(*args)
+        monkeypatch.setitem(machine.kernels.KERNELS, name, counted)
+    before = [dict(op.resolved) for op in OPS]
+    for op in OPS:
+        op.resolved.clear()
+    yield found, machine, calls
+    for op, resolved in zip(OPS, before):
+        op.resolved.clear()
+        op.resolved.update(resolved)
+
+
+def tensors(found, *arrays):
+    return [em.tensor(a, device=f"{found.name}:{found.default_device}") for a in arrays]
+
+
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+def test_value_and_gradients_come_from_the_kernels(engine, mode):
+    found, _, calls = engine
+    g, expert_out, inverse, weights = case(5, 3, 33, spare=2)
+    rows, index, w, upstream = tensors(found, expert_out, inverse, weights, g)
+    loss = em.value_and_grad(lambda rows, w: (em.ops.moe_combine(rows, index, w) * upstream).sum(), (0, 1), mode=mode)
+    value, (d_rows, d_weights) = loss(rows, w)
+    expected = backward(g, expert_out, inverse, weights)
+    assert value.item() == pytest.approx(float((forward(expert_out, inverse, weights) * g).sum()), rel=1e-5)
+    np.testing.assert_allclose(d_rows.numpy(), expected[0], atol=1e-5)
+    np.testing.assert_allclose(d_weights.numpy(), expected[1], atol=1e-5)
+    checks = len(selfcheck.DTYPES)                          # the first-use check launches once per dtype
+    assert calls.count("moe_combine") == calls.count("moe_combine_backward") == checks + 1
+    assert all(op.path(found) == "kernel" for op in OPS)
+    assert doctor.kernel_state(OPS[0], found, False) == {"path": "kernel", "reason": "agrees with the composite"}
+
+
+@pytest.mark.parametrize("fault, words", [
+    (lambda launcher, *args: launcher(*args) * 1.01, "differs from the composite"),
+    (lambda launcher, *args: 1 / 0, "ZeroDivisionError"),
+])
+def test_a_kernel_that_is_wrong_is_left_alone(engine, fault, words, monkeypatch):
+    found, machine, _ = engine
+    launcher = machine.kernels.KERNELS["moe_combine"]
+    monkeypatch.setitem(machine.kernels.KERNELS, "moe_combine", lambda *args: fault(launcher, *args))
+    _, expert_out, inverse, weights = case(5, 3, 33)
+    rows, index, w = tensors(found, expert_out, inverse, weights)
+    with pytest.warns(KernelWarning, match=words):
+        y = em.ops.moe_combine(rows, index, w)
+    np.testing.assert_allclose(y.numpy(), forward(expert_out, inverse, weights), atol=1e-5)
+    assert em.ops.moe_combine(rows, index, w).shape == y.shape     # no second warning, which would be an error here
+    assert doctor.kernel_state(OPS[0], found, False)["path"] == "failed"
+    assert words in doctor.kernel_state(OPS[0], found, False)["reason"]
+
+
+def test_without_a_device_the_composite_serves():
+    numpy = engines.get("numpy")
+    assert OPS[0].path(numpy) == "composite"
+    assert doctor.kernel_state(OPS[0], numpy, True)["path"] == "composite"
