@@ -62,6 +62,8 @@ _fixed = mx.stop_gradient                                # MLX refuses indices t
 
 
 def _scatter_add(x, indices, updates, axis=0):
+    if indices.size == 0:                                # MLX refuses to add nothing
+        return x
     rows = updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:])
     return x.at[(slice(None),) * axis + (_fixed(indices).reshape(-1),)].add(rows.astype(x.dtype))
 
@@ -147,7 +149,8 @@ TABLE = {
     "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
     "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul,
     "take_axis": lambda x, i, axis=0: mx.take(x, _fixed(i), axis), "scatter_add": _scatter_add,
-    "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis), "put_add_along_axis": _put_add_along_axis,
+    "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis),
+    "put_add_along_axis": _put_add_along_axis,
     "get_at": _get_at, "set_at": _set_at,
     "add_at": lambda x, values, *tensors, index: x.at[_filled(index, tensors)].add(values.astype(x.dtype)),
     "argsort": _argsort, "fft": _fft(mx.fft.fft), "ifft": _fft(mx.fft.ifft), "rfft": _fft(mx.fft.rfft),

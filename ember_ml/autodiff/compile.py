@@ -19,8 +19,9 @@ def compile(fn: Callable) -> Callable:  # noqa: A001 - the field's name for it
     Returns:
         A function of the same arguments. It traces once per form of the arguments, their shapes, and static leaves.
 
-    On torch compile the loss, not the step: its graph breaks at the gradient (`backend.runtime.compiles` says
-    "loss" or "step"). Where torch finds no C++ compiler the function runs as it is; `ember doctor` says so.
+    A whole training step can be compiled, its gradient included. On torch the first call records the ops that run and
+    generates code for them, which takes from seconds to minutes (torch keeps the code on disk for the next process);
+    where torch finds no C++ compiler the function runs as it is, and `ember doctor` says so.
     """
     traces: dict = {}
 

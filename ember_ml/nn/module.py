@@ -14,8 +14,9 @@ from ember_ml.tensor import EmberTensor
 class Module:
     """Base of layers, blocks and models.
 
-    Every EmberTensor attribute is a parameter, unless `buffer` put it there; modules in attributes, lists, tuples and dicts are
-    children. Names are dotted paths in the order of assignment; attributes that begin with an underscore are private.
+    Every EmberTensor attribute is a parameter, unless `buffer` put it there; modules in attributes, lists, tuples and
+    dicts are children. Names are dotted paths in the order of assignment; attributes that begin with an underscore are
+    private.
     A tensor or module that hangs in two places is one, under its first name. `forward` changes nothing: what a call
     draws or reports goes through `ember_ml.nn.scope`.
     """
@@ -119,8 +120,8 @@ class Module:
         for pattern in patterns or ("*",):
             hit = [(owner, attr) for name, owner, attr in entries if fnmatchcase(name, pattern)]
             if not hit:
-                raise WeightsError(f"freeze: no parameter matches {pattern!r}; there are {', '.join(e[0] for e in entries[:8])}"
-                                   f"{', ...' if len(entries) > 8 else ''}")
+                known = ", ".join(e[0] for e in entries[:8]) + (", ..." if len(entries) > 8 else "")
+                raise WeightsError(f"freeze: no parameter matches {pattern!r}; there are {known}")
             for owner, attr in hit:
                 marked = owner.__dict__.setdefault("_frozen", set())
                 (marked.add if frozen else marked.discard)(attr)

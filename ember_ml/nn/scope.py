@@ -1,7 +1,8 @@
 """The one place through which a forward pass has side effects, so that forward itself is pure.
 
-Dropout keys come from the scope; auxiliary losses, metrics and new values of buffers go to it. `nn.value_and_grad` opens
-one for training and returns all of it as outputs, so that a compiled step carries them and a resumed run repeats them bit for bit.
+Dropout keys come from the scope; auxiliary losses, metrics and new values of buffers go to it. `nn.value_and_grad`
+opens one for training and returns all of it as outputs, so that a compiled step carries them and a resumed run repeats
+them bit for bit.
 Without a scope a forward pass is evaluation: no dropout, no updates.
 """
 
@@ -51,8 +52,8 @@ def next_key() -> EmberTensor:
     """A fresh key for a random layer. Raises RuntimeError outside a scope or where it has no key."""
     scope = _current.get()
     if scope is None or scope.key is None:
-        raise RuntimeError("next_key: expected an open training scope with a key; use nn.value_and_grad(model, loss)(..., key) "
-                           "or `with nn.training(em.random.key(0)):`")
+        raise RuntimeError("next_key: expected an open training scope with a key; use nn.value_and_grad(model, loss)"
+                           "(..., key) or `with nn.training(em.random.key(0)):`")
     scope.drawn += 1
     return random.fold_in(scope.key, scope.drawn)
 
@@ -68,7 +69,8 @@ def add_metric(name: str, value: EmberTensor, module=None):
     """Reports a scalar of this step; a later one of the same name replaces it. Does nothing in evaluation.
 
     Args:
-        module: a module with tensors of its own; the name is then preceded by its place, as in "blocks.1.layer.router.load_cv".
+        module: a module with tensors of its own; the name is then preceded by its place, as in
+            "blocks.1.layer.router.load_cv".
     """
     scope = _current.get()
     if scope is not None:

@@ -9,7 +9,7 @@ from ember_ml.errors import ConfigError, RegistryError
 
 
 class Registry:
-    """Names for one kind of component. Each table (layers, blocks, models) is an instance, so none sees another's names.
+    """Names for one kind of component. Each table (layers, blocks, models) is an instance: none sees another's names.
 
     Args:
         kind: what it holds, in the singular, for messages.
@@ -24,7 +24,8 @@ class Registry:
         def decorate(component):
             taken = self._table.get(name)
             if taken is not None and taken is not component:
-                raise RegistryError(f"{self.kind} {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
+                raise RegistryError(f"{self.kind} {name!r} is already registered by "
+                                    f"{taken.__module__}.{taken.__qualname__}")
             self._table[name] = component
             return component
         return decorate

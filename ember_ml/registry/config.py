@@ -51,7 +51,8 @@ def _explain(cls, error: pydantic.ValidationError) -> str:
     lines = []
     for e in error.errors():
         if e["type"] == "unexpected_positional_argument":
-            lines.append(f"takes {len(_names(cls))} fields, {', '.join(_names(cls))}; received {e['input']!r} after them")
+            names = _names(cls)
+            lines.append(f"takes {len(names)} fields, {', '.join(names)}; received {e['input']!r} after them")
             continue
         place = [_names(cls)[p] if i == 0 and isinstance(p, int) else p for i, p in enumerate(e["loc"])]
         where = ".".join(str(p) for p in place)        # positional arguments come by number

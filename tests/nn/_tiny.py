@@ -1,4 +1,4 @@
-"""The smallest model with all kinds of state: dropout keys, HyenaDNA's layers, a mixture of experts that balances itself."""
+"""The smallest model with all kinds of state: dropout keys, Hyena and its filter, experts that balance themselves."""
 
 import ember_ml as em
 from ember_ml import nn

@@ -42,7 +42,8 @@ def test_cross_entropy_gradient():
 
 def test_cross_entropy_of_ignored_rows_alone_is_zero():
     labels = np.full((2, 3), -1)
-    value, grads = em.value_and_grad(lambda z: losses.cross_entropy(z, put(labels, "int32"), -1))(put(numbers(2, 2, 3, 7)))
+    run = em.value_and_grad(lambda z: losses.cross_entropy(z, put(labels, "int32"), -1))
+    value, grads = run(put(numbers(2, 2, 3, 7)))
     assert value.item() == 0.0 and not grads.numpy().any()
 
 
@@ -65,7 +66,7 @@ def test_mse_and_mae():
 
 @pytest.mark.parametrize("name", ["mse", "mae"])
 def test_shapes_must_be_equal(name):
-    with pytest.raises(ShapeError, match=rf"{name}: expected prediction and target of one shape, got \(3, 1\) and \(3,\)"):
+    with pytest.raises(ShapeError, match=rf"{name}: expected .* of one shape, got \(3, 1\) and \(3,\)"):
         getattr(losses, name)(em.ones((3, 1)), em.ones((3,)))
 
 

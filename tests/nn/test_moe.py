@@ -49,7 +49,8 @@ def test_one_expert_keeps_its_probability_so_that_the_router_learns(backend):
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     close(made(x).weights[:, 0], p.max(-1), 1e-6)
     layer, x = moe(k=1), put(numbers(1, 9, D))
-    _, grads = nn.value_and_grad(layer, lambda m: (m(x) * x).sum())(layer.parameters(), layer.buffers(), em.random.key(0))
+    run = nn.value_and_grad(layer, lambda m: (m(x) * x).sum())
+    _, grads = run(layer.parameters(), layer.buffers(), em.random.key(0))
     assert np.abs(get(grads["router.weight"])).max() > 1e-4
 
 
@@ -145,13 +146,21 @@ def test_tokens_are_treated_alone(backend):
     close(layer(put(x).reshape(3, 4, D)), get(layer(put(x))).reshape(3, 4, D), 1e-6)
 
 
+def test_no_tokens_no_output_and_no_change(backend):
+    layer, x = moe(), em.zeros((0, 5, D))
+    run = nn.value_and_grad(layer, lambda m: m(x).sum())
+    out, grads = run(layer.parameters(), layer.buffers(), em.random.key(0))
+    assert layer(x).shape == (0, 5, D) and out.loss.item() == 0.0 and out.metrics["router.load_cv"].item() == 0.0
+    assert out.buffers["router.bias"].tolist() == [0.0] * E and not any(g.numpy().any() for g in grads.values())
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_invalid_logits_raise_where_values_are_checked(bad, backend):
     made, x = router([[1.0, 2.0, 0.0], [1.0, bad, 0.0]])
     x = put(np.array([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]])) if math.isinf(bad) else x
     with em.debug_checks(backend != "numpy"):
-        with pytest.raises(FloatingPointError, match=r"router: expected finite logits, got \S+ for token \d, expert [12]"):
+        with pytest.raises(FloatingPointError, match=r"expected finite logits, got \S+ for token \d, expert [12]"):
             made(x)
 
 

@@ -1,4 +1,4 @@
-"""The training scope: keys, auxiliary losses, metrics, buffers; and value_and_grad as a pure function of all of them."""
+"""The training scope: keys, auxiliary losses, metrics, buffers; and value_and_grad as a pure function of them."""
 
 import pytest
 
@@ -34,7 +34,8 @@ class Pair(nn.Module):
 
 
 def run(model, loss=lambda m, x: m(x).sum(), x=(1.0, 2.0), key=0):
-    return nn.value_and_grad(model, loss)(model.parameters(True), model.buffers(), em.random.key(key), em.tensor(list(x)))
+    step = nn.value_and_grad(model, loss)
+    return step(model.parameters(True), model.buffers(), em.random.key(key), em.tensor(list(x)))
 
 
 def test_outside_a_scope_nothing_happens():

@@ -15,6 +15,7 @@ from tests.nn import _tiny
 from tests.nn._help import same_trees
 
 UPDATES = 4
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 
 def train(engine, compiled: bool, updates: int = UPDATES):

@@ -67,7 +67,8 @@ def test_registry_errors_are_lookup_errors():
 
 def test_instantiate_from_fields_or_a_ready_config():
     registry = table()
-    for made in (registry.instantiate("point", 1), registry.instantiate("point", x=1), registry.instantiate("point", PointConfig(1))):
+    for made in (registry.instantiate("point", 1), registry.instantiate("point", x=1),
+                 registry.instantiate("point", PointConfig(1))):
         assert made.config == PointConfig(1, 2) and made.key is None
     assert registry.instantiate("point", 1, 5, key="k").config.y == 5
     assert registry.instantiate("point", 1, key="k").key == "k"

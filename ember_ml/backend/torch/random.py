@@ -29,9 +29,8 @@ def _rounds(key, x, y):
     return x, y
 
 
-@torch.library.custom_op("ember::threefry", mutates_args=())
 def _words(key: torch.Tensor, n: int) -> torch.Tensor:
-    """n words as int32. One op to torch.compile, which takes ten seconds to generate code for the rounds."""
+    """n words as int32."""
     half = (n + 1) // 2
     low = torch.arange(half, dtype=torch.int32, device=key.device)
     high = low + half
@@ -41,29 +40,28 @@ def _words(key: torch.Tensor, n: int) -> torch.Tensor:
     return torch.cat((x, y))[:n]
 
 
-@torch.library.custom_op("ember::threefry_fold", mutates_args=())
-def _fold(key: torch.Tensor, counter: torch.Tensor) -> torch.Tensor:
+def _folded(key: torch.Tensor, counter: torch.Tensor) -> torch.Tensor:
     return torch.cat(_rounds(key, torch.zeros_like(counter), counter))
 
 
-@_words.register_fake
-def _(key, n):
-    return key.new_empty((n,))
-
-
-@_fold.register_fake
-def _(key, counter):
-    return key.new_empty((2,))
+# On the CPU torch.compile would spend ten seconds on C++ code for each draw, so it sees one op there. On a GPU the
+# rounds are better fused.
+_words_cpu = torch.library.custom_op("ember::threefry", _words, mutates_args=())
+_folded_cpu = torch.library.custom_op("ember::threefry_fold", _folded, mutates_args=())
+_words_cpu.register_fake(lambda key, n: key.new_empty((n,)))
+_folded_cpu.register_fake(lambda key, counter: key.new_empty((2,)))
 
 
 def random_bits(key, shape):
     """uint32 words of that shape; the counter layout is in `ember_ml.ops.random`."""
-    return _words(key.view(torch.int32), math.prod(shape)).view(torch.uint32).reshape(shape)
+    draw = _words_cpu if key.device.type == "cpu" else _words
+    return draw(key.view(torch.int32), math.prod(shape)).view(torch.uint32).reshape(shape)
 
 
 def fold(key, number):
     """The key of a counter (0, number)."""
-    return _fold(key.view(torch.int32), number.to(torch.int64).to(torch.int32).reshape(1)).view(torch.uint32)
+    draw = _folded_cpu if key.device.type == "cpu" else _folded
+    return draw(key.view(torch.int32), number.to(torch.int64).to(torch.int32).reshape(1)).view(torch.uint32)
 
 
 TABLE = {"random_bits": random_bits, "fold": fold}

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 class TorchRuntime:
     """Eager, with native gradients; `compile` is torch.compile where a C++ compiler is at hand."""
 
-    compiles = "loss"                                    # Dynamo breaks the graph at torch.autograd.grad
+    compiles = "loss"                                    # `compile` takes a whole step as well, in twice the time
     has_gradients = True
 
     def value_and_grad(self, fn, leaves):

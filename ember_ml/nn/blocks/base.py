@@ -22,7 +22,8 @@ class BlockConfig:
 
     Args:
         d_input: channels.
-        layer: registered name. layer_config: its fields without d_input, as a dict or a ready config; `<layer>_config` is another spelling.
+        layer: registered name. layer_config: its fields without d_input, as a dict or a ready config;
+            `<layer>_config` is another spelling.
         residual: registered name of the connection, None for x + y. residual_config: its fields without d_input.
         norm: registered name, None for none. prenorm: before the layer, else after the residual.
         pool: registered name of what follows, None for nothing.
@@ -67,7 +68,9 @@ class Block(Module):
         keys = random.split(key if key is not None else random.next_key(), 4)
         self.norm = layers.instantiate(c.norm, c.d_input, key=keys[1]) if c.norm else None
         self.layer = _layer(c, keys[0]) if c.layer else None
-        self.residual = layers.instantiate(c.residual, c.d_input, key=keys[2], **c.residual_config) if c.residual else None
+        self.residual = None
+        if c.residual:
+            self.residual = layers.instantiate(c.residual, c.d_input, key=keys[2], **c.residual_config)
         self.pool = layers.instantiate(c.pool, c.d_input, key=keys[3]) if c.pool else None
 
     def forward(self, x: EmberTensor, state=None) -> tuple[EmberTensor, Any]:

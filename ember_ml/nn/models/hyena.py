@@ -6,7 +6,7 @@ import dataclasses
 
 from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.nn.models.base import Model, ModelConfig
-from ember_ml.registry import config, models
+from ember_ml.registry import Rate, Size, config, models
 from ember_ml.tensor import EmberTensor
 
 
@@ -18,16 +18,16 @@ class HyenaDNAConfig:
     block outputs. vocab_multiple: rows of the embedding are rounded up to it.
     """
 
-    vocab_size: int
-    d_input: int
-    n_layer: int
-    l_max: int
-    d_inner: int | None = None
-    order: int = 2
-    short_taps: int = 3
+    vocab_size: Size
+    d_input: Size
+    n_layer: Size
+    l_max: Size
+    d_inner: Size | None = None
+    order: Size = 2
+    short_taps: Size = 3
     filter: dict = dataclasses.field(default_factory=dict)
-    dropout: float = 0.0
-    vocab_multiple: int = 1
+    dropout: Rate = 0.0
+    vocab_multiple: Size = 1
 
 
 @models.register("hyena_dna")

@@ -37,7 +37,7 @@ class Adam(Optimizer):
     Config = AdamConfig
 
     def slots(self, params: Params) -> dict:
-        return {"m": {k: p.zeros_like() for k, p in params.items()}, "v": {k: p.zeros_like() for k, p in params.items()}}
+        return {slot: {k: p.zeros_like() for k, p in params.items()} for slot in ("m", "v")}
 
     def update(self, params, grads, state):
         beta1, beta2 = self.config.betas

@@ -9,7 +9,7 @@ from ember_ml.registry.config import config
 
 @config
 class SGDConfig:
-    """rate: learning rate or a schedule. momentum: 0 for none. nesterov: look ahead. weight_decay: L2, added to gradients."""
+    """rate: learning rate or a schedule. momentum: 0 for none. nesterov: look ahead. weight_decay: L2, on gradients."""
 
     rate: Schedule | float = 1e-2
     momentum: float = 0.0

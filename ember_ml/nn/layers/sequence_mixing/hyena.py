@@ -12,7 +12,7 @@ from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
 from ember_ml.ops import concat, expand_dims, fftconv, flip, random, reshape, short_conv, split, swap_axes, zeros
 from ember_ml.ops.shape import cut
-from ember_ml.registry import config, layers
+from ember_ml.registry import Rate, Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -23,11 +23,11 @@ class HyenaConfig:
     dropout: on the convolution's input. filter: options of HyenaFilterConfig other than channels and l_max.
     """
 
-    d_input: int
-    l_max: int
-    order: int = 2
-    short_taps: int = 3
-    dropout: float = 0.0
+    d_input: Size
+    l_max: Size
+    order: Size = 2
+    short_taps: Size = 3
+    dropout: Rate = 0.0
     filter: dict = dataclasses.field(default_factory=dict)
 
 

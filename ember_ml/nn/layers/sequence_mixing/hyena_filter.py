@@ -8,7 +8,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.module import Module
 from ember_ml.ops import abs, concat, cos, exp, expand_dims, linspace, ones, random, sin, swap_axes
-from ember_ml.registry import config
+from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
 
 
@@ -27,11 +27,11 @@ class HyenaFilterConfig:
         learn_positions: train the position features.
     """
 
-    channels: int
-    l_max: int
-    width: int = 64
+    channels: Size
+    l_max: Size
+    width: Size = 64
     depth: int = 2
-    features: int = 5
+    features: Size = 5
     frequency: float = 10.0
     shift: float = 0.05
     fast_decay: float = 0.3

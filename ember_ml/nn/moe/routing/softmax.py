@@ -48,7 +48,8 @@ class SoftmaxRouter(Module):
     After each training step, with n_e the number of tokens of expert e: b_e <- b_e + rate * sign(mean(n) - n_e).
     The bias chooses and does not weigh, so balancing puts no gradient of its own into the model.
 
-    An expert whose logit is not finite is never chosen: NumPy and `em.debug_checks` raise; elsewhere its slots get weight 0.
+    An expert whose logit is not finite is never chosen: NumPy and `em.debug_checks` raise; elsewhere a slot that is
+    left without an expert has weight 0.
 
     Args:
         config: see SoftmaxRouterConfig. key: random key of the initial weights, uniform in +-1/sqrt(d_input).
@@ -75,12 +76,13 @@ class SoftmaxRouter(Module):
 
         Raises FloatingPointError for such logits on NumPy and under `em.debug_checks`, naming the first.
         """
-        z = linear(x if x.dtype.bits >= 32 else x.astype(dt.float32), self.weight.astype(dt.promote(x.dtype, dt.float32)))
+        wide = dt.promote(x.dtype, dt.float32)
+        z = linear(x.astype(wide), self.weight.astype(wide))
         valid = isfinite(z)
         if checks_values(z) and not valid.all().item():
             token, expert = divmod(argmax(logical_not(valid).astype(dt.int32)).item(), self.config.num_experts)
-            raise FloatingPointError(f"router: expected finite logits, got {z[token, expert].item()} for token {token}, expert "
-                                     f"{expert}; look for an overflow before this layer, or lower the learning rate")
+            raise FloatingPointError(f"router: expected finite logits, got {z[token, expert].item()} for token "
+                                     f"{token}, expert {expert}; look for an overflow before this layer")
         return where(valid, softmax(where(valid, z, _NEVER), axis=-1), 0.0), valid
 
     def forward(self, x: EmberTensor) -> Routing:
