@@ -106,6 +106,14 @@ class Module:
             _set(where, getattr(*where[0]).to(device))
         return self
 
+    def astype(self, dtype) -> Module:
+        """Casts every floating-point tensor, in place, and returns the module."""
+        for where in self.places().values():
+            old = getattr(*where[0])
+            if old.dtype.is_inexact:
+                _set(where, old.astype(dtype))
+        return self
+
     def _find(self, tensors, what: str) -> dict[str, list[tuple[Module, str]]]:
         places = self.places()
         for name in tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
@@ -52,7 +52,7 @@ class Hyena(SequenceMixer):
 
     def __init__(self, config: HyenaConfig, key: EmberTensor | None = None):
         if config.order < 2:
-            raise ShapeError(f"hyena: expected an order of at least 2, got {config.order}")
+            raise ConfigError(f"hyena: expected an order of at least 2, got {config.order}")
         self.config = c = config
         keys = random.split(key if key is not None else random.next_key(), 6)
         wide = (c.order + 1) * c.d_input
