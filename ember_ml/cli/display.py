@@ -18,7 +18,7 @@ class TrainingDisplay:
 
     def __init__(self, steps: int, done: int, unit: str, every: int):
         self.steps, self.unit, self.every = steps, unit, every
-        self.console = Console(soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True)
         self.bar = None
         if self.console.is_terminal:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),

@@ -54,7 +54,7 @@ def run(selftest: bool, json_path: Path | None) -> int:
     found = findings(selftest)
     if json_path:
         json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    console = Console(soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"ember {found['ember']}, Python {found['python']}, {found['system']}")
     for name, facts in found["engines"].items():
         if "missing" in facts:

@@ -22,7 +22,7 @@ def run(path: Path, length: int, json_path: Path | None) -> int:
     if json_path:
         json_path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     failed = [r for r in rows if not r["pass"]]
-    console = Console(soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(render(rows), markup=False)
     console.print(f"{len(rows) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
