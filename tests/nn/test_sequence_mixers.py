@@ -18,7 +18,10 @@ from tests.nn._help import cast, close, get, numbers, put, same_trees
 LENGTH = 13
 CONFIGS = {
     "hyena": [dict(d_input=6, l_max=LENGTH, filter={"width": 8}),
-              dict(d_input=4, l_max=LENGTH + 3, order=3, short_taps=4, filter={"width": 8, "learn_positions": True})],
+              dict(d_input=4, l_max=LENGTH + 3, order=3, short_taps=4, filter={"width": 8, "learn_positions": True}),
+              dict(d_input=4, l_max=LENGTH, order=3, activation="gelu", order_scale=True, outer_mixing=True,
+                   filter={"width": 8, "depth": 0, "learn_decay": True, "normalized": True}),
+              dict(d_input=4, l_max=LENGTH, filter={"network": "linear", "window": False})],
 }
 CASES = [pytest.param(name, row, id=f"{name}-{i}") for name, rows in CONFIGS.items() for i, row in enumerate(rows)]
 PRECISIONS = [pytest.param(e, "float32", 1e-4, id=f"{e}-float32") for e in ENGINES] + [

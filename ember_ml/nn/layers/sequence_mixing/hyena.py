@@ -6,11 +6,15 @@ import dataclasses
 
 from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn import initializers
+from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
-from ember_ml.ops import concat, expand_dims, fftconv, flip, random, reshape, short_conv, split, swap_axes, zeros
+from ember_ml.ops import (
+    broadcast_to, concat, expand_dims, fftconv, flip, ones, random, reshape, short_conv, split, swap_axes, zeros,
+)
+from ember_ml.ops import sum as total
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Rate, Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -21,6 +25,8 @@ class HyenaConfig:
     """d_input: channels. l_max: longest sequence. order: gates + 1, at least 2. short_taps: of the short convolution.
 
     dropout: on the convolution's input. filter: options of HyenaFilterConfig other than channels and l_max.
+    activation: of the output, before out_proj. order_scale: a learned factor after each long convolution.
+    outer_mixing: every gate but the last is summed over its channels, so that each channel meets all of them.
     """
 
     d_input: Size
@@ -29,6 +35,9 @@ class HyenaConfig:
     short_taps: Size = 3
     dropout: Rate = 0.0
     filter: dict = dataclasses.field(default_factory=dict)
+    activation: ActivationName = "identity"
+    order_scale: bool = False
+    outer_mixing: bool = False
 
 
 @layers.register("hyena")
@@ -37,13 +46,16 @@ class Hyena(SequenceMixer):
 
         x_0, ..., x_{N-1}, v = short_conv(in_proj(x))
         v <- k_i * (x_i v) + D_i (x_i v)          for i = N-1 ... 1, with the long causal convolution *
-        y = out_proj(x_0 v)
+        y = out_proj(act(x_0 v))
+
+    With `outer_mixing`, sum_c x_i[c] stands for x_i in the second line; with `order_scale`, s_i times its right side.
 
     Args:
         config: see HyenaConfig. key: random key of the initial weights.
 
     Parameters: in_proj, out_proj as Dense; short_weight ((N+1) d, taps), short_bias; filter as HyenaFilter, one filter
-    per channel and convolution; D (N-1, d). State: short inputs, long inputs (plain cache: l_max a channel), filters.
+    per channel and convolution; D (N-1, d); scale (N-1,) with `order_scale`.
+    State: short inputs, long inputs (plain cache: l_max a channel), filters.
 
     Source: Poli et al. 2023, Hyena Hierarchy, definition 3.1.
     """
@@ -61,12 +73,27 @@ class Hyena(SequenceMixer):
         self.short_bias = initializers.fan_in_uniform(keys[2], (wide,), c.short_taps)
         self.filter = HyenaFilter(HyenaFilterConfig(c.d_input * (c.order - 1), c.l_max, **c.filter), key=keys[3])
         self.D = random.normal(keys[4], (c.order - 1, c.d_input))
+        if c.order_scale:
+            self.scale = ones((c.order - 1,))
         self.out_proj = Dense(DenseConfig(c.d_input, c.d_input), key=keys[5])
 
     def filters(self, length: int | None = None) -> EmberTensor:
         """All long filters, (order - 1, d_input, length)."""
         k = self.filter(length)
         return reshape(k, (self.config.order - 1, self.config.d_input, k.shape[-1]))
+
+    def _gates(self, u: EmberTensor) -> tuple[list[EmberTensor], EmberTensor]:
+        """The gates x_0 ... x_{N-1}, and v, from their concatenation along axis 1."""
+        first, *rest, v = split(u, self.config.order + 1, axis=1)
+        if self.config.outer_mixing:
+            rest = [broadcast_to(total(x, axis=1, keepdims=True), x.shape) for x in rest]
+        return [first, *rest], v
+
+    def _scaled(self, v: EmberTensor, i: int) -> EmberTensor:
+        return v * self.scale[i] if self.config.order_scale else v
+
+    def _output(self, v: EmberTensor) -> EmberTensor:
+        return self.out_proj(ACTIVATIONS[self.config.activation](v))
 
     def forward(self, x: EmberTensor, state=None):
         """(B, L, d_input) to the same shape; L at most l_max without a state."""
@@ -83,7 +110,7 @@ class Hyena(SequenceMixer):
             past = concat([state["short"], u], axis=-1)
             u = cut(short_conv(past, self.short_weight, self.short_bias), c.short_taps - 1, past.shape[-1], axis=-1)
             after = {"short": cut(past, length, past.shape[-1], axis=-1), "long": [], "filters": state["filters"]}
-        *gates, v = split(u, c.order + 1, axis=1)
+        gates, v = self._gates(u)
         for i in range(c.order - 1):
             gate = gates[c.order - 1 - i]
             last = gates[0] if i == c.order - 2 else None
@@ -95,22 +122,23 @@ class Hyena(SequenceMixer):
                 v = cut(fftconv(joined, k[i], self.D[i]), c.l_max, c.l_max + length, axis=-1)
                 v = v if last is None else v * last
                 after["long"].append(cut(joined, length, c.l_max + length, axis=-1))
-        return self.out_proj(swap_axes(v)), after
+            v = self._scaled(v, i)
+        return self._output(swap_axes(v)), after
 
     def step(self, x: EmberTensor, state):
         """One position, (B, d_input): each convolution is one product of the cache with the filter."""
         c = self.config
         past = concat([state["short"], expand_dims(self.in_proj(x), -1)], axis=-1)
         u = (past * self.short_weight).sum(axis=-1) + self.short_bias
-        *gates, v = split(u, c.order + 1, axis=1)
+        gates, v = self._gates(u)
         long = []
         for i in range(c.order - 1):
             v = v * gates[c.order - 1 - i]
             cache = concat([cut(state["long"][i], 1, c.l_max, axis=-1), expand_dims(v, -1)], axis=-1)
             long.append(cache)
-            v = (cache * state["filters"][i]).sum(axis=-1) + self.D[i] * v
+            v = self._scaled((cache * state["filters"][i]).sum(axis=-1) + self.D[i] * v, i)
         after = {"short": cut(past, 1, c.short_taps, axis=-1), "long": long, "filters": state["filters"]}
-        return self.out_proj(v * gates[0]), after
+        return self._output(v * gates[0]), after
 
     def initial_state(self, batch: int, dtype="float32"):
         """Empty caches, and the filters in reverse so that a step is a plain product."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from ember_ml.errors import ShapeError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.module import Module
 from ember_ml.ops import abs, concat, cos, exp, expand_dims, linspace, ones, random, sin, swap_axes
+from ember_ml.ops import sum as total
 from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
 
@@ -25,6 +27,11 @@ class HyenaFilterConfig:
         fast_decay, slow_decay, target: the window of the fastest channel falls to `target` after the share `fast_decay`
             of l_max, that of the slowest after `slow_decay`.
         learn_positions: train the position features.
+        learn_decay: train the window's rates.
+        window: False for filters without a window; shift, decays and target then have no effect.
+        normalized: divide the filters at each time by the sum over channels of their absolute values.
+        network: "sine", the network; "linear", one map of the position features; width, depth and frequency then have
+            no effect.
     """
 
     channels: Size
@@ -38,6 +45,10 @@ class HyenaFilterConfig:
     slow_decay: float = 1.5
     target: float = 0.01
     learn_positions: bool = False
+    learn_decay: bool = False
+    window: bool = True
+    normalized: bool = False
+    network: Literal["sine", "linear"] = "sine"
 
 
 def position_features(l_max: int, features: int) -> tuple[EmberTensor, EmberTensor]:
@@ -57,11 +68,14 @@ def position_features(l_max: int, features: int) -> tuple[EmberTensor, EmberTens
 class HyenaFilter(Module):
     """k[c, t] = MLP(z_t)[c] * (exp(-t |delta_c|) + shift), with sine activations sin(freq * x) in the network.
 
+    With `normalized`, k[c, t] / sum_c |k[c, t]| after that.
+
     Args:
         config: see HyenaFilterConfig. key: random key of the initial weights.
 
-    Parameters: layers.{0..depth} (width, .) with bias, freq (width,) shared by all activations, out (channels, width).
-    Buffers: t (l_max,), z (l_max, features) unless learned, deltas (channels,).
+    Parameters: layers.{0..depth} (width, .) with bias, freq (width,) shared by all activations, out (channels, width);
+    for the linear network only out (channels, features).
+    Buffers: t (l_max,), z (l_max, features) and deltas (channels,); parameters where learned.
 
     Source: Poli et al. 2023, Hyena Hierarchy, section 3.3; Nguyen et al. 2023, HyenaDNA.
     """
@@ -77,11 +91,18 @@ class HyenaFilter(Module):
             self.z = z
         else:
             self.buffer("z", z)
-        self.layers = [Dense(DenseConfig(c.features if i == 0 else c.width, c.width), key=keys[i])
-                       for i in range(c.depth + 1)]
-        self.freq = ones((c.width,)) * c.frequency
-        self.out = Dense(DenseConfig(c.width, c.channels, bias=False), key=keys[-1])
-        self.buffer("deltas", linspace(math.log(c.target) / c.slow_decay, math.log(c.target) / c.fast_decay, c.channels))
+        linear = c.network == "linear"
+        self.layers = [] if linear else [Dense(DenseConfig(c.features if i == 0 else c.width, c.width), key=keys[i])
+                                         for i in range(c.depth + 1)]
+        if not linear:
+            self.freq = ones((c.width,)) * c.frequency
+        self.out = Dense(DenseConfig(c.features if linear else c.width, c.channels, bias=False), key=keys[-1])
+        if c.window:
+            deltas = linspace(math.log(c.target) / c.slow_decay, math.log(c.target) / c.fast_decay, c.channels)
+            if c.learn_decay:
+                self.deltas = deltas
+            else:
+                self.buffer("deltas", deltas)
 
     def forward(self, length: int | None = None) -> EmberTensor:
         """The filters (channels, length); None for l_max. Raises ShapeError beyond l_max."""
@@ -93,5 +114,6 @@ class HyenaFilter(Module):
         for layer in self.layers:
             h = sin(self.freq * layer(h))
         k = swap_axes(self.out(h))
-        window = exp(expand_dims(abs(self.deltas), 1) * -expand_dims(t, 0))
-        return k * (window + self.config.shift)
+        if self.config.window:
+            k = k * (exp(expand_dims(abs(self.deltas), 1) * -expand_dims(t, 0)) + self.config.shift)
+        return k / total(abs(k), axis=0, keepdims=True) if self.config.normalized else k
