@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 from ember_ml.ops.declare import op
-from ember_ml.ops.elementwise import sqrt, square
+from ember_ml.ops.elementwise import expm1, sqrt, square
 
 _WHY = "an optimiser's update is not differentiated"
 
 
 @op(no_grad=_WHY)
-def adam_update(p, g, m, v, size, scale2, shrink=None, *, beta1, beta2, eps):
-    """(p, m, v) after one step of Adam with decoupled weight decay.
+def adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
+    """One step of Adam with decoupled weight decay, for n parameters at once.
 
         m <- beta1 m + (1 - beta1) g            v <- beta2 v + (1 - beta2) g^2
-        p <- p - size m / (sqrt(v scale2) + eps) - shrink p
+        p <- p - rate (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + decay p)
 
-    p, g, m, v: one shape. size = rate / (1 - beta1^t), scale2 = 1 / (1 - beta2^t), shrink = rate * decay or None: scalar tensors.
+    rate, t: float32 scalars; t counts this step, from 1. tensors: n parameters, n gradients, n m, n v, equal shapes in
+    equal places. decays: n numbers. Returns the n new p, then m, then v.
     """
-    m = m * beta1 + g * (1.0 - beta1)
-    v = v * beta2 + square(g) * (1.0 - beta2)
-    step = m * size / (sqrt(v * scale2) + eps)
-    return p - (step if shrink is None else step + p * shrink), m, v
+    n = len(tensors) // 4
+    ps, gs, ms, vs = (tensors[i * n:(i + 1) * n] for i in range(4))
+    # 1 - beta^t without the cancellation that would cost 1 - 0.999 five digits in float32
+    scale1, scale2 = (-1.0 / expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
+    ms = [m * beta1 + g * (1.0 - beta1) for m, g in zip(ms, gs)]
+    vs = [v * beta2 + square(g) * (1.0 - beta2) for v, g in zip(vs, gs)]
+    size, after = rate * scale1, []
+    for p, m, v, decay in zip(ps, ms, vs, decays):
+        step = m * size / (sqrt(v * scale2) + eps)
+        after.append(p - (step + p * (rate * decay) if decay else step))
+    return (*after, *ms, *vs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ember_ml.tensor.common.index import fill
 
@@ -114,12 +117,22 @@ def _transform(fn):
     return lambda x, n=None, axis=-1: fn(x, n, axis)
 
 
-def _adam_update(p, g, m, v, size, scale2, shrink=None, *, beta1, beta2, eps):
-    m = torch.lerp(m, g, 1.0 - beta1)
-    v = (v * beta2).addcmul_(g, g, value=1.0 - beta2)
-    # In place from here on, but only on tensors that were made here.
-    step = (m * size).div_((v * scale2).sqrt_().add_(eps))
-    return p - (step if shrink is None else step.addcmul_(p, shrink)), m, v
+def _adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
+    n = len(tensors) // 4
+    gs = tensors[n:2 * n]
+    ps, ms, vs = ([x.clone() for x in tensors[i * n:(i + 1) * n]] for i in (0, 2, 3))
+    if get_proxy_mode() is not None:                       # a compiler is reading: it fuses the formula by itself
+        scale1, scale2 = (-1.0 / torch.expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
+        for p, g, m, v, decay in zip(ps, gs, ms, vs, decays):
+            m.lerp_(g, 1.0 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
+            p.sub_(rate * (m * scale1 / ((v * scale2).sqrt() + eps) + decay * p))
+        return (*ps, *ms, *vs)
+    for decay in set(decays):                              # the fused kernel works in place, here on the copies
+        group = [i for i in range(n) if decays[i] == decay]
+        torch._fused_adamw_(*([tree[i] for i in group] for tree in (ps, gs, ms, vs)), [], [t] * len(group), lr=rate,
+                            beta1=beta1, beta2=beta2, weight_decay=decay, eps=eps, amsgrad=False, maximize=False)
+    return (*ps, *ms, *vs)
 
 
 TABLE = {

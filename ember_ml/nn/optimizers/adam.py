@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
+from ember_ml.errors import UnsupportedDtype
 from ember_ml.nn.optimizers.base import Optimizer, Params
 from ember_ml.nn.optimizers.schedules import Schedule
-from ember_ml.ops import expm1
 from ember_ml.ops.optimizer import adam_update
 from ember_ml.registry.config import config
 from ember_ml.tensor.common import dtypes as dt
@@ -37,21 +35,22 @@ class Adam(Optimizer):
     Config = AdamConfig
 
     def slots(self, params: Params) -> dict:
+        for name, p in params.items():
+            if p.dtype.kind == "complex":
+                raise UnsupportedDtype(f"adam: expected real parameters, got {name} of {p.dtype}; keep real and imaginary "
+                                       "parts as two parameters")
         return {slot: {k: p.zeros_like() for k, p in params.items()} for slot in ("m", "v")}
 
     def update(self, params, grads, state):
         beta1, beta2 = self.config.betas
         rate, done = self.rate(state["step"]), state["step"] + 1
-        t = done.astype(dt.float32)
-        # 1 - beta^t without the cancellation that would cost 1 - 0.999 five digits in float32
-        scale1, scale2 = (-1.0 / expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
-        size, new = rate * scale1, {}
-        for name, p in params.items():
-            decay = self.decay(p)
-            new[name] = adam_update(p, grads[name], state["m"][name], state["v"][name], size, scale2,
-                                    rate * decay if decay else None, beta1=beta1, beta2=beta2, eps=self.config.eps)
-        return ({k: n[0] for k, n in new.items()},
-                {"step": done, "m": {k: n[1] for k, n in new.items()}, "v": {k: n[2] for k, n in new.items()}})
+        names = list(params)
+        tensors = [tree[name] for tree in (params, grads, state["m"], state["v"]) for name in names]
+        new = adam_update(rate, done.astype(dt.float32), *tensors, beta1=beta1, beta2=beta2, eps=self.config.eps,
+                          decays=tuple(self.decay(params[name]) for name in names))
+        n = len(names)
+        after, m, v = (dict(zip(names, new[i * n:(i + 1) * n])) for i in range(3))
+        return after, {"step": done, "m": m, "v": v}
 
     def decay(self, p) -> float:
         """Weight decay of one parameter."""
