@@ -129,3 +129,19 @@ def test_clip_counts_complex_numbers_whole(backend):
 def test_clip_leaves_zero_gradients_and_dtypes(backend):
     clipped, before = clip_by_global_norm({"a": em.zeros((3,)), "b": em.zeros((2,), dtype="float16")}, 1.0)
     assert before.item() == 0.0 and clipped["a"].tolist() == [0.0] * 3 and clipped["b"].dtype is em.float16
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch", "mlx"])
+def test_strided_gradients_and_parameters_are_read_right(engine):
+    """A transposed gradient is the same gradient: fused kernels that read memory in order must not be fooled."""
+    rng = np.random.default_rng(0)
+    p, g = (rng.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
+    with em.using(engine):
+        optimizer = AdamW(AdamWConfig(rate=0.1, weight_decay=0.1))
+        straight = {"w": em.tensor(p)}, {"w": em.tensor(g)}
+        turned = {"w": em.tensor(p.T.copy()).T}, {"w": em.tensor(g.T.copy()).T}
+        mixed = {"w": em.tensor(p)}, {"w": em.tensor(g.T.copy()).T}
+        results = [optimizer.update(params, grads, optimizer.init(params))[0]["w"].numpy()
+                   for params, grads in (straight, turned, mixed)]
+    for got in results:                                      # the first step of Adam is the sign of the gradient
+        np.testing.assert_allclose(got, p - 0.1 * np.sign(g) - 0.01 * p, atol=1e-5)

@@ -119,8 +119,9 @@ def _transform(fn):
 
 def _adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
     n = len(tensors) // 4
-    gs = tensors[n:2 * n]
-    ps, ms, vs = ([x.clone() for x in tensors[i * n:(i + 1) * n]] for i in (0, 2, 3))
+    # The fused kernel reads memory in order, whatever the strides are: all of it has to be contiguous.
+    gs = [g.contiguous() for g in tensors[n:2 * n]]
+    ps, ms, vs = ([x.clone(memory_format=torch.contiguous_format) for x in tensors[i * n:(i + 1) * n]] for i in (0, 2, 3))
     if get_proxy_mode() is not None:                       # a compiler is reading: it fuses the formula by itself
         scale1, scale2 = (-1.0 / torch.expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
         for p, g, m, v, decay in zip(ps, gs, ms, vs, decays):
