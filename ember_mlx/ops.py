@@ -81,6 +81,16 @@ def _set_at(x, values, *tensors, index):
     return out
 
 
+def _add_at(x, values, *tensors, index):
+    """x[index] += values. MLX's `at` mixes up None with index arrays, so the flat places are found by indexing first."""
+    flat = _filled(index, tensors)
+    if None not in [part for part in flat if not isinstance(part, mx.array)]:
+        return x.at[flat].add(values.astype(x.dtype))
+    places = mx.arange(x.size).reshape(x.shape)[flat]
+    values = mx.broadcast_to(values.astype(x.dtype), places.shape)
+    return x.reshape(-1).at[places.reshape(-1)].add(values.reshape(-1)).reshape(x.shape)
+
+
 def _get_at(x, *tensors, index):
     return x[_filled(index, tensors)]
 
@@ -152,7 +162,7 @@ TABLE = {
     "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis),
     "put_add_along_axis": _put_add_along_axis,
     "get_at": _get_at, "set_at": _set_at,
-    "add_at": lambda x, values, *tensors, index: x.at[_filled(index, tensors)].add(values.astype(x.dtype)),
+    "add_at": _add_at,
     "argsort": _argsort, "fft": _fft(mx.fft.fft), "ifft": _fft(mx.fft.ifft), "rfft": _fft(mx.fft.rfft),
     "irfft": _fft(mx.fft.irfft), "random_bits": _random_bits, "fold": _fold,
     "sigmoid": mx.sigmoid, "silu": mlx_nn.silu, "gelu": mlx_nn.gelu,

@@ -5,22 +5,22 @@ from __future__ import annotations
 from ember_ml.errors import ShapeError
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import conj
-from ember_ml.ops.shape import expand_dims, reshape, swap_axes
+from ember_ml.ops.shape import expand_dims, reshape, squeeze, swap_axes
 
 
 def _left(g, x, y):
     if y.ndim == 1:
         return expand_dims(g, -1) * conj(y)
     if x.ndim == 1:
-        return matmul(g, swap_axes(conj(y)))
+        return squeeze(matmul(conj(y), expand_dims(g, -1)), -1)
     return matmul(g, swap_axes(conj(y)))
 
 
 def _right(g, x, y):
-    if x.ndim == 1:
-        return expand_dims(conj(x), -1) * (g if y.ndim == 1 else expand_dims(g, -2))
     if y.ndim == 1:
-        return (conj(x) * expand_dims(g, -1))
+        return conj(x) * expand_dims(g, -1)
+    if x.ndim == 1:
+        return expand_dims(conj(x), -1) * expand_dims(g, -2)
     if x.ndim > 2 and y.ndim == 2:                       # one product over all rows instead of one per batch
         return matmul(swap_axes(reshape(conj(x), (-1, x.shape[-1]))), reshape(g, (-1, g.shape[-1])))
     return matmul(swap_axes(conj(x)), g)

@@ -1,0 +1,225 @@
+"""One row an op: how it is called, on what, and what NumPy says in float64.
+
+`expect` is the definition in NumPy. Inputs stay away from ties and from the borders of domains, where engines rightly differ. Ops that
+are only an inner form of a public function are called through that function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ember_ml import ops
+from ember_ml.ops import index, shape
+from ember_ml.ops.moe import moe_combine_grad
+from ember_ml.ops.optimizer import adam_update
+
+RNG = np.random.default_rng(7)
+ERF = np.vectorize(math.erf, otypes=[float])
+
+
+@dataclass
+class Case:
+    """name: of the op that the row covers. call: public function of tensors. inputs: float64 or integer arrays.
+    expect: the definition. grads: which inputs are differentiated; none where the op is constant or has no gradient."""
+
+    name: str
+    call: Callable
+    inputs: list
+    expect: Callable
+    grads: tuple = field(default=None)
+    label: str = ""
+
+    def __post_init__(self):
+        if self.grads is None:
+            self.grads = tuple(i for i, a in enumerate(self.inputs) if a.dtype.kind == "f")
+
+    @property
+    def id(self) -> str:
+        return f"{self.name} {self.label}".strip()
+
+
+def real(*shape, low=-2.0, high=2.0):
+    """Distinct values in a range, in random order."""
+    n = math.prod(shape)
+    return RNG.permutation(np.linspace(low, high, n) if n > 1 else np.full(n, 0.3 * (low + 2 * high))).reshape(shape)
+
+
+def ints(*shape, high=5):
+    return RNG.integers(0, high, shape).astype(np.int32)
+
+
+X, Y, P = real(3, 4), real(3, 4) + 0.013, real(3, 4, low=0.3, high=2.5)
+STRIDED = real(4, 3, low=-1.1, high=2.3).T
+CASES: list[Case] = []
+
+
+def row(name, call, inputs, expect, grads=None, label=""):
+    CASES.append(Case(name, call, inputs, expect, grads, label))
+
+
+for _name, _expect in {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "maximum": np.maximum,
+                       "minimum": np.minimum}.items():
+    row(_name, getattr(ops, _name), [X, Y], _expect)
+    row(_name, getattr(ops, _name), [X, real(4, low=-1.7, high=1.9)], _expect, label="broadcast")
+    row(_name, getattr(ops, _name), [STRIDED, real(3, 1, low=-0.8, high=1.3)], _expect, label="strided")
+    row(_name, getattr(ops, _name), [np.array(0.7), np.array(-0.2)], _expect, label="scalars")
+    row(_name, getattr(ops, _name), [np.zeros((0, 4)), real(4)], _expect, label="empty")
+row("divide", ops.divide, [X, P], np.divide)
+row("divide", lambda x: 2.0 / x, [P], lambda x: 2.0 / x, label="number first")
+row("pow", ops.pow, [P, Y], np.power)
+row("pow", lambda x: x ** 3, [X], lambda x: x ** 3, label="number second")
+row("floor_divide", ops.floor_divide, [X, P], np.floor_divide, ())
+row("remainder", ops.remainder, [real(3, 4, low=0.11, high=2.9), real(3, 4, low=3.1, high=4.0)], np.remainder)
+row("remainder", ops.remainder, [np.array([-2.6, 7.3, -0.4]), np.array([1.5, 2.2, -3.0])], np.remainder, label="signs")
+for _name, _x, _expect in [
+        ("negative", X, np.negative), ("abs", X, np.abs), ("square", X, np.square), ("exp", X, np.exp), ("expm1", X, np.expm1),
+        ("sin", X, np.sin), ("cos", X, np.cos), ("tanh", X, np.tanh), ("sqrt", P, np.sqrt), ("log", P, np.log),
+        ("log1p", P, np.log1p), ("rsqrt", P, lambda x: x ** -0.5), ("erf", X, ERF), ("conj", X, np.conj), ("real", X, np.real),
+        ("sigmoid", X, lambda x: 1 / (1 + np.exp(-x))), ("relu", X + 0.01, lambda x: np.maximum(x, 0)),
+        ("silu", X, lambda x: x / (1 + np.exp(-x))), ("softplus", X, lambda x: np.log1p(np.exp(x))),
+        ("gelu", X, lambda x: 0.5 * x * (1 + ERF(x / math.sqrt(2)))),
+        ("gelu_tanh", X, lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))))]:
+    row(_name, getattr(ops, _name), [_x], _expect)
+    row(_name, getattr(ops, _name), [_x[:0]], _expect, label="empty")
+    row(_name, getattr(ops, _name), [np.array(0.37)], _expect, label="scalar")
+row("erfinv", lambda x: ops.erf(ops.erfinv(x)), [real(7, low=-0.99, high=0.99)], lambda x: x, label="inverse of erf")
+for _name, _expect in {"sign": np.sign, "floor": np.floor, "round": np.round, "isfinite": np.isfinite}.items():
+    row(_name, getattr(ops, _name), [X], _expect, ())
+row("imag", lambda x: ops.imag(ops.complex(x, x * 2.0)), [X], lambda x: 2 * x)
+row("complex", lambda x, y: ops.real(ops.complex(x, y) * ops.conj(ops.complex(y, x))), [X, Y],
+    lambda x, y: ((x + 1j * y) * np.conj(y + 1j * x)).real)
+for _name, _expect in {"equal": np.equal, "not_equal": np.not_equal, "less": np.less, "less_equal": np.less_equal,
+                       "greater": np.greater, "greater_equal": np.greater_equal}.items():
+    row(_name, getattr(ops, _name), [ints(3, 4), ints(4)], _expect, ())
+for _name, _expect in {"logical_and": np.logical_and, "logical_or": np.logical_or}.items():
+    row(_name, lambda x, y, f=getattr(ops, _name): f(x > 1, y > 2), [ints(3, 4), ints(4)],
+        lambda x, y, f=_expect: f(x > 1, y > 2), ())
+row("logical_not", lambda x: ~(x > 1), [ints(5)], lambda x: ~(x > 1), ())
+row("where", lambda c, x, y: ops.where(c > 2, x, y), [ints(3, 4), X, Y], lambda c, x, y: np.where(c > 2, x, y))
+row("where", lambda c, x: ops.where(c > 2, x, 0.0), [ints(3, 4), X], lambda c, x: np.where(c > 2, x, 0.0), label="number")
+row("clip", lambda x: ops.clip(x, low=-0.9, high=1.1), [X], lambda x: np.clip(x, -0.9, 1.1))
+row("astype", lambda x: x.astype("float32") * 1.0, [X], lambda x: x)
+
+for _name, _expect in {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "var": np.var}.items():
+    for _label, _kw in {"all": {}, "last": {"axis": -1}, "kept": {"axis": (0, 1), "keepdims": True}}.items():
+        row(_name, lambda x, f=getattr(ops, _name), kw=_kw: f(x, **kw), [STRIDED], lambda x, f=_expect, kw=_kw: f(x, **kw), label=_label)
+row("sum", ops.sum, [ints(4, 5)], lambda x: np.sum(x), (), label="integers")
+row("argmax", lambda x: ops.argmax(x, axis=1), [X], lambda x: np.argmax(x, 1), ())
+row("all", lambda x: ops.all(x > 0, axis=0), [ints(3, 4)], lambda x: np.all(x > 0, 0), ())
+row("any", lambda x: ops.any(x > 3), [ints(3, 4)], lambda x: np.any(x > 3), ())
+row("logsumexp", lambda x: ops.logsumexp(x * 40.0, axis=1), [X],
+    lambda x: np.log(np.exp(40 * x - 80).sum(1)) + 80)
+row("cumsum", lambda x: ops.cumsum(x, axis=1), [X], lambda x: np.cumsum(x, 1))
+row("softmax", lambda x: ops.softmax(x, axis=0), [X], lambda x: np.exp(x) / np.exp(x).sum(0))
+row("log_softmax", lambda x: ops.log_softmax(x), [X], lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True)))
+
+row("reshape", lambda x: ops.reshape(x, (2, -1)), [STRIDED], lambda x: x.reshape(2, -1))
+row("permute_dims", lambda x: ops.permute_dims(x, (2, 0, 1)), [real(2, 3, 4)], lambda x: x.transpose(2, 0, 1))
+row("broadcast_to", lambda x: ops.broadcast_to(x, (2, 3, 4)), [real(3, 1)], lambda x: np.broadcast_to(x, (2, 3, 4)))
+row("concat_all", lambda x, y: ops.concat([x, y], axis=1), [X, real(3, 2)], lambda x, y: np.concatenate([x, y], 1))
+row("split_all", lambda x: ops.split(x, (1, 3), axis=1)[1] * ops.split(x, 4, axis=1)[2], [X], lambda x: x[:, 1:] * x[:, 2:3])
+row("cut", lambda x: shape.cut(x, 1, 3, axis=1), [X], lambda x: x[:, 1:3])
+row("pad", lambda x: ops.pad(x, ((1, 0), (2, 3))), [X], lambda x: np.pad(x, ((1, 0), (2, 3))))
+row("flip", lambda x: ops.flip(x, axis=1), [X], lambda x: x[:, ::-1])
+row("matmul", ops.matmul, [X, real(4, 5)], np.matmul)
+row("matmul", ops.matmul, [real(2, 3, 4), real(4, 5)], np.matmul, label="batch with matrix")
+row("matmul", ops.matmul, [real(2, 1, 3, 4), real(5, 4, 2)], np.matmul, label="batches broadcast")
+row("matmul", ops.matmul, [real(4), real(2, 4, 3)], np.matmul, label="vector first")
+row("matmul", ops.matmul, [real(2, 3, 4), real(4)], np.matmul, label="vector second")
+row("matmul", ops.matmul, [real(4), real(4)], np.matmul, label="vectors")
+row("matmul", ops.matmul, [ints(3, 4), ints(4, 2)], np.matmul, label="integers")
+
+ROWS, WIDE = ints(2, 3), ints(3, 2, high=4)
+row("take_axis", lambda x, i: ops.take(x, i, axis=0), [real(5, 2), ROWS], lambda x, i: x[i])
+row("take_axis", lambda x, i: ops.take(x, i, axis=1), [real(2, 5, 3), ROWS], lambda x, i: x[:, i], label="middle")
+
+
+def _scatter(x, i, u):
+    out = x.copy()
+    np.add.at(out, i, u)
+    return out
+
+
+row("scatter_add", lambda x, i, u: ops.scatter_add(x, i, u), [real(5, 2), ROWS, real(2, 3, 2)], _scatter)
+row("gather_along", lambda x, i: ops.take_along_axis(x, i, 1), [X, WIDE], lambda x, i: np.take_along_axis(x, i, 1))
+
+
+def _put(x, i, u):
+    out = x.copy()
+    np.add.at(out, (np.arange(3)[:, None], i), u)
+    return out
+
+
+row("put_add_along_axis", lambda x, i, u: ops.put_add_along_axis(x, i, u, axis=1), [X, WIDE, real(3, 2)], _put)
+row("get_at", lambda x, i: x[i, 1:, None], [real(5, 3), ints(2)], lambda x, i: x[i, 1:, None])
+
+
+def _assign(x, v):
+    x = x * 1.0
+    x[1:, ::2] = v
+    return x * x
+
+
+row("set_at", _assign, [X, real(2)], _assign)
+row("add_at", lambda x, v: index.add_at(x, v, index=(slice(None), 1)), [X, real(3)],
+    lambda x, v: x + np.eye(4)[1] * v[:, None])
+row("argsort", lambda x: ops.argsort(x), [ints(4, 6)], lambda x: np.argsort(x, -1, kind="stable"), ())
+row("argsort", lambda x: ops.argsort(x, axis=0, descending=True), [ints(6, 3, high=3)],
+    lambda x: np.argsort(-x, 0, kind="stable"), (), label="descending, ties")
+
+for _n in (8, 7):
+    row("rfft", lambda x, n=_n: ops.real(ops.rfft(x, n=n)) + 2.0 * ops.imag(ops.rfft(x, n=n)), [real(2, 6)],
+        lambda x, n=_n: np.fft.rfft(x, n).real + 2 * np.fft.rfft(x, n).imag, label=f"n = {_n}")
+    row("irfft", lambda x, y, n=_n: ops.irfft(ops.complex(x, y), n=n), [real(2, 5), real(2, 5)],
+        lambda x, y, n=_n: np.fft.irfft(x + 1j * y, n), label=f"n = {_n}")
+    row("fft", lambda x, y, n=_n: ops.real(ops.fft(ops.complex(x, y), n=n) * 1j), [real(2, 6), real(2, 6)],
+        lambda x, y, n=_n: (np.fft.fft(x + 1j * y, n) * 1j).real, label=f"n = {_n}")
+    row("ifft", lambda x, y, n=_n: ops.imag(ops.ifft(ops.complex(x, y), n=n, axis=0)), [real(6, 2), real(6, 2)],
+        lambda x, y, n=_n: np.fft.ifft(x + 1j * y, n, axis=0).imag, label=f"n = {_n}")
+
+
+def _layer_norm(x, w, b):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b
+
+
+row("layer_norm", lambda x, w, b: ops.layer_norm(x, w, b, eps=1e-5), [real(2, 3, 4), real(4), real(4)], _layer_norm)
+row("rms_norm", lambda x, w: ops.rms_norm(x, w, eps=1e-5), [real(2, 3, 4), real(4)],
+    lambda x, w: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w)
+row("cross_entropy_rows", ops.cross_entropy, [real(2, 3, 5), ints(2, 3)],
+    lambda x, i: np.log(np.exp(x).sum(-1)) - np.take_along_axis(x, i[..., None], -1)[..., 0])
+
+
+def _short(x, w, b):
+    wide = np.pad(x, ((0, 0), (0, 0), (2, 0)))
+    return sum(wide[:, :, j:j + x.shape[2]] * w[:, j, None] for j in range(3)) + b[:, None]
+
+
+row("depthwise_rows", ops.short_conv, [real(2, 4, 6), real(4, 3), real(4)], _short)
+row("depthwise_rows", ops.short_conv, [real(2, 4, 1), real(4, 3), real(4)], _short, label="one step")
+row("fftconv_rows", lambda u, k: ops.fftconv(u, k), [real(2, 3, 9), real(3, 9)],
+    lambda u, k: np.stack([np.stack([np.convolve(u[b, c], k[c])[:9] for c in range(3)]) for b in range(2)]))
+_INVERSE = np.array([[4, 0], [5, 2], [1, 3]], np.int32)
+row("moe_combine_rows", ops.moe_combine, [real(6, 5), _INVERSE, real(3, 2)],
+    lambda e, i, w: np.einsum("tkd,tk->td", e[i], w))
+row("moe_combine_grad", lambda g, e, i, w: moe_combine_grad(g, e, i, w)[1], [real(3, 5), real(6, 5), _INVERSE, real(3, 2)],
+    lambda g, e, i, w: np.einsum("td,tkd->tk", g, e[i]), ())
+
+
+def _adam(p, g, m, v):
+    m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+    return p - 0.1 * (m / (1 - 0.9 ** 3) / (np.sqrt(v / (1 - 0.99 ** 3)) + 1e-8) + 0.5 * p)
+
+
+def _adam_call(p, g, m, v):
+    rate, t = (ops.full((), value, like=p) for value in (0.1, 3.0))
+    return adam_update(rate, t, p, g, m, v, beta1=0.9, beta2=0.99, eps=1e-8, decays=(0.5,))[0]
+
+
+row("adam_update", _adam_call, [X, Y, X + Y, P], _adam, ())
+
+#: ops whose results are random or keys: tests/ops/test_threefry.py holds them to MLX's own generator, to the bit
+ELSEWHERE = {"random_bits", "fold"}

@@ -1,0 +1,113 @@
+"""Every op on every engine: value against float64 NumPy, gradients against central differences and against each other."""
+
+import numpy as np
+import pytest
+
+import ember_ml as em
+from ember_ml.ops.declare import REGISTRY
+from ember_ml.ops.dispatch import CONSTANT
+from tests.ops.cases import CASES, ELSEWHERE
+
+COT = np.random.default_rng(1)
+
+
+def tensors(case, dtype):
+    return [em.tensor(a.astype(dtype) if a.dtype.kind == "f" else a) for a in case.inputs]
+
+
+def expected(case):
+    return np.asarray(case.expect(*[a.astype(np.float64) if a.dtype.kind == "f" else a for a in case.inputs]))
+
+
+def close(got, want, relative, what=""):
+    assert got.shape == want.shape, what
+    if want.dtype.kind == "f":
+        error = np.abs(got.astype(np.float64) - want).max(initial=0.0)
+        assert error <= relative * max(np.abs(want).max(initial=0.0), 1e-3), f"{what}: error {error:.2e}"
+    else:
+        assert np.array_equal(got, want), what
+
+
+def scalar(case, cot):
+    return lambda *args: (case.call(*args) * em.tensor(cot)).sum()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_value(backend, case):
+    want = expected(case)
+    for dtype, relative in (("float32", 2e-5), *((("float64", 1e-12),) if backend != "mlx" else ())):
+        if dtype == "float64" and case.name in ("astype", "moe_combine_rows", "moe_combine_grad", "adam_update"):
+            relative = 1e-6                                  # these have float32 inside by definition
+        got = case.call(*tensors(case, dtype))
+        close(got.numpy(), want, relative, dtype)
+        if want.dtype.kind == "f" and case.name not in ("astype", "moe_combine_grad"):
+            assert str(got.dtype) == dtype
+
+
+@pytest.mark.parametrize("dtype, eps", [("float16", 2.0 ** -10), ("bfloat16", 2.0 ** -7)])
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in (
+    "add", "multiply", "divide", "maximum", "negative", "abs", "exp", "tanh", "sqrt", "sum", "mean", "max", "matmul", "softmax",
+    "layer_norm", "concat_all", "reshape", "take_axis", "where", "sigmoid", "gelu", "cumsum") and "integers" not in c.id],
+    ids=lambda c: c.id)
+def test_half_precision(backend, case, dtype, eps):
+    inputs = [t.astype(dtype) if t.dtype.kind == "float" else t for t in tensors(case, "float32")]
+    rounded = [t.astype("float32").numpy().astype(np.float64) if t.dtype.kind == "float" else t.numpy() for t in inputs]
+    got = case.call(*inputs)
+    assert str(got.dtype) == dtype
+    close(got.astype("float32").numpy(), np.asarray(case.expect(*rounded)), 16 * eps, dtype)
+
+
+DIFFERENTIABLE = [c for c in CASES if c.grads and all(c.inputs[i].size for i in c.grads)]
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda c: c.id)
+def test_native_gradient_is_the_tape_s(backend, case):
+    cot = COT.standard_normal(expected(case).shape).astype(np.float32)
+    values = tensors(case, "float32")
+    native = em.grad(scalar(case, cot), case.grads)(*values)
+    taped = em.grad(scalar(case, cot), case.grads, mode="tape")(*values)
+    for a, b in zip(native, taped):
+        scale = max(np.abs(b.numpy()).max(initial=0.0), 1e-3)
+        assert np.abs(a.numpy() - b.numpy()).max(initial=0.0) <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("case", [c for c in DIFFERENTIABLE if c.name not in ("astype", "moe_combine_rows")], ids=lambda c: c.id)
+def test_the_tape_is_the_slope(case):
+    cot = COT.standard_normal(expected(case).shape)
+    with em.using("numpy"):
+        grads = em.grad(scalar(case, cot), case.grads)(*tensors(case, "float64"))
+    for i, g in zip(case.grads, grads):
+        direction, h = COT.standard_normal(case.inputs[i].shape), 1e-6
+        up, down = ([a + s * h * direction if j == i else a for j, a in enumerate(case.inputs)] for s in (1, -1))
+        slope = ((np.asarray(case.expect(*up)) - np.asarray(case.expect(*down))) * cot).sum() / (2 * h)
+        got = (g.numpy() * direction).sum()
+        assert got == pytest.approx(slope, rel=1e-5, abs=1e-6), f"input {i}"
+
+
+def test_the_combine_s_gradient_is_the_slope():
+    """In float32, which the op computes in: a larger step and a looser bound."""
+    case = next(c for c in CASES if c.name == "moe_combine_rows")
+    cot = COT.standard_normal(expected(case).shape)
+    with em.using("numpy"):
+        grads = em.grad(scalar(case, cot.astype(np.float32)), case.grads)(*tensors(case, "float32"))
+    e, i, w = case.inputs
+    d_rows = np.zeros_like(e)
+    d_rows[i.reshape(-1)] = (cot[:, None, :] * w[..., None]).reshape(-1, e.shape[1])
+    close(grads[0].numpy(), d_rows, 1e-6)
+    close(grads[1].numpy(), np.einsum("td,tkd->tk", cot, e[i]), 1e-6)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_op_has_a_row_and_a_gradient_or_a_reason(name):
+    op = REGISTRY[name]
+    assert name in ELSEWHERE or any(c.name == name for c in CASES), "add a row to tests/ops/cases.py"
+    if op.vjp is None and not op.is_composite:
+        assert op.no_grad, "give it a vjp, CONSTANT, or a stated no_grad"
+    if op.vjp not in (None, CONSTANT):
+        assert any(c.name == name and c.grads for c in CASES), "its row differentiates nothing"
+    assert op.body.__doc__ and op.body.__doc__.strip()
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_op_runs_on_every_engine(backend, name):
+    assert REGISTRY[name].path(em.backend.get(backend)) != "none"
