@@ -33,6 +33,8 @@ def compile(fn: Callable) -> Callable:  # noqa: A001 - the field's name for it
             raise BackendMismatch(f"compile: expected tensors of one engine among the arguments, got "
                                   f"{', '.join(sorted(b.name for b in engines)) or 'none'}; move them with x.to(...)")
         backend = engines.pop()
+        if backend.runtime.compiles is None or any(leaves[i].node is not None for i in where):
+            return fn(*args, **kw)                         # nothing to gain, and the tape has to see the parts
         static = tuple(x for i, x in enumerate(leaves) if i not in where)
         key = (structure, where, static)
         if key not in traces:

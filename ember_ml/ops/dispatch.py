@@ -117,7 +117,7 @@ def _slow(op, native, backend, args, raw, kw, taped):
     """Composite bodies, and everything that the tape records."""
     if not taped:
         return op.body(*_rewrap(args, raw, backend, False), **kw)
-    if op.vjp is None and op.is_composite:             # its parts have rules: record those instead
+    if op.vjp is None and op.is_composite and not op.no_grad:    # its parts have rules: record those instead
         return op.body(*_rewrap(args, raw, backend, True), **kw)
     if native is None:
         out = op.body(*_rewrap(args, raw, backend, False), **kw)
