@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ember_ml as em
 from ember_ml import ops
+from ember_ml.interop.hyena_dna import filter_weights, operator_weights
 from ember_ml.nn.layers import Hyena, HyenaConfig, HyenaFilter, HyenaFilterConfig
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
@@ -79,30 +80,6 @@ def filter_options(c: dict) -> dict:
                 network="linear" if c.get("linear_mixer", False) else "sine")
 
 
-def filter_weights(f: HyenaFilter, p: Tensors, prefix: str = "", order_last: int = 1) -> Tensors:
-    """Tensors of HyenaFilter, by Ember's names, from those of the original filter below `prefix`.
-
-    order_last: number of convolutions, where the original counts filter channels '(d o)' and not, as Ember, '(o d)'.
-    """
-    named = {"t": ops.reshape(p[prefix + "pos_emb.t"], (-1,)), "z": p[prefix + "pos_emb.z"][0]}
-    for i in range(len(f.layers)):                         # 0, 2, 4, ...: linear maps; between them the one sine
-        for part in ("weight", "bias"):
-            named[f"layers.{i}.{part}"] = p[f"{prefix}implicit_filter.{2 * i}.{part}"]
-    if f.layers:
-        named["freq"] = p[prefix + "implicit_filter.1.freq"][0]
-    last = p[f"{prefix}implicit_filter.{2 * len(f.layers)}.weight"]
-    named["out.weight"] = by_order(last, order_last)
-    if f.config.window:
-        named["deltas"] = by_order(ops.reshape(p[prefix + "modulation.deltas"], (-1,)), order_last)
-    return named
-
-
-def by_order(w, orders: int):
-    """Rows '(d o) ...' as '(o d) ...'."""
-    rows = ops.reshape(w, (w.shape[0] // orders, orders, *w.shape[1:]))
-    return ops.reshape(ops.swap_axes(rows, 0, 1), w.shape)
-
-
 @builder("hyena/hyena_filter*")
 def hyena_filter(case: Case, dtype: str) -> Built:
     """h (1, L, channels) of L and of all positions, and the convolution of x with the first."""
@@ -148,16 +125,3 @@ def hyena_operator(case: Case, dtype: str) -> Built:
 
 def standalone(case: Case) -> bool:
     return case.meta["source"]["object"].startswith("standalone")
-
-
-def operator_weights(m: Hyena, p: Tensors, order_last: int, prefix: str = "") -> Tensors:
-    """Tensors of Hyena, by Ember's names, from those of the original operator below `prefix`."""
-    names = ("in_proj.weight", "in_proj.bias", "out_proj.weight", "out_proj.bias")
-    named = {name: p[prefix + name] for name in names}
-    named["short_weight"] = ops.squeeze(p[prefix + "short_filter.weight"], 1)
-    named["short_bias"] = p[prefix + "short_filter.bias"]
-    named["D"] = ops.reshape(by_order(p[prefix + "filter_fn.bias"], order_last), m.D.shape)
-    if m.config.order_scale:                               # one entry more than there are convolutions, never used
-        named["scale"] = p[prefix + "ord_proj_w"][:m.config.order - 1, 0, 0]
-    inner = filter_weights(m.filter, p, prefix + "filter_fn.", order_last)
-    return named | {f"filter.{name}": w for name, w in inner.items()}

@@ -10,8 +10,7 @@ from tests.golden.runner import run
 
 CASES = find()
 #: what of torch the layers so far need
-TORCH = {"activations", "conv1d_depthwise", "layernorm", "losses", "multihead_attention", "rmsnorm",
-         "scaled_dot_product_attention"}
+TORCH = {"conv1d_depthwise", "layernorm", "rmsnorm", "scaled_dot_product_attention"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

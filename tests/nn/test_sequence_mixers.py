@@ -22,6 +22,8 @@ CONFIGS = {
               dict(d_input=4, l_max=LENGTH, order=3, activation="gelu", order_scale=True, outer_mixing=True,
                    filter={"width": 8, "depth": 0, "learn_decay": True, "normalized": True}),
               dict(d_input=4, l_max=LENGTH, filter={"network": "linear", "window": False})],
+    "long_conv": [dict(d_input=6, l_max=LENGTH), dict(d_input=4, l_max=LENGTH + 2, copies=2, smoothing=3, activation="silu")],
+    "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False)],
 }
 CASES = [pytest.param(name, row, id=f"{name}-{i}") for name, rows in CONFIGS.items() for i, row in enumerate(rows)]
 PRECISIONS = [pytest.param(e, "float32", 1e-4, id=f"{e}-float32") for e in ENGINES] + [

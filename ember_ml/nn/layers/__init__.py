@@ -5,10 +5,12 @@ from ember_ml.nn.layers.channel_mixing.mlp import MLP, MLPConfig
 from ember_ml.nn.layers.channel_mixing.norm import LayerNorm, NormConfig, RMSNorm
 from ember_ml.nn.layers.dropout import Dropout, DropoutConfig, dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
+from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
+from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongConvConfig
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
 __all__ = ["Affine", "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
-           "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "MLP", "MLPConfig",
-           "NormConfig", "RMSNorm", "Residual", "ResidualConfig", "dropout"]
+           "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
+           "LongConvConfig", "MLP", "MLPConfig", "NormConfig", "RMSNorm", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig", "dropout"]

@@ -48,7 +48,7 @@ class Affine(Module):
 
 @layers.register("highway_residual")
 class Highway(Module):
-    """(1 - r) x + r z with z = Wy y and r = sigmoid(Wx x + z). Parameters: Wx, Wy (d_input, d_input), no bias.
+    """(1 - r) x + r z with z = Wy y and r = sigmoid(Wx x + z). Parameters: Wx, Wy as Dense.
 
     Source: Srivastava et al. 2015, Highway Networks, in hyena-dna's form, which gates Wy y and not y.
     """
@@ -58,8 +58,8 @@ class Highway(Module):
     def __init__(self, config: ResidualConfig, key: EmberTensor | None = None):
         self.config = config
         first, second = random.split(key if key is not None else random.next_key())
-        self.Wx = Dense(DenseConfig(config.d_input, bias=False), key=first)
-        self.Wy = Dense(DenseConfig(config.d_input, bias=False), key=second)
+        self.Wx = Dense(DenseConfig(config.d_input), key=first)
+        self.Wy = Dense(DenseConfig(config.d_input), key=second)
 
     def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
         """Both (..., d_input)."""

@@ -1,0 +1,1 @@
+"""Readers of the original projects' checkpoints, one file a project."""

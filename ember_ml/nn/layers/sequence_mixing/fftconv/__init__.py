@@ -1,0 +1,1 @@
+"""Long convolutions by FFT as layers."""
