@@ -90,8 +90,8 @@ def cases(table):
 
 
 def highway(t, x, y):
-    z = y @ t["Wy.weight"].T
-    r = sigmoid(x @ t["Wx.weight"].T + z)
+    z = y @ t["Wy.weight"].T + t["Wy.bias"]
+    r = sigmoid(x @ t["Wx.weight"].T + t["Wx.bias"] + z)
     return (1 - r) * x + r * z
 
 
