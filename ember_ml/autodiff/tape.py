@@ -57,11 +57,11 @@ def record(op, args, kw, out):
     if isinstance(out, tuple):
         for i, o in enumerate(out):
             o.node = Node(None, (node,), index=i)
-        node.out = tuple(EmberTensor(o.data, o.backend, o.node) for o in out)
+        node.out = tuple(EmberTensor(o.data, o.backend) for o in out)
     else:
         out.node = node
-        if op.reads_output:
-            node.out = EmberTensor(out.data, out.backend, node)
+        if op.reads_output:                              # without its node: a cycle would keep the arrays until a collection
+            node.out = EmberTensor(out.data, out.backend)
 
 
 def fit(g: EmberTensor, shape: tuple, dtype) -> EmberTensor:
@@ -143,14 +143,17 @@ def _apply(node: Node, g, nested: bool, useful: set[int]):
     if op.vjp is None:
         raise UnsupportedOp(f"{op.name}: has no gradient{': ' + op.no_grad if op.no_grad else ''}")
 
-    def seen(t):
-        return t if nested or type(t) is not EmberTensor else EmberTensor(t.data, t.backend)
-
     needs = [p is not None and id(p) in useful for p in node.parents]
-    args = [seen(a) for a in node.args]
-    out = tuple(seen(o) for o in node.out) if isinstance(node.out, tuple) else seen(node.out)
+    args, out = node.args, node.out
+    if not nested:
+        args = [EmberTensor(a.data, a.backend) if type(a) is EmberTensor else a for a in args]
+        node.args, node.out = (), None                   # nobody reads them again: they go as the walk proceeds
+    elif isinstance(out, tuple):
+        out = tuple(EmberTensor(o.data, o.backend, Node(None, (node,), index=i)) for i, o in enumerate(out))
+    elif out is not None:
+        out = EmberTensor(out.data, out.backend, node)
     if isinstance(g, list):
-        g = tuple(EmberTensor(o.data, o.backend).zeros_like() if gi is None else gi for gi, o in zip(g, node.out))
+        g = tuple(EmberTensor(o.data, o.backend).zeros_like() if gi is None else gi for gi, o in zip(g, out))
     grads = op.apply_rule(g, out, args, node.kw or {}, needs, node.like)
     return [None if gi is None or not need else fit(gi, *like) if like[1].is_inexact else None
             for gi, need, like in zip(grads, needs, node.like)]
