@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import mlx.nn as mlx_nn
 
@@ -56,6 +58,20 @@ def _flip(x, axis):
 
 def _cut(x, start, stop, axis=0):
     return x[(slice(None),) * (axis % x.ndim) + (slice(start, stop),)]
+
+
+def _exp2(x):
+    """2^x. MLX has none: on the CPU its power is three times as fast as its exp, on the GPU exp is the faster one."""
+    return mx.power(2.0, x) if mx.default_device() == mx.cpu else mx.exp(x * math.log(2.0))
+
+
+def _split(x, sizes, axis=0):
+    """mx.split, whose gradient joins the pieces; slices would each be padded to the whole."""
+    ends, places = 0, []
+    for size in sizes[:-1]:
+        ends += size
+        places.append(ends)
+    return tuple(mx.split(x, places, axis=axis))
 
 
 _fixed = mx.stop_gradient                                # MLX refuses indices that hang on a differentiated input
@@ -143,7 +159,7 @@ TABLE = {
     "add": mx.add, "subtract": mx.subtract, "multiply": mx.multiply, "divide": mx.divide,
     "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": mx.power, "maximum": mx.maximum,
     "minimum": mx.minimum, "negative": mx.negative, "abs": mx.abs, "sign": _sign, "square": mx.square,
-    "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
+    "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
     "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
     "floor": _keep(mx.floor), "round": _keep(mx.round),
     "conj": lambda x: mx.conj(x) if _is_complex(x) else x, "real": lambda x: mx.real(x) if _is_complex(x) else x,
@@ -157,6 +173,7 @@ TABLE = {
     "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis),
     "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,
     "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
+    "split_all": _split,
     "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul,
     "take_axis": lambda x, i, axis=0: mx.take(x, _fixed(i), axis), "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis),

@@ -50,6 +50,9 @@ class MlxRuntime:
     def stop_gradient(self, x):
         return mx.stop_gradient(x)
 
+    def after(self, natives, on):
+        return mx.depends(natives, on) if natives and on else natives
+
     def synchronize(self, natives):
         mx.eval(natives)
 

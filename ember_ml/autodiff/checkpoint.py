@@ -55,10 +55,7 @@ class _Recompute:
         return True
 
     def apply_rule(self, g, out, args, kw, needs, like):
-        with tape.recording():
-            watched = [tape.watch(a) for a in args]
-            outputs = self.flat(watched)
-            return tape.backward(outputs, list(g), [w.node for w in watched])
+        return tape.pull(self.flat, args, list(g))
 
 
 def _taped(flat, inputs):

@@ -32,6 +32,23 @@ def recording():
         _depth.reset(token)
 
 
+def pull(fn, inputs: list[EmberTensor], cotangents: list[EmberTensor]) -> list[EmberTensor | None]:
+    """Gradients of sum(output * cotangent) for the outputs of `fn(list of tensors)`, one per input, None without a path.
+
+    For rules that run a function again to differentiate it. Where inputs or cotangents are recorded themselves, by an
+    enclosing gradient that will be differentiated, so is the walk back; else nothing is kept.
+    """
+    live = any(x.node is not None for x in (*inputs, *cotangents))
+    token = _depth.set(_depth.get() + 1 if live else 1)
+    try:
+        watched = [watch(x) if x.dtype.is_inexact else x for x in inputs]
+        outputs = fn(watched)
+        found = iter(backward(outputs, cotangents, [w.node for w in watched if w.dtype.is_inexact]))
+        return [next(found) if w.dtype.is_inexact else None for w in watched]
+    finally:
+        _depth.reset(token)
+
+
 class Node:
     """One recorded op: its rule, what the rule reads, and the nodes of its inputs."""
 
@@ -112,7 +129,8 @@ def backward(outputs, cotangents, leaves: list[Node]) -> list[EmberTensor | None
             if slots is None:
                 slots = grads[id(op_node)] = [None] * len(op_node.out)
                 heapq.heappush(queue, (-op_node.order, id(op_node), op_node))
-            slots[node.index] = g
+            have = slots[node.index]                     # a rule that read the output made a pick of its own
+            slots[node.index] = g if have is None else have + g
         elif node.op is None:                            # a leaf of an inner gradient
             give(node.outer, g)
         else:

@@ -7,7 +7,7 @@ from ember_ml.ops.conv import short_conv
 from ember_ml.ops.creation import arange, from_native, full, linspace, ones, ones_like, tensor, to, zeros, zeros_like
 from ember_ml.ops.declare import REGISTRY, Op, op, support
 from ember_ml.ops.elementwise import (
-    abs, add, astype, clip, complex, conj, cos, divide, equal, erf, erfinv, exp, expm1, floor, floor_divide, greater,
+    abs, add, astype, clip, complex, conj, cos, divide, equal, erf, erfinv, exp, exp2, expm1, floor, floor_divide, greater,
     greater_equal, imag, isfinite, less, less_equal, log, log1p, logical_and, logical_not, logical_or, maximum,
     minimum, multiply, negative, not_equal, pow, real, remainder, round, rsqrt, sign, sin, sqrt, square, subtract,
     tanh, where,
@@ -19,6 +19,7 @@ from ember_ml.ops.linear import linear, matmul, outer
 from ember_ml.ops.loss import cross_entropy
 from ember_ml.ops.moe import moe_combine
 from ember_ml.ops.normalization import layer_norm, rms_norm
+from ember_ml.ops.recurrence import linear_scan, over_chunks, selective_scan
 from ember_ml.ops.reduce import all, any, argmax, cumsum, logsumexp, max, mean, min, norm, normalize, sum, var
 from ember_ml.ops.shape import (
     broadcast_to, concat, expand_dims, flip, pad, permute_dims, repeat, reshape, split, squeeze, stack, swap_axes,

@@ -132,6 +132,12 @@ def exp(x):
     ...
 
 
+@op(rule="float", vjp=(lambda g, y, _x: g * (y * math.log(2.0)),))
+def exp2(x):
+    """2 ** x of real numbers, elementwise; the quicker base on most machines, with log2(e) taken into x beforehand."""
+    ...
+
+
 @op(rule="float", vjp=(lambda g, y, _x: g * (y + 1.0),))
 def expm1(x):
     """e ** x - 1, elementwise, exact near 0. Real x."""

@@ -16,6 +16,7 @@ from ember_ml import ops
 from ember_ml.ops import index, shape
 from ember_ml.ops.moe import moe_combine_grad
 from ember_ml.ops.optimizer import adam_update
+from ember_ml.ops.recurrence.linear_scan import linear_scan_grad
 
 RNG = np.random.default_rng(7)
 ERF = np.vectorize(math.erf, otypes=[float])
@@ -76,7 +77,7 @@ row("floor_divide", ops.floor_divide, [X, P], np.floor_divide, ())
 row("remainder", ops.remainder, [real(3, 4, low=0.11, high=2.9), real(3, 4, low=3.1, high=4.0)], np.remainder)
 row("remainder", ops.remainder, [np.array([-2.6, 7.3, -0.4]), np.array([1.5, 2.2, -3.0])], np.remainder, label="signs")
 for _name, _x, _expect in [
-        ("negative", X, np.negative), ("abs", X, np.abs), ("square", X, np.square), ("exp", X, np.exp), ("expm1", X, np.expm1),
+        ("negative", X, np.negative), ("abs", X, np.abs), ("square", X, np.square), ("exp", X, np.exp), ("exp2", X, np.exp2), ("expm1", X, np.expm1),
         ("sin", X, np.sin), ("cos", X, np.cos), ("tanh", X, np.tanh), ("sqrt", P, np.sqrt), ("log", P, np.log),
         ("log1p", P, np.log1p), ("rsqrt", P, lambda x: x ** -0.5), ("erf", X, ERF), ("conj", X, np.conj), ("real", X, np.real),
         ("sigmoid", X, lambda x: 1 / (1 + np.exp(-x))), ("relu", X + 0.01, lambda x: np.maximum(x, 0)),
@@ -207,6 +208,32 @@ row("moe_combine_rows", ops.moe_combine, [real(6, 5), _INVERSE, real(3, 2)],
     lambda e, i, w: np.einsum("tkd,tk->td", e[i], w))
 row("moe_combine_grad", lambda g, e, i, w: moe_combine_grad(g, e, i, w)[1], [real(3, 5), real(6, 5), _INVERSE, real(3, 2)],
     lambda g, e, i, w: np.einsum("td,tkd->tk", g, e[i]), ())
+
+
+def _states(a, b, initial):
+    h, out = initial, []
+    for t in range(b.shape[1]):
+        h = a[:, t] * h + b[:, t]
+        out.append(h)
+    return np.stack(out, 1)
+
+
+def _backwards(g, g_final, a):
+    """lam_t = g_t + a_{t+1} lam_{t+1} as the same recurrence, read from the end."""
+    later = np.concatenate([a[:, 1:], np.ones_like(a[:, :1])], 1)
+    return _states(later[:, ::-1], g[:, ::-1], g_final)[:, ::-1]
+
+
+_DECAYS, _ROWS = real(2, 7, 3, low=-0.2, high=1.0), real(2, 7, 3)
+row("linear_scan_rows", lambda a, b, h: ops.linear_scan(a, b, h)[0], [_DECAYS, _ROWS, real(2, 3)], _states)
+row("linear_scan_rows", lambda a, b, h: ops.linear_scan(a, b, h)[1], [_DECAYS, _ROWS, real(2, 3)],
+    lambda a, b, h: _states(a, b, h)[:, -1], label="last state")
+row("linear_scan_grad", lambda g, last, a: linear_scan_grad(g, last, a, a * 2.0, last)[1], [_ROWS, real(2, 3), _DECAYS], _backwards)
+row("chunked_scan", lambda s, x, w: ops.over_chunks(
+    lambda carry, xs, weights: ((carry[0] * weights[0] + xs[0].sum(axis=1),), (xs[0] * ops.expand_dims(carry[0], 1),)),
+    (s,), (x,), (w,), chunk=3)[1][0], [real(2, 3), _ROWS, real(3)],
+    lambda s, x, w: np.concatenate([x[:, :3] * s[:, None], x[:, 3:6] * (s * w + x[:, :3].sum(1))[:, None],
+                                    x[:, 6:] * ((s * w + x[:, :3].sum(1)) * w + x[:, 3:6].sum(1))[:, None]], 1))
 
 
 def _adam(p, g, m, v):

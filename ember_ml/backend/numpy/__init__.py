@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from ember_ml.backend.base import BackendBase
-from ember_ml.backend.numpy import ops, special
+from ember_ml.backend.numpy import ops, scan, special
 from ember_ml.errors import ShapeError, UnsupportedDevice, UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
 
@@ -110,6 +110,9 @@ class NumpyRuntime:
     def stop_gradient(self, x):
         return x
 
+    def after(self, natives, on):
+        return natives
+
     def synchronize(self, natives):
         """NumPy has computed by the time it returns."""
 
@@ -126,4 +129,4 @@ class NumpyRuntime:
 
 
 backend = ArrayModuleBackend("numpy", np, NumpyRuntime())
-backend.table.update(erf=special.erf, erfinv=special.erfinv)
+backend.table.update(erf=special.erf, erfinv=special.erfinv, **scan.TABLE)

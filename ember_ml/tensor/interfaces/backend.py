@@ -31,6 +31,9 @@ class Runtime(Protocol):
     def stop_gradient(self, x: Native) -> Native:
         """`x`, through which no gradient flows."""
 
+    def after(self, natives: list[Native], on: list[Native]) -> list[Native]:
+        """`natives`, to be used only once `on` are computed: keeps a lazy engine from working ahead and filling memory."""
+
     def synchronize(self, natives: list[Native]) -> None:
         """Returns once these arrays are computed."""
 

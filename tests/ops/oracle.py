@@ -1,0 +1,61 @@
+"""Values and gradients of a recurrence against torch's autograd of the plain loop, in float64."""
+
+import numpy as np
+import torch
+
+import ember_ml as em
+
+#: what an engine computes in here, and how far from float64 it may be, relative to the largest number of a tensor
+PRECISION = {"numpy": ("float64", 1e-11), "torch": ("float64", 1e-11), "mlx": ("float32", 2e-5)}
+
+
+def weighted(outputs, cotangents):
+    total = None
+    for y, c in zip(outputs, cotangents):
+        term = (y * c.conj()).real().sum() if np.iscomplexobj(c.numpy()) else (y * c).sum()
+        total = term if total is None else total + term
+    return total
+
+
+def loop_results(loop, arrays, watched, seed=0):
+    """(outputs, cotangents, gradients) of `loop(**torch tensors) -> tuple of tensors`, in float64."""
+    rng = np.random.default_rng(seed)
+    leaves = {n: torch.tensor(a, requires_grad=n in watched) for n, a in arrays.items()}
+    outputs = loop(**leaves)
+    cots = [rng.standard_normal(tuple(y.shape)) + (1j * rng.standard_normal(tuple(y.shape)) if y.is_complex() else 0.0)
+            for y in outputs]
+    loss = sum((y * torch.tensor(c).conj()).real.sum() if y.is_complex() else (y * torch.tensor(c)).sum()
+               for y, c in zip(outputs, cots))
+    grads = torch.autograd.grad(loss, [leaves[n] for n in watched])
+    return [y.detach().numpy() for y in outputs], cots, [g.numpy() for g in grads]
+
+
+def near(got, want, relative, what):
+    error = np.abs(got.numpy() - want).max(initial=0.0)
+    assert got.shape == want.shape, what
+    assert error <= relative * max(np.abs(want).max(initial=0.0), 1e-3), f"{what}: error {error:.2e}"
+
+
+def check(engine, ours, loop, arrays, watched=None, slack=1.0, modes=("auto", "tape"), compiled=False):
+    """`ours(**ember tensors) -> tuple` equals `loop` on one engine, values and gradients, native and taped."""
+    watched = list(arrays) if watched is None else watched
+    outputs, cots, grads = loop_results(loop, arrays, watched)
+    dtype, relative = PRECISION[engine]
+    narrow = {"float64": {"f": "float64", "c": "complex128"}, "float32": {"f": "float32", "c": "complex64"}}[dtype]
+    relative *= slack
+
+    def tensor(a):
+        return em.tensor(a.astype(narrow[a.dtype.kind]) if a.dtype.kind in narrow else a)
+
+    given, c = {n: tensor(a) for n, a in arrays.items()}, [tensor(np.asarray(x)) for x in cots]
+    for i, (got, want) in enumerate(zip(ours(**given), outputs)):
+        near(got, want, relative, f"output {i}")
+
+    def loss(*values):
+        return weighted(ours(**{**given, **dict(zip(watched, values))}), c)
+
+    for mode in modes:
+        gradient = em.grad(loss, tuple(range(len(watched))), mode=mode)
+        gradient = em.compile(gradient) if compiled else gradient
+        for n, got, want in zip(watched, gradient(*[given[n] for n in watched]), grads):
+            near(got, want, 2 * relative, f"gradient of {n} ({mode})")
