@@ -1,11 +1,11 @@
-"""Reductions and running sums. `axis`: an int, a tuple of ints, or None for all axes."""
+"""Reductions. `axis`: an int, a tuple of ints, or None for all axes."""
 
 from __future__ import annotations
 
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import conj, divide, exp, isfinite, log, sqrt, square, subtract, where
-from ember_ml.ops.shape import broadcast_to, flip, reshape
+from ember_ml.ops.shape import broadcast_to, reshape
 
 
 def axes_of(x, axis) -> tuple[int, ...]:
@@ -94,12 +94,6 @@ def logsumexp(x, *, axis=-1, keepdims=False):
     safe = where(isfinite(top), top, 0.0)                # an infinite row gives its own value by itself
     out = log(sum(exp(subtract(x, safe)), axis=axis, keepdims=True)) + safe
     return out if keepdims else reshape(out, tuple(n for i, n in enumerate(x.shape) if i not in axes_of(x, axis)))
-
-
-@op(vjp=(lambda g, _y, _x, *, axis=0: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis),), method=True)
-def cumsum(x, *, axis=0):
-    """Running sum along `axis`: y[i] = x[0] + ... + x[i]."""
-    ...
 
 
 def norm(x, axis=None, keepdims: bool = False):

@@ -23,6 +23,8 @@ CONFIGS = {
                    filter={"width": 8, "depth": 0, "learn_decay": True, "normalized": True}),
               dict(d_input=4, l_max=LENGTH, filter={"network": "linear", "window": False})],
     "long_conv": [dict(d_input=6, l_max=LENGTH), dict(d_input=4, l_max=LENGTH + 2, copies=2, smoothing=3, activation="silu")],
+    "mamba": [dict(d_input=6, d_state=3), dict(d_input=4, d_state=5, expand=3, taps=2, dt_rank=2, bias=True, conv_bias=False)],
+    "short_conv": [dict(d_input=4), dict(d_input=3, taps=1, bias=False, activation="silu")],
     "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False)],
 }
 CASES = [pytest.param(name, row, id=f"{name}-{i}") for name, rows in CONFIGS.items() for i, row in enumerate(rows)]

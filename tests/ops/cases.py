@@ -210,6 +210,13 @@ row("moe_combine_grad", lambda g, e, i, w: moe_combine_grad(g, e, i, w)[1], [rea
     lambda g, e, i, w: np.einsum("td,tkd->tk", g, e[i]), ())
 
 
+_WAVES = real(3, 9, low=-3.0, high=2.0)
+for _axis in (0, 1):
+    row("cummax", lambda x, axis=_axis: ops.cummax(x, axis=axis), [_WAVES], lambda x, axis=_axis: np.maximum.accumulate(x, axis), label=f"axis {_axis}")
+    row("cumlogsumexp", lambda x, axis=_axis: ops.cumlogsumexp(x, axis=axis), [_WAVES], lambda x, axis=_axis: np.logaddexp.accumulate(x, axis), label=f"axis {_axis}")
+row("cumlogsumexp", lambda x: ops.cumlogsumexp(x * 50.0, axis=-1), [_WAVES], lambda x: np.logaddexp.accumulate(x * 50.0, -1), label="large")
+
+
 def _states(a, b, initial):
     h, out = initial, []
     for t in range(b.shape[1]):

@@ -26,7 +26,7 @@ def loop_results(loop, arrays, watched, seed=0):
             for y in outputs]
     loss = sum((y * torch.tensor(c).conj()).real.sum() if y.is_complex() else (y * torch.tensor(c)).sum()
                for y, c in zip(outputs, cots))
-    grads = torch.autograd.grad(loss, [leaves[n] for n in watched])
+    grads = torch.autograd.grad(loss, [leaves[n] for n in watched], materialize_grads=True)
     return [y.detach().numpy() for y in outputs], cots, [g.numpy() for g in grads]
 
 

@@ -129,4 +129,6 @@ class NumpyRuntime:
 
 
 backend = ArrayModuleBackend("numpy", np, NumpyRuntime())
-backend.table.update(erf=special.erf, erfinv=special.erfinv, **scan.TABLE)
+backend.table.update(erf=special.erf, erfinv=special.erfinv, **scan.TABLE,
+                     cummax=lambda x, axis=0: np.maximum.accumulate(x, axis=axis),
+                     cumlogsumexp=lambda x, axis=0: np.logaddexp.accumulate(x, axis=axis))

@@ -156,6 +156,8 @@ TABLE = {
     "any": _reduce(lambda x, axis, keepdim=False: torch.any(x.bool(), axis, keepdim=keepdim)),
     "logsumexp": lambda x, axis=-1, keepdims=False: torch.logsumexp(x, _axes(x, axis), keepdim=keepdims),
     "cumsum": lambda x, axis=0: torch.cumsum(x, axis, dtype=x.dtype),
+    "cummax": lambda x, axis=0: torch.cummax(x, axis).values,
+    "cumlogsumexp": lambda x, axis=0: torch.logcumsumexp(x, axis),
     "reshape": torch.reshape, "permute_dims": torch.permute, "broadcast_to": torch.broadcast_to,
     "concat_all": lambda *xs, axis=0: torch.cat(xs, axis), "pad": _pad,
     "cut": lambda x, start, stop, axis=0: torch.narrow(x, axis, start, stop - start),

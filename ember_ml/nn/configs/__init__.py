@@ -2,12 +2,13 @@
 
 from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.nn.layers import (
-    DenseConfig, DropoutConfig, EmbeddingConfig, HyenaConfig, HyenaFilterConfig, MLPConfig, NormConfig, ResidualConfig,
+    DenseConfig, DropoutConfig, EmbeddingConfig, HyenaConfig, HyenaFilterConfig, LongConvConfig, MambaConfig, MLPConfig,
+    NormConfig, ResidualConfig, SelfAttentionConfig, ShortConvConfig,
 )
 from ember_ml.nn.models import HyenaDNAConfig, ModelConfig
 from ember_ml.nn.moe import MixtureOfExpertsConfig, SparseMoEConfig
 from ember_ml.nn.optimizers import AdamConfig, AdamWConfig, Schedule, SGDConfig
 
 __all__ = ["AdamConfig", "AdamWConfig", "BlockConfig", "DenseConfig", "DropoutConfig", "EmbeddingConfig", "HyenaConfig",
-           "HyenaDNAConfig", "HyenaFilterConfig", "MLPConfig", "MixtureOfExpertsConfig", "ModelConfig", "NormConfig",
-           "ResidualConfig", "SGDConfig", "Schedule", "SparseMoEConfig"]
+           "HyenaDNAConfig", "HyenaFilterConfig", "LongConvConfig", "MLPConfig", "MambaConfig", "MixtureOfExpertsConfig", "ModelConfig", "NormConfig",
+           "ResidualConfig", "SGDConfig", "Schedule", "SelfAttentionConfig", "ShortConvConfig", "SparseMoEConfig"]

@@ -9,8 +9,11 @@ from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAtte
 from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongConvConfig
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
+from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
+from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
 __all__ = ["Affine", "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
            "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
-           "LongConvConfig", "MLP", "MLPConfig", "NormConfig", "RMSNorm", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig", "dropout"]
+           "LongConvConfig", "MLP", "MLPConfig", "Mamba", "MambaConfig", "NormConfig", "RMSNorm", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig",
+           "ShortConv", "ShortConvConfig", "dropout"]

@@ -1,7 +1,9 @@
 """Recurrences over time with gradients in bounded memory: parallel = chunked = scan of steps."""
 
 from ember_ml.ops.recurrence.chunks import over_chunks
+from ember_ml.ops.recurrence.cumulative import cumlogsumexp, cummax, cumsum
 from ember_ml.ops.recurrence.linear_scan import linear_scan
 from ember_ml.ops.recurrence.selective_scan import selective_scan
+from ember_ml.ops.recurrence.wkv import wkv
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
-from ember_ml.ops import concat, expand_dims, permute_dims, random, reshape, scaled_dot_product_attention, zeros
+from ember_ml.ops import concat, permute_dims, random, reshape, scaled_dot_product_attention, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
@@ -53,11 +53,6 @@ class SelfAttention(SequenceMixer):
             after = {"k": k, "v": v}
         y = scaled_dot_product_attention(q, k, v, causal=True)
         return self.out_proj(reshape(permute_dims(y, (0, 2, 1, 3)), (B, L, D))), after
-
-    def step(self, x: EmberTensor, state):
-        """One position, (B, d_input)."""
-        y, after = self.forward(expand_dims(x, 1), state)
-        return y[:, 0], after
 
     def initial_state(self, batch: int, dtype="float32"):
         """No keys and no values yet."""

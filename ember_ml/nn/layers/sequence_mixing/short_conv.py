@@ -1,0 +1,56 @@
+"""The short causal convolution that stands before most recurrences, with its cache for decoding."""
+
+from __future__ import annotations
+
+from ember_ml.nn import initializers
+from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
+from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.ops import concat, random, short_conv, swap_axes, zeros
+from ember_ml.ops.shape import cut
+from ember_ml.registry import Size, config, layers
+from ember_ml.tensor import EmberTensor
+
+
+@config
+class ShortConvConfig:
+    """d_input: channels. taps: positions that an output sees. bias: add one. activation: of the output."""
+
+    d_input: Size
+    taps: Size = 4
+    bias: bool = True
+    activation: ActivationName = "identity"
+
+
+@layers.register("short_conv")
+class ShortConv(SequenceMixer):
+    """y_t = act(bias + sum_j weight[:, j] x_{t - taps + 1 + j}), each channel by itself, causal.
+
+    Args:
+        config: see ShortConvConfig. key: random key of the initial weights, uniform in +-1/sqrt(taps).
+
+    Parameters: weight (d_input, taps), the last tap on the present; bias (d_input,). State: the last taps - 1 inputs,
+    (B, taps - 1, d_input).
+    """
+
+    Config = ShortConvConfig
+
+    def __init__(self, config: ShortConvConfig, key: EmberTensor | None = None):
+        self.config = config
+        weight_key, bias_key = random.split(key if key is not None else random.next_key())
+        self.weight = initializers.fan_in_uniform(weight_key, (config.d_input, config.taps), config.taps)
+        self.bias = initializers.fan_in_uniform(bias_key, (config.d_input,), config.taps) if config.bias else None
+
+    def forward(self, x: EmberTensor, state=None):
+        """(B, L, d_input) to the same shape."""
+        before = self.config.taps - 1
+        if state is not None:
+            x = concat([state.astype(x.dtype), x], axis=1)
+        y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias))
+        length = x.shape[1]
+        if state is not None:
+            state, y = cut(x, length - before, length, axis=1).astype(state.dtype), cut(y, before, length, axis=1)
+        return ACTIVATIONS[self.config.activation](y), state
+
+    def initial_state(self, batch: int, dtype="float32"):
+        """Zeros before the first position."""
+        return zeros((batch, self.config.taps - 1, self.config.d_input), dtype, like=self.weight)

@@ -1,0 +1,71 @@
+"""Running sums, maxima and log-sums along one axis."""
+
+from __future__ import annotations
+
+from ember_ml.ops.creation import arange
+from ember_ml.ops.declare import op
+from ember_ml.ops.elementwise import abs, exp, isfinite, log1p, maximum, where
+from ember_ml.ops.index import put_add_along_axis
+from ember_ml.ops.recurrence.linear_scan import linear_scan_rows
+from ember_ml.ops.shape import broadcast_to, concat, cut, flip, permute_dims, reshape
+
+
+@op(vjp=(lambda g, _y, _x, *, axis=0: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis),), method=True)
+def cumsum(x, *, axis=0):
+    """Running sum along `axis`: y[i] = x[0] + ... + x[i]."""
+    ...
+
+
+def _doubling(x, axis, combine):
+    """Prefixes of length 2, 4, 8, ...: log2(n) rounds over the whole tensor. Source: Hillis and Steele 1986."""
+    n, reach = x.shape[axis], 1
+    while reach < n:
+        joined = combine(cut(x, reach, n, axis=axis), cut(x, 0, n - reach, axis=axis))
+        x, reach = concat([cut(x, 0, reach, axis=axis), joined], axis=axis), 2 * reach
+    return x
+
+
+def _log_add(a, b):
+    top = maximum(a, b)
+    return where(isfinite(top), top + log1p(exp(-abs(a - b))), top)
+
+
+def _places(x, axis):
+    """0, 1, ... along `axis`, in x's shape."""
+    shape = tuple(n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape))
+    return broadcast_to(reshape(arange(x.shape[axis], like=x), shape), x.shape)
+
+
+def _cummax_grad(g, y, _x, *, axis=0):
+    """To the first place that attains the maximum: there the running maximum changes."""
+    n, axis = y.shape[axis], axis % y.ndim
+    before, first = cut(y, 0, n - 1, axis=axis), cut(_places(y, axis), 0, 1, axis=axis)
+    now = where(cut(y, 1, n, axis=axis) > before, cut(_places(y, axis), 1, n, axis=axis), 0)
+    place = cummax(concat([first, now], axis=axis), axis=axis)
+    return put_add_along_axis(g.zeros_like(), place, g, axis=axis)
+
+
+@op(vjp=(_cummax_grad,))
+def cummax(x, *, axis=0):
+    """Running maximum along `axis`: y[i] = max(x[0], ..., x[i]). Gradient at a tie: to the first of the equal elements."""
+    return _doubling(x, axis, maximum)
+
+
+def _cumlogsumexp_grad(g, y, x, *, axis=0):
+    """dx_i = e^{x_i - y_i} lam_i with lam_i = g_i + e^{y_i - y_{i+1}} lam_{i+1}: no exponent is positive."""
+    axis, n = axis % x.ndim, x.shape[axis]
+    order = (*(i for i in range(x.ndim) if i != axis), axis)
+    back = tuple(sorted(range(x.ndim), key=lambda i: order[i]))
+    x, y, g = (permute_dims(t, order) for t in (x, y, g))
+    shape, rows = x.shape, (-1, n, 1)
+    after = concat([cut(y, 1, n, axis=-1), cut(y, n - 1, n, axis=-1)], axis=-1)
+    decay, weight = exp(y - after), exp(x - y)
+    lam, _ = linear_scan_rows(reshape(flip(decay, axis=-1), rows), reshape(flip(g, axis=-1), rows),
+                              cut(reshape(g.zeros_like(), rows), 0, 1, axis=1)[:, 0])
+    return permute_dims(weight * flip(reshape(lam, shape), axis=-1), back)
+
+
+@op(rule="float", vjp=(_cumlogsumexp_grad,))
+def cumlogsumexp(x, *, axis=0):
+    """Running log of a sum of exponentials along `axis`: y[i] = log(e^{x[0]} + ... + e^{x[i]}), without overflow."""
+    return _doubling(x, axis, _log_add)
