@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+#: steps whose views exist at once: a view is a Python object, and too many of them keep the garbage collector busy
+BLOCK = 512
+
 
 def _state_dtype(x):
     return x.dtype if x.dtype.itemsize >= 4 else torch.float32
@@ -18,12 +21,13 @@ def _scan(a, b, initial):
     h = torch.empty(b.shape, dtype=b.dtype, device=b.device)
     same = b.dtype is kind
     state, buffer = initial, torch.empty_like(initial)
-    for a_t, b_t, h_t in zip(a.unbind(1), b.unbind(1), h.unbind(1)):
-        if same:
-            state = torch.addcmul(b_t, a_t, state, out=h_t)
-        else:
-            state = torch.addcmul(b_t.to(kind), a_t.to(kind), state, out=buffer)
-            h_t.copy_(state)
+    for part in zip(a.split(BLOCK, 1), b.split(BLOCK, 1), h.split(BLOCK, 1)):
+        for a_t, b_t, h_t in zip(*(x.unbind(1) for x in part)):
+            if same:
+                state = torch.addcmul(b_t, a_t, state, out=h_t)
+            else:
+                state = torch.addcmul(b_t.to(kind), a_t.to(kind), state, out=buffer)
+                h_t.copy_(state)
     return h, state.clone()
 
 
@@ -33,19 +37,21 @@ def _grad(g, g_final, a, h, initial):
     same = g.dtype is kind
     if a.is_complex():
         a, h, initial = a.conj(), h.conj(), initial.conj()
-    lam = g_final.clone()
-    befores = [initial, *h.unbind(1)[:-1]]
-    for a_t, g_t, before, da_t, db_t in reversed(list(zip(
-            a.unbind(1), g.unbind(1), befores, d_a.unbind(1), d_b.unbind(1)))):
-        if same:
-            torch.add(lam, g_t, out=db_t)
-            torch.mul(db_t, before, out=da_t)
-            torch.mul(db_t, a_t, out=lam)
-        else:
-            lam += g_t
-            db_t.copy_(lam)
-            da_t.copy_(lam * before)
-            lam *= a_t
+    lam, length = g_final.clone(), g.shape[1]
+    for start in reversed(range(0, length, BLOCK)):
+        stop = min(start + BLOCK, length)
+        befores = [h[:, start - 1] if start else initial, *h[:, start:stop - 1].unbind(1)]
+        steps = zip(*(x[:, start:stop].unbind(1) for x in (a, g, d_a, d_b)), befores)
+        for a_t, g_t, da_t, db_t, before in reversed(list(steps)):
+            if same:
+                torch.add(lam, g_t, out=db_t)
+                torch.mul(db_t, before, out=da_t)
+                torch.mul(db_t, a_t, out=lam)
+            else:
+                lam += g_t
+                db_t.copy_(lam)
+                da_t.copy_(lam * before)
+                lam *= a_t
     return d_a, d_b, lam
 
 

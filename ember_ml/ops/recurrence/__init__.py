@@ -2,6 +2,7 @@
 
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.cumulative import cumlogsumexp, cummax, cumsum
+from ember_ml.ops.recurrence.linear_attention import linear_attention
 from ember_ml.ops.recurrence.linear_scan import linear_scan
 from ember_ml.ops.recurrence.selective_scan import selective_scan
 from ember_ml.ops.recurrence.wkv import wkv
