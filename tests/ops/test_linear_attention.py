@@ -60,7 +60,7 @@ def test_equals_the_loop(backend, kind, length, chunk):
 @pytest.mark.parametrize("kind", [None, "head", "channel"])
 def test_the_tape_and_the_compiled_gradient_agree(backend, kind):
     check(backend, bind(linear_attention, chunk=16), loop, case(21, kind), modes=("tape",))
-    if backend != "numpy":
+    if backend == "mlx":                                 # torch takes tens of seconds to compile one
         check(backend, bind(linear_attention, chunk=16), loop, case(21, kind), modes=("auto",), compiled=True)
 
 
