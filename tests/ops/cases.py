@@ -16,6 +16,7 @@ from ember_ml import ops
 from ember_ml.ops import index, shape
 from ember_ml.ops.moe import moe_combine_grad
 from ember_ml.ops.optimizer import adam_update
+from ember_ml.ops.recurrence import cells
 from ember_ml.ops.recurrence.linear_scan import linear_scan_grad
 
 RNG = np.random.default_rng(7)
@@ -241,6 +242,44 @@ row("chunked_scan", lambda s, x, w: ops.over_chunks(
     (s,), (x,), (w,), chunk=3)[1][0], [real(2, 3), _ROWS, real(3)],
     lambda s, x, w: np.concatenate([x[:, :3] * s[:, None], x[:, 3:6] * (s * w + x[:, :3].sum(1))[:, None],
                                     x[:, 6:] * ((s * w + x[:, :3].sum(1)) * w + x[:, 3:6].sum(1))[:, None]], 1))
+
+
+def _sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def _over_time(step, x, *state):
+    out = []
+    for t in range(x.shape[1]):
+        state = step(x[:, t], *state)
+        out.append(state[0])
+    return np.stack(out, 1)
+
+
+def _lstm_step(z, w, h, c):
+    i, f, g, o = np.split(z + h @ w, 4, -1)
+    c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+    return _sigmoid(o) * np.tanh(c), c
+
+
+def _gru_step(z, w, inner, h):
+    (r, u, n), (hr, hu, hn) = np.split(z, 3, -1), np.split(h @ w, 3, -1)
+    n = np.tanh(n + _sigmoid(r + hr) * (hn + inner))
+    return ((1 - _sigmoid(u + hu)) * n + _sigmoid(u + hu) * h,)
+
+
+_SEQUENCE, _H = real(2, 5, 3), real(2, 4, low=-0.9, high=0.8)
+row("gated_scan_rows", lambda x, w, h, c: ops.gated_scan(cells.LSTM, x, ops.expand_dims(w, 0), (h, c), chunk=2)[0],
+    [real(2, 5, 16), real(4, 16, low=-0.6, high=0.7), _H, _H * 0.7],
+    lambda x, w, h, c: _over_time(lambda z, h, c: _lstm_step(z, w, h, c), x, h, c))
+row("rnn_rows", lambda *args: ops.rnn(*args)[0], [_SEQUENCE, real(4, 3), real(4, 4, low=-0.5, high=0.6), real(4), _H],
+    lambda x, i, w, b, h: _over_time(lambda z, h: (np.tanh(z + h @ w.T),), x @ i.T + b, h))
+row("lstm_rows", lambda *args: ops.lstm(*args)[0],
+    [_SEQUENCE, real(16, 3), real(16, 4, low=-0.5, high=0.6), real(16), _H, _H * 0.7],
+    lambda x, i, w, b, h, c: _over_time(lambda z, h, c: _lstm_step(z, w.T, h, c), x @ i.T + b, h, c))
+row("gru_rows", lambda *args: ops.gru(*args)[0],
+    [_SEQUENCE, real(12, 3), real(12, 4, low=-0.5, high=0.6), real(12), real(4), _H],
+    lambda x, i, w, b, inner, h: _over_time(lambda z, h: _gru_step(z, w.T, inner, h), x @ i.T + b, h))
 
 
 def _adam(p, g, m, v):

@@ -10,10 +10,14 @@ from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongC
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
 from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
+from ember_ml.nn.layers.sequence_mixing.recurrent.gru import GRU, GRUConfig
+from ember_ml.nn.layers.sequence_mixing.recurrent.lstm import LSTM, LSTMConfig
+from ember_ml.nn.layers.sequence_mixing.recurrent.rnn import RNN, RNNConfig
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
 __all__ = ["Affine", "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
-           "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
-           "LongConvConfig", "MLP", "MLPConfig", "Mamba", "MambaConfig", "NormConfig", "RMSNorm", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig",
+           "GRU", "GRUConfig", "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
+           "LSTM", "LSTMConfig", "LongConvConfig", "MLP", "MLPConfig", "Mamba", "MambaConfig", "NormConfig", "RMSNorm", "RNN",
+           "RNNConfig", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig",
            "ShortConv", "ShortConvConfig", "dropout"]
