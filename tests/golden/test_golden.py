@@ -9,8 +9,12 @@ from tests.golden.case import DATA, Case, find, lookup
 from tests.golden.runner import run
 
 CASES = find()
-#: what of torch the layers so far need
-TORCH = {"conv1d_depthwise", "layernorm", "rmsnorm", "scaled_dot_product_attention"}
+#: the cases that the layers so far must equal, by area; of "hyena" all
+COVERED = {"torch": {"conv1d_depthwise", "layernorm", "rmsnorm", "scaled_dot_product_attention", "gru", "gru_cell",
+                     "gru_stacked_bidirectional", "lstm", "lstm_cell", "lstm_projection", "lstm_stacked_bidirectional",
+                     "rnn_tanh"},
+           "mad": {"mamba", "mamba_step", "gated_linear_attention"},
+           "xlstm": {"mlstm_cell_functions", "slstm_cell"}}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -22,9 +26,9 @@ def test_case(case, engine):
 
 
 def test_every_listed_case_is_there_and_has_a_builder():
-    names = {area: {c.name for c in CASES if c.area == area} for area in ("hyena", "torch")}
-    assert len(names["hyena"]) == 21 and names["torch"] >= TORCH
-    listed = [c for c in CASES if c.area == "hyena" or (c.area == "torch" and c.name in TORCH)]
+    names = {area: {c.name for c in CASES if c.area == area} for area in ("hyena", *COVERED)}
+    assert len(names["hyena"]) == 21 and all(names[area] >= listed for area, listed in COVERED.items())
+    listed = [c for c in CASES if c.area == "hyena" or c.name in COVERED.get(c.area, ())]
     missing = [c.key for c in listed if lookup(c) is None]
     assert not missing, f"no builder for {', '.join(missing)}"
 
