@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml import ops
-from ember_ml.nn.layers import Mamba, MambaConfig
+from ember_ml.nn.layers import GatedLinearAttention, GatedLinearAttentionConfig, Mamba, MambaConfig
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
 
@@ -50,5 +50,22 @@ def mamba_step(case: Case, dtype: str) -> Built:
             y, before, after = steps(module, x["x"], module.initial_state(x["x"].shape[0], dtype))
         conv = ops.concat([before["conv"], after["conv"][:, -1:]], axis=1)
         return {"y_steps": y, "y_parallel": parallel, "final_conv_state": ops.swap_axes(conv), "final_ssm_state": after["h"]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("mad/gated_linear_attention")
+def gated_linear_attention(case: Case, dtype: str) -> Built:
+    """One decay per key channel, from a projection of low rank."""
+    c = case.config
+    module = GatedLinearAttention(GatedLinearAttentionConfig(
+        c["dim"], c["num_heads"], c["expand_k"], c["expand_v"], {"swish": "silu"}.get(c["gate_fn"], c["gate_fn"]),
+        c["gate_low_rank_dim"], c["gate_logit_normalizer"], c["clamp_min"], c["layernorm_eps"]))
+    names = {"gk_proj.0.weight": "decay_down.weight", "gk_proj.1.weight": "decay_up.weight", "gk_proj.1.bias": "decay_up.bias",
+             "g_norm.weight": "norm.weight"}
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        with with_weights(module, {names.get(n, n): w for n, w in p.items()}):
+            return {"y": module(x["x"])[0]}
 
     return Built(forward, case.params(dtype))

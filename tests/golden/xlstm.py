@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ember_ml import ops
+from ember_ml.ops.recurrence import cells
 from tests.golden.case import Built, Case, Tensors, builder
 
 
@@ -50,5 +51,23 @@ def mlstm_cell_functions(case: Case, dtype: str) -> Built:
                 "h_recurrent": step[0], "C_last": step[1], "n_last": step[2], "m_last": step[3],
                 "h_chunkwise": chunked[0], "C_last_chunkwise": chunked[1], "n_last_chunkwise": ops.squeeze(chunked[2], -1),
                 "m_last_chunkwise": chunked[3]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("xlstm/slstm_cell")
+def slstm_cell(case: Case, dtype: str) -> Built:
+    """The cell on gate pre-activations, from nothing and from a given state."""
+    heads, width = case.config["num_heads"], case.config["D"]
+
+    def run(x, p, state):
+        R = ops.swap_axes(p["_recurrent_kernel_"])          # (head, gate and output, input) to (head, input, gate and output)
+        y, last = ops.gated_scan(cells.SLSTM, x + p["_bias_"], R, state)
+        return _time_second(ops.reshape(y, (*y.shape[:2], heads, width // heads))), ops.stack(list(last))
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        y, state = run(x["x"], p, None)
+        y0, state0 = run(x["x"], p, [x["state0"][i] for i in range(4)])
+        return {"y": y, "state": state, "y_from_state0": y0, "state_from_state0": state0}
 
     return Built(forward, case.params(dtype))

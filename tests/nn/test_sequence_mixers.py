@@ -23,6 +23,8 @@ CONFIGS = {
                    filter={"width": 8, "depth": 0, "learn_decay": True, "normalized": True}),
               dict(d_input=4, l_max=LENGTH, filter={"network": "linear", "window": False})],
     "long_conv": [dict(d_input=6, l_max=LENGTH), dict(d_input=4, l_max=LENGTH + 2, copies=2, smoothing=3, activation="silu")],
+    "gated_linear_attention": [dict(d_input=8, heads=2), dict(d_input=4, heads=1, expand_k=1.0, expand_v=2.0, gate="gelu",
+                                                            decay_rank=3, decay_scale=2.0, decay_floor=-0.3)],
     "gru": [dict(d_input=4), dict(d_input=3, bias=False)],
     "lstm": [dict(d_input=4), dict(d_input=3, bias=False)],
     "rnn": [dict(d_input=4), dict(d_input=3, bias=False, activation="relu")],

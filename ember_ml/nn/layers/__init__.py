@@ -5,6 +5,9 @@ from ember_ml.nn.layers.channel_mixing.mlp import MLP, MLPConfig
 from ember_ml.nn.layers.channel_mixing.norm import LayerNorm, NormConfig, RMSNorm
 from ember_ml.nn.layers.dropout import Dropout, DropoutConfig, dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
+from ember_ml.nn.layers.sequence_mixing.attention.gated_linear_attention import (
+    GatedLinearAttention, GatedLinearAttentionConfig,
+)
 from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
 from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongConvConfig
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
@@ -17,7 +20,7 @@ from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvCo
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
 __all__ = ["Affine", "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
-           "GRU", "GRUConfig", "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
+           "GRU", "GRUConfig", "GatedLinearAttention", "GatedLinearAttentionConfig", "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
            "LSTM", "LSTMConfig", "LongConvConfig", "MLP", "MLPConfig", "Mamba", "MambaConfig", "NormConfig", "RMSNorm", "RNN",
            "RNNConfig", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig",
            "ShortConv", "ShortConvConfig", "dropout"]
