@@ -20,8 +20,8 @@ from ember_ml.ops.loss import cross_entropy
 from ember_ml.ops.moe import moe_combine
 from ember_ml.ops.normalization import layer_norm, rms_norm
 from ember_ml.ops.recurrence import (
-    cumlogsumexp, cummax, cumsum, delta_rule, gated_delta_rule, gated_scan, gru, linear_attention, linear_scan, lstm,
-    mlstm, over_chunks, rnn, selective_scan, wkv,
+    cfc, cumlogsumexp, cummax, cumsum, delta_rule, gated_delta_rule, gated_scan, gru, linear_attention, linear_scan, lstm,
+    ltc, mlstm, over_chunks, rnn, selective_scan, wkv,
 )
 from ember_ml.ops.reduce import all, any, argmax, logsumexp, max, mean, min, norm, normalize, sum, var
 from ember_ml.ops.shape import (

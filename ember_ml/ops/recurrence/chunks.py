@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from ember_ml.autodiff import tape
 from ember_ml.ops.declare import op
-from ember_ml.ops.shape import concat, cut
+from ember_ml.ops.shape import concat, cut, split, squeeze, stack
 from ember_ml.tensor import EmberTensor
 
 
@@ -96,3 +96,20 @@ def over_chunks(fn: Callable, carry: Sequence[EmberTensor], xs: Sequence[EmberTe
     out = chunked_scan(*carry, *xs, *weights, fn=fn, counts=(len(carry), len(xs)), chunk=chunk)
     borders = len(carry) * (-(-xs[0].shape[1] // chunk) - 1)
     return out[:len(carry)], out[len(carry):len(out) - borders]
+
+
+def over_steps(step: Callable) -> Callable:
+    """A function for `over_chunks` that walks a chunk step by step.
+
+    Args:
+        step: `step(state, xs, weights) -> (state, y)`, xs with one position each, (B, ...); y one tensor (B, ...).
+    """
+    def fn(state, xs, weights):
+        steps = xs[0].shape[1]
+        rows = [[squeeze(part, 1) for part in split(x, steps, axis=1)] for x in xs]
+        found = []
+        for now in zip(*rows):
+            state, y = step(state, now, weights)
+            found.append(y)
+        return tuple(state), (stack(found, axis=1),)
+    return fn
