@@ -6,8 +6,7 @@ from functools import cache
 
 import mlx.core as mx
 
-from ember_ml.kernels import LANES, THREADS, row_block, source_text
-from ember_ml.kernels.moe import BACKWARD_ROWS, BACKWARD_WEIGHTS, FORWARD
+from ember_ml.kernels import LANES, THREADS, moe, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 
 
@@ -20,8 +19,9 @@ def body(entry: Entry) -> str:
     """The source that MLX wraps into a kernel: one call of the entry's function in the .metal file."""
     function = entry.name.removeprefix(f"{entry.stem}_")
     sizes = [f"uint({name}_shape[{axis}])" for name, axis in entry.sizes]
-    arguments = [*entry.input_names, *entry.outputs, *sizes, "thread_position_in_grid"]
-    return f"{entry.stem}::{function}({', '.join(arguments)});"
+    shared = f"threadgroup {entry.stem}::{entry.shared} shared; " if entry.shared else ""
+    arguments = [*entry.input_names, *entry.outputs, *sizes, *(["shared"] if shared else []), "thread_position_in_grid"]
+    return f"{shared}{entry.stem}::{function}({', '.join(arguments)});"
 
 
 @cache
@@ -32,15 +32,15 @@ def _kernel(entry: Entry):
         header=source_text("metal", entry.stem))
 
 
-def _launch(entry: Entry, inputs, threads, group, shape, dtype, zeroed=False):
-    """One output of `shape` and `dtype`, by `threads` (x, y) in groups of `group` (x, y).
+def _launch(entry: Entry, inputs, threads, group, outputs, zeroed=False) -> list[mx.array]:
+    """Arrays of the (shape, dtype) in `outputs`, by `threads` (x, y, z) in groups of `group` (x, y, z).
 
     Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
     """
     entry.own_dtype([str(x.dtype).removeprefix("mlx.core.") for x in inputs])
-    y, = _kernel(entry)(inputs=inputs, grid=(*threads, 1), threadgroup=(*group, 1), output_shapes=[shape],
-                        output_dtypes=[dtype], init_value=0 if zeroed else None)
-    return y
+    shapes, dtypes = zip(*outputs)
+    return _kernel(entry)(inputs=inputs, grid=threads, threadgroup=group, output_shapes=list(shapes),
+                          output_dtypes=list(dtypes), init_value=0 if zeroed else None)
 
 
 def moe_combine(expert_out: mx.array, inverse: mx.array, weights: mx.array) -> mx.array:
@@ -57,8 +57,9 @@ def moe_combine(expert_out: mx.array, inverse: mx.array, weights: mx.array) -> m
     if expert_out.size == 0 or inverse.size == 0:          # Metal launches no empty grids
         return mx.zeros(shape, expert_out.dtype)
     width = shape[1]
-    return _launch(FORWARD, [expert_out, inverse, weights], (width, shape[0]), row_block(width), shape,
-                   expert_out.dtype)
+    y, = _launch(moe.FORWARD, [expert_out, inverse, weights], (width, shape[0], 1), (*row_block(width), 1),
+                 [(shape, expert_out.dtype)])
+    return y
 
 
 def moe_combine_backward(g: mx.array, expert_out: mx.array, inverse: mx.array,
@@ -73,12 +74,48 @@ def moe_combine_backward(g: mx.array, expert_out: mx.array, inverse: mx.array,
     if expert_out.size == 0 or inverse.size == 0:
         return mx.zeros_like(expert_out), mx.zeros(weights.shape, mx.float32)
     (_, width), pairs = expert_out.shape, inverse.size
-    d_expert_out = _launch(BACKWARD_ROWS, [g, expert_out, inverse, weights], (width, pairs), row_block(width),
-                           expert_out.shape, expert_out.dtype, zeroed=True)
-    d_weights = _launch(BACKWARD_WEIGHTS, [g, expert_out, inverse], (LANES, pairs), (LANES, THREADS // LANES),
-                        weights.shape, mx.float32)
+    d_expert_out, = _launch(moe.BACKWARD_ROWS, [g, expert_out, inverse, weights], (width, pairs, 1), (*row_block(width), 1),
+                            [(expert_out.shape, expert_out.dtype)], zeroed=True)
+    d_weights, = _launch(moe.BACKWARD_WEIGHTS, [g, expert_out, inverse], (LANES, pairs, 1), (LANES, THREADS // LANES, 1),
+                         [(weights.shape, mx.float32)])
     return d_expert_out, d_weights
 
 
+def _scan_threads(a: mx.array) -> tuple[tuple, tuple]:
+    """(threads, group): a group for every LANES channels of every sequence, a row of its threads for each segment."""
+    batch, length, width = a.shape
+    rows = scan.segments("metal", length)
+    return (-(-width // LANES) * LANES, rows, batch), (LANES, rows, 1)
+
+
+def linear_scan(a: mx.array, b: mx.array, initial: mx.array) -> tuple[mx.array, mx.array]:
+    """All states of h_t = a_t h_{t-1} + b_t, and the last one.
+
+    Args:
+        a, b: (B, L, D), float32, float16 or bfloat16. initial: (B, D), float32.
+
+    Returns: h (B, L, D) in their dtype, and (B, D), float32: the state is float32 in between.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    if a.size == 0:
+        return mx.zeros_like(b), initial
+    h, final = _launch(scan.FORWARD, [a, b, initial], *_scan_threads(a), [(a.shape, a.dtype), (initial.shape, mx.float32)])
+    return h, final
+
+
+def linear_scan_grad(g: mx.array, g_final: mx.array, a: mx.array, h: mx.array,
+                     initial: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Gradients of `linear_scan` in a, b and initial for those of its states (B, L, D) and of the last one (B, D), float32.
+
+    Returns: d_a and d_b in a's dtype, d_initial in float32. Raises UnsupportedDtype for other dtypes.
+    """
+    if a.size == 0:
+        return mx.zeros_like(a), mx.zeros_like(a), g_final
+    outputs = [(a.shape, a.dtype), (a.shape, a.dtype), (initial.shape, mx.float32)]
+    return tuple(_launch(scan.BACKWARD, [g, g_final, a, h, initial], *_scan_threads(a), outputs))
+
+
 #: launcher by the name of its KernelSpec
-KERNELS = {"moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward}
+KERNELS = {"linear_scan": linear_scan, "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
+           "moe_combine_backward": moe_combine_backward}

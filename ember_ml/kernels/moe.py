@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from math import sin
-
-from ember_ml.kernels.spec import Entry, KernelSpec
+from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
 
 _ROWS, _G, _INVERSE, _WEIGHTS = ("expert_out", "T"), ("g", "T"), ("inverse", "int32"), ("weights", "float32")
 
@@ -16,14 +14,9 @@ BACKWARD_ROWS = Entry("moe_combine_backward_rows", (_G, _ROWS, _INVERSE, _WEIGHT
 BACKWARD_WEIGHTS = Entry("moe_combine_backward_weights", (_G, _ROWS, _INVERSE), ("d_weights",), _SIZES)
 
 
-def _matrix(rows: int, columns: int, seed: int) -> list[list[float]]:
-    """Numbers between -1 and 1 without a pattern that a wrong index could hit."""
-    return [[sin(seed + 1.7 * (i * columns + j) ** 1.1) for j in range(columns)] for i in range(rows)]
-
-
 def _sample() -> tuple[list, ...]:
     """expert_out, inverse, weights: more columns than lanes, and a row that no pair owns."""
-    return _matrix(7, 37, 1), [[4, 0], [6, 2], [1, 3]], _matrix(3, 2, 2)
+    return sample_values(7, 37, seed=1), [[4, 0], [6, 2], [1, 3]], sample_values(3, 2, seed=2)
 
 
 #: moe_combine(expert_out (N, D), inverse int32 (T, K), weights float32 (T, K)) -> y (T, D) in expert_out's dtype
@@ -32,4 +25,4 @@ MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _sample, registers=32)
 #: moe_combine_backward(g (T, D), expert_out, inverse, weights) -> d_expert_out (N, D), d_weights float32 (T, K).
 #: A row that no pair owns gets zero. A pair whose index is out of range owns no row: its part is dropped.
 MOE_COMBINE_BACKWARD = KernelSpec("moe_combine_backward", (BACKWARD_ROWS, BACKWARD_WEIGHTS),
-                                  lambda: (_matrix(3, 37, 3), *_sample()), registers=40)
+                                  lambda: (sample_values(3, 37, seed=3), *_sample()), registers=40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod, sin
 
 from ember_ml.errors import UnsupportedDtype
 
@@ -21,18 +22,22 @@ DTYPES = ("float32", "float16", "bfloat16")
 class Entry:
     """One kernel function. Its parameters are the inputs, the outputs, then the sizes, on every machine.
 
+    The function of the file takes the threadgroup's memory too, if it works in any, and the thread's position.
+
     Args:
         name: the kernel's name, `<stem>_<function>`; the work is done by `<stem>::<function>` of the file.
         inputs: (name, dtype) of the arrays it reads; the dtype "T", which the first one has, is any
             of DTYPES, but one for all.
         outputs: names of the arrays it writes.
         sizes: (input, axis) of each size that it is told.
+        shared: the type, in the file's namespace, of the threadgroup memory that it works in; empty for none.
     """
 
     name: str
     inputs: tuple[tuple[str, str], ...]
     outputs: tuple[str, ...]
     sizes: tuple[tuple[str, int], ...]
+    shared: str = ""
 
     @property
     def stem(self) -> str:
@@ -63,12 +68,14 @@ class KernelSpec:
         entries: the kernel functions that one call launches, all of one file. The launcher takes the first one's inputs.
         sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
         registers: the most that a CUDA thread may use, without spilling.
+        shared_bytes: the shared memory that a CUDA block uses.
     """
 
     name: str
     entries: tuple[Entry, ...]
     sample: Callable[[], tuple[list, ...]]
     registers: int
+    shared_bytes: int = 0
 
     @property
     def stem(self) -> str:
@@ -82,3 +89,13 @@ def row_block(width: int) -> tuple[int, int]:
     while x < min(width, THREADS):
         x *= 2
     return x, THREADS // x
+
+
+def sample_values(*shape: int, seed: int) -> list:
+    """A nested list of numbers between -1 and 1, without a pattern that a wrong index could hit."""
+    if len(shape) == 1:
+        return [sin(seed + 1.7 * i ** 1.1) for i in range(shape[0])]
+    flat = sample_values(prod(shape), seed=seed)
+    for size in reversed(shape[1:]):
+        flat = [flat[i:i + size] for i in range(0, len(flat), size)]
+    return flat

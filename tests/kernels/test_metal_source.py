@@ -6,8 +6,7 @@ import tempfile
 
 import pytest
 
-from ember_ml.kernels import source_text
-from ember_ml.kernels.moe import BACKWARD_ROWS, BACKWARD_WEIGHTS, FORWARD
+from ember_ml.kernels import SPECS, moe, scan, source_text
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not built for this machine")
 
@@ -36,20 +35,32 @@ def text_of_mlx(kernel, inputs, shapes, dtypes, folder) -> str:
 
 
 def test_the_body_is_one_call():
-    assert body(FORWARD) == (
+    assert body(moe.FORWARD) == (
         "moe::combine_forward(expert_out, inverse, weights, y, uint(expert_out_shape[0]), uint(expert_out_shape[1]), "
         "uint(inverse_shape[0]), uint(inverse_shape[1]), thread_position_in_grid);")
+    assert body(scan.FORWARD) == (
+        "threadgroup scan::Totals shared; scan::linear_forward(a, b, initial, h, h_final, uint(a_shape[1]), "
+        "uint(a_shape[2]), shared, thread_position_in_grid);")
+
+
+def sizes_of(entry, n, width):
+    """Shapes of an entry's arrays, by name: few or many elements."""
+    if entry.stem == "moe":
+        rows, pairs = (2 * n, width), (n, 2)
+        return {"g": (n, width), "expert_out": rows, "inverse": pairs, "weights": pairs, "y": (n, width), "d_expert_out": rows,
+                "d_weights": pairs}
+    states = ("initial", "h_final", "g_final", "d_initial")
+    return {name: (1, width) if name in states else (1, n, width) for name in (*entry.input_names, *entry.outputs)}
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=dtype_name)
-@pytest.mark.parametrize("tokens, width", [(1, 1), (2, 5), (20, 33)], ids=["all small", "indices small", "none small"])
-@pytest.mark.parametrize("entry", [FORWARD, BACKWARD_ROWS, BACKWARD_WEIGHTS], ids=lambda e: e.name)
-def test_our_text_is_the_text_of_mlx(entry, tokens, width, dtype, tmp_path):
-    shapes = {"g": (tokens, width), "expert_out": (2 * tokens, width), "inverse": (tokens, 2), "weights": (tokens, 2),
-              "y": (tokens, width), "d_expert_out": (2 * tokens, width), "d_weights": (tokens, 2)}
+@pytest.mark.parametrize("n, width", [(1, 1), (2, 5), (20, 33)], ids=["all small", "some small", "none small"])
+@pytest.mark.parametrize("entry", [entry for spec in SPECS for entry in spec.entries], ids=lambda e: e.name)
+def test_our_text_is_the_text_of_mlx(entry, n, width, dtype, tmp_path):
+    shapes = sizes_of(entry, n, width)
     native = {"T": dtype, "int32": mx.int32, "float32": mx.float32}
     inputs = [mx.zeros(shapes[name], native[kind]) for name, kind in entry.inputs]
-    outputs = [mx.float32 if name == "d_weights" else dtype for name in entry.outputs]
+    outputs = [mx.float32 if name in ("d_weights", "h_final", "d_initial") else dtype for name in entry.outputs]
     header = source_text("metal", entry.stem)
     kernel = mx.fast.metal_kernel(name=entry.name, input_names=entry.input_names, output_names=entry.outputs,
                                   source=body(entry), header=header)

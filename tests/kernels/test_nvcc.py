@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from ember_ml.kernels import DTYPES, MOE_COMBINE, MOE_COMBINE_BACKWARD, source_text
+from ember_ml.kernels import DTYPES, SPECS, source_text
 
 C_TYPES = dict(zip(DTYPES, ("float", "__half", "__nv_bfloat16")))
-FILES = {"moe": [MOE_COMBINE, MOE_COMBINE_BACKWARD]}
+FILES = {stem: [spec for spec in SPECS if spec.stem == stem] for stem in sorted({spec.stem for spec in SPECS})}
 
 
 def parameters(stem: str, name: str, c_type: str) -> str:
@@ -24,6 +24,7 @@ def test_resources(stem, tmp_path):
     nvcc = shutil.which("nvcc")
     assert nvcc, "nvcc is not on the PATH; Debian and Ubuntu have it in the package nvidia-cuda-toolkit"
     ceilings = {entry.name: spec.registers for spec in FILES[stem] for entry in spec.entries}
+    shared = {entry.name: spec.shared_bytes for spec in FILES[stem] for entry in spec.entries}
     instances = [f"template __global__ void {name}<{c}>({parameters(stem, name, c)});\n"
                  for name in ceilings for c in C_TYPES.values()]
     file = tmp_path / f"{stem}.cu"
@@ -32,9 +33,11 @@ def test_resources(stem, tmp_path):
                            tmp_path / "out.cubin", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = re.findall(r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-                       r"(\d+) bytes spill loads.*?Used (\d+) registers", done.stderr, re.DOTALL)
+                       r"(\d+) bytes spill loads.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", done.stderr, re.DOTALL)
     assert len(found) == len(instances)
-    for mangled, stack, stores, loads, registers in found:
-        (ceiling,) = [most for name, most in ceilings.items() if f"{len(name)}{name}I" in mangled]
+    for mangled, stack, stores, loads, registers, smem in found:
+        (name,) = [name for name in ceilings if f"{len(name)}{name}I" in mangled]
+        ceiling = ceilings[name]
+        assert int(smem or 0) == shared[name], f"{mangled} uses {smem or 0} bytes of shared memory"
         assert (int(stack), int(stores), int(loads)) == (0, 0, 0), f"{mangled} spills"
         assert int(registers) <= ceiling, f"{mangled} uses {registers} registers, at most {ceiling} were meant"

@@ -1,4 +1,4 @@
-"""The op `moe_combine` takes its kernels where they agree with the composite, and falls back where they do not."""
+"""Ops take their kernels where they agree with the composite, and fall back where they do not."""
 
 import importlib
 
@@ -11,9 +11,11 @@ from ember_ml.cli import doctor
 from ember_ml.kernels import selfcheck
 from ember_ml.kernels.selfcheck import KernelWarning
 from ember_ml.ops import REGISTRY
+from tests.kernels import test_scan
 from tests.kernels.test_moe_combine import backward, case, forward
 
 OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
+SCANS = [REGISTRY["linear_scan_rows"], REGISTRY["linear_scan_grad"]]
 
 
 @pytest.fixture(params=["metal", "cuda"])
@@ -32,11 +34,11 @@ def engine(request, monkeypatch):
             calls.append(name)
             return launcher(*args)
         monkeypatch.setitem(machine.kernels.KERNELS, name, counted)
-    before = [dict(op.resolved) for op in OPS]
-    for op in OPS:
+    before = [dict(op.resolved) for op in (*OPS, *SCANS)]
+    for op in (*OPS, *SCANS):
         op.resolved.clear()
     yield found, machine, calls
-    for op, resolved in zip(OPS, before):
+    for op, resolved in zip((*OPS, *SCANS), before):
         op.resolved.clear()
         op.resolved.update(resolved)
 
@@ -60,6 +62,32 @@ def test_value_and_gradients_come_from_the_kernels(engine, mode):
     assert calls.count("moe_combine") == calls.count("moe_combine_backward") == checks + 1
     assert all(op.path(found) == "kernel" for op in OPS)
     assert doctor.kernel_state(OPS[0], found, False) == {"path": "kernel", "reason": "agrees with the composite"}
+
+
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+def test_the_linear_scan_and_its_gradient_come_from_the_kernels(engine, mode):
+    found, _, calls = engine
+    a, b, initial, g, g_final = test_scan.case(2, 70, 5)
+    a_, b_, i_, g_, final_ = tensors(found, a, b, initial, g, g_final)
+
+    def loss(a, b, i):
+        h, final = em.ops.linear_scan(a, b, i)
+        return (h * g_).sum() + (final * final_).sum()
+
+    _, grads = em.value_and_grad(loss, (0, 1, 2), mode=mode)(a_, b_, i_)
+    h, _ = test_scan.forward(a, b, initial)
+    for got, want in zip(grads, test_scan.backward(g, g_final, a, h, initial)):
+        np.testing.assert_allclose(got.numpy(), want, atol=2e-5)
+    assert calls.count("linear_scan") == calls.count("linear_scan_grad") == len(selfcheck.DTYPES) + 1
+    assert all(op.path(found) == "kernel" for op in SCANS)
+
+
+def test_other_dtypes_take_the_composite(engine):
+    found, _, calls = engine
+    a = np.exp(1j * np.arange(12).reshape(1, 6, 2)).astype(np.complex64)
+    h, _ = em.ops.linear_scan(*tensors(found, a, a))
+    np.testing.assert_allclose(h.numpy(), test_scan.forward_complex(a, a), atol=1e-5)
+    assert calls.count("linear_scan") == len(selfcheck.DTYPES)
 
 
 @pytest.mark.parametrize("fault, words", [

@@ -4,9 +4,7 @@ import re
 
 import pytest
 
-from ember_ml.kernels import LANES, MOE_COMBINE, MOE_COMBINE_BACKWARD, THREADS, digest, row_block, source, source_text
-
-SPECS = [MOE_COMBINE, MOE_COMBINE_BACKWARD]
+from ember_ml.kernels import LANES, SPECS, THREADS, digest, row_block, scan, source, source_text
 
 
 @pytest.fixture
@@ -49,18 +47,19 @@ def test_the_digest_follows_the_text(places):
     assert re.fullmatch("[0-9a-f]{12}", first) and digest("metal", "moe") != first
 
 
-def functions(text: str) -> set[str]:
+def functions(text: str, stem: str) -> set[str]:
     """Names of the functions in a file's namespace, position() of CUDA apart: MLX passes that."""
-    inside = re.search(r"namespace moe {(.*)}  // namespace moe", text, re.DOTALL)[1]
-    return set(re.findall(r"^(?:__device__ )?(?:inline )?\w+ (\w+)\(", inside, re.MULTILINE)) - {"position"}
+    inside = re.search(rf"namespace {stem} {{(.*)}}  // namespace {stem}", text, re.DOTALL)[1]
+    found = set(re.findall(r"^(?:__device__ )?(?:inline )?\w+ (\w+)\(", inside, re.MULTILINE))
+    return found - {"position"}
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 def test_the_twins_have_the_same_functions(spec):
     metal, cuda = source_text("metal", spec.stem), source_text("cuda", spec.stem)
-    assert functions(metal) == functions(cuda)
+    assert functions(metal, spec.stem) == functions(cuda, spec.stem)
     for entry in spec.entries:
-        assert entry.name.removeprefix(f"{spec.stem}_") in functions(metal)
+        assert entry.name.removeprefix(f"{spec.stem}_") in functions(metal, spec.stem)
         assert f"__global__ void {entry.name}(" in cuda
 
 
@@ -69,3 +68,10 @@ def test_groups_are_whole_simdgroups_and_no_wider_than_rows_need(width):
     x, y = row_block(width)
     assert x * y == THREADS and x % LANES == 0
     assert x >= min(width, THREADS) and (x == LANES or x // 2 < width)
+
+
+@pytest.mark.parametrize("language", ["metal", "cuda"])
+def test_the_scan_s_launchers_and_files_agree_on_sizes(language):
+    sizes = dict(re.findall(r"constexpr \w+ (\w+) = (\d+);", source_text(language, "scan")))
+    assert sizes == {"LANES": str(LANES), "SEGMENTS": str(scan.SEGMENTS[language]), "STEPS": str(scan.STEPS)}
+    assert [scan.segments(language, n) for n in (1, 8, 9, 10_000)] == [1, 1, 2, scan.SEGMENTS[language]]

@@ -87,7 +87,7 @@ def stand_in() -> dict[str, types.ModuleType]:
     """Modules for sys.modules: cupy, and of cupyx what Ember's CuPy engine imports; the CPU poses as cuda:0."""
     cupy, cupyx, scipy = types.ModuleType("cupy"), types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     cupy.__getattr__ = lambda name: getattr(np, name)
-    for name in ("array", "asarray", "zeros", "ones", "full", "arange"):
+    for name in ("array", "asarray", "zeros", "ones", "full", "arange", "broadcast_to"):
         setattr(cupy, name, _on_device(getattr(np, name)))
     cupy.RawModule, cupy.ndarray, cupy.empty, cupy.asnumpy = RawModule, ndarray, _empty, np.array
     cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(

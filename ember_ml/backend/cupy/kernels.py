@@ -9,14 +9,13 @@ from functools import cache
 
 import cupy
 
-from ember_ml.kernels import LANES, THREADS, row_block, source_text
-from ember_ml.kernels.moe import BACKWARD_ROWS, BACKWARD_WEIGHTS, FORWARD
+from ember_ml.kernels import LANES, THREADS, moe, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 #: entries of each file, all compiled together
-_ENTRIES = {"moe": (FORWARD, BACKWARD_ROWS, BACKWARD_WEIGHTS)}
+_ENTRIES = {"moe": (moe.FORWARD, moe.BACKWARD_ROWS, moe.BACKWARD_WEIGHTS), "scan": (scan.FORWARD, scan.BACKWARD)}
 
 
 @cache
@@ -25,8 +24,8 @@ def _module(stem: str, c_type: str):
     return cupy.RawModule(code=source_text("cuda", stem), options=("-std=c++17",), name_expressions=names)
 
 
-def _launch(entry: Entry, inputs, threads, group, output):
-    """Fills `output`, by `threads` (x, y) in blocks of `group` (x, y).
+def _launch(entry: Entry, inputs, blocks, block, outputs):
+    """Fills `outputs`, by `blocks` (x, y) of threads, each of the size `block` (x, y), and returns them.
 
     Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
     """
@@ -34,11 +33,14 @@ def _launch(entry: Entry, inputs, threads, group, output):
     inputs = [cupy.ascontiguousarray(array) for array in inputs]
     shapes = {name: array.shape for name, array in zip(entry.input_names, inputs)}
     sizes = [cupy.uint32(shapes[name][axis]) for name, axis in entry.sizes]
-    # blockIdx.x counts along y, see cuda/*.cu
-    grid = tuple(-(-n // size) for n, size in zip(reversed(threads), reversed(group)))
     kernel = _module(entry.stem, c_type).get_function(f"{entry.name}<{c_type}>")
-    kernel(grid, group, (*inputs, output, *sizes))
-    return output
+    kernel(blocks, block, (*inputs, *outputs, *sizes))
+    return outputs
+
+
+def _row_blocks(width: int, rows: int, block: tuple[int, int]) -> tuple[tuple, tuple]:
+    """(blocks, block) for `rows` rows of `width` threads; blockIdx.x counts along y, see cuda/moe.cu."""
+    return (-(-rows // block[1]), -(-width // block[0])), block
 
 
 def moe_combine(expert_out: cupy.ndarray, inverse: cupy.ndarray, weights: cupy.ndarray) -> cupy.ndarray:
@@ -55,8 +57,9 @@ def moe_combine(expert_out: cupy.ndarray, inverse: cupy.ndarray, weights: cupy.n
     if expert_out.size == 0 or inverse.size == 0:          # CUDA launches no empty grids
         return cupy.zeros(shape, expert_out.dtype)
     width = shape[1]
-    return _launch(FORWARD, [expert_out, inverse, weights], (width, shape[0]), row_block(width),
-                   cupy.empty(shape, expert_out.dtype))
+    y, = _launch(moe.FORWARD, [expert_out, inverse, weights], *_row_blocks(width, shape[0], row_block(width)),
+                 [cupy.empty(shape, expert_out.dtype)])
+    return y
 
 
 def moe_combine_backward(g: cupy.ndarray, expert_out: cupy.ndarray, inverse: cupy.ndarray,
@@ -72,11 +75,46 @@ def moe_combine_backward(g: cupy.ndarray, expert_out: cupy.ndarray, inverse: cup
     if expert_out.size == 0 or inverse.size == 0:
         return d_expert_out, cupy.zeros(weights.shape, cupy.float32)
     (_, width), pairs = expert_out.shape, inverse.size
-    _launch(BACKWARD_ROWS, [g, expert_out, inverse, weights], (width, pairs), row_block(width), d_expert_out)
-    d_weights = _launch(BACKWARD_WEIGHTS, [g, expert_out, inverse], (LANES, pairs), (LANES, THREADS // LANES),
-                        cupy.empty(weights.shape, cupy.float32))
+    _launch(moe.BACKWARD_ROWS, [g, expert_out, inverse, weights], *_row_blocks(width, pairs, row_block(width)), [d_expert_out])
+    d_weights, = _launch(moe.BACKWARD_WEIGHTS, [g, expert_out, inverse], *_row_blocks(LANES, pairs, (LANES, THREADS // LANES)),
+                         [cupy.empty(weights.shape, cupy.float32)])
     return d_expert_out, d_weights
 
 
+def _scan_blocks(a: cupy.ndarray) -> tuple[tuple, tuple]:
+    """(blocks, block): a block for every LANES channels of every sequence, a row of its threads for each segment."""
+    batch, length, width = a.shape
+    return (-(-width // LANES) * batch, 1), (LANES, scan.segments("cuda", length))
+
+
+def linear_scan(a: cupy.ndarray, b: cupy.ndarray, initial: cupy.ndarray) -> tuple[cupy.ndarray, cupy.ndarray]:
+    """All states of h_t = a_t h_{t-1} + b_t, and the last one.
+
+    Args:
+        a, b: (B, L, D), float32, float16 or bfloat16. initial: (B, D), float32.
+
+    Returns: h (B, L, D) in their dtype, and (B, D), float32: the state is float32 in between.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    h, final = cupy.empty(b.shape, b.dtype), cupy.empty(initial.shape, cupy.float32)
+    if a.size == 0:
+        return h, initial.copy()
+    return tuple(_launch(scan.FORWARD, [a, b, initial], *_scan_blocks(a), [h, final]))
+
+
+def linear_scan_grad(g: cupy.ndarray, g_final: cupy.ndarray, a: cupy.ndarray, h: cupy.ndarray,
+                     initial: cupy.ndarray) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    """Gradients of `linear_scan` in a, b and initial for those of its states (B, L, D) and of the last one (B, D), float32.
+
+    Returns: d_a and d_b in a's dtype, d_initial in float32. Raises UnsupportedDtype for other dtypes.
+    """
+    d_a, d_b, d_initial = (cupy.empty(x.shape, x.dtype) for x in (a, a, g_final))
+    if a.size == 0:
+        return d_a, d_b, g_final.copy()
+    return tuple(_launch(scan.BACKWARD, [g, g_final, a, h, initial], *_scan_blocks(a), [d_a, d_b, d_initial]))
+
+
 #: launcher by the name of its KernelSpec
-KERNELS = {"moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward}
+KERNELS = {"linear_scan": linear_scan, "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
+           "moe_combine_backward": moe_combine_backward}

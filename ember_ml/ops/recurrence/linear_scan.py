@@ -17,6 +17,7 @@ from math import isqrt
 
 from ember_ml.autodiff import tape
 from ember_ml.errors import ShapeError
+from ember_ml.kernels import LINEAR_SCAN, LINEAR_SCAN_GRAD
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import conj, exp, where
@@ -59,7 +60,7 @@ def _grad_of_grad(g, _out, *args):
     return tape.pull(lambda xs: linear_scan_grad.op.body(*xs), list(args), list(g))
 
 
-@op(vjp=_grad_of_grad, owns_gradient=True)
+@op(vjp=_grad_of_grad, owns_gradient=True, kernel=LINEAR_SCAN_GRAD)
 def linear_scan_grad(g, g_final, a, h, initial):
     """(da, db, d_initial) of `linear_scan_rows` for the cotangents g (B, L, D) and g_final (B, D)."""
     length, kind = g.shape[1], state_dtype(g.dtype)
@@ -75,7 +76,7 @@ def _rule(g, out, a, _b, initial):
     return linear_scan_grad(g[0], g[1], a, out[0], initial)
 
 
-@op(vjp=_rule, owns_gradient=True)
+@op(vjp=_rule, owns_gradient=True, kernel=LINEAR_SCAN)
 def linear_scan_rows(a, b, initial):
     """Native form of `linear_scan`: a and b (B, L, D) of one dtype, initial (B, D) in the state's dtype."""
     kind = state_dtype(b.dtype)

@@ -1,0 +1,50 @@
+"""The kernels of the elementwise linear recurrence (metal/scan.metal, cuda/scan.cu)."""
+
+from __future__ import annotations
+
+from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
+
+#: steps that a thread walks in one tile
+STEPS = 8
+
+#: segments, each STEPS steps of one thread, that a tile has at most. With 32 channels that is 256 threads on an Apple
+#: GPU, which every kernel may have whatever registers it needs, and 512 on an NVIDIA one
+SEGMENTS = {"metal": 8, "cuda": 16}
+
+#: steps L and channels D of (B, L, D)
+_SIZES = {first: ((first, 1), (first, 2)) for first in ("a", "g")}
+_INITIAL = ("initial", "float32")
+
+FORWARD = Entry("scan_linear_forward", (("a", "T"), ("b", "T"), _INITIAL), ("h", "h_final"), _SIZES["a"], "Totals")
+BACKWARD = Entry("scan_linear_backward", (("g", "T"), ("g_final", "float32"), ("a", "T"), ("h", "T"), _INITIAL),
+                 ("d_a", "d_b", "d_initial"), _SIZES["g"], "Totals")
+
+
+def segments(language: str, length: int) -> int:
+    """Segments of a tile for sequences of `length` >= 1 steps: a threadgroup's threads along y. "metal" or "cuda"."""
+    return min(SEGMENTS[language], -(-length // STEPS))
+
+
+def _sample(*seeds: int) -> tuple[list, ...]:
+    """(1, L, D) and (1, D) for each seed: tiles of both twins with one to spare, and the last one is not full."""
+    length = 2 * STEPS * max(SEGMENTS.values()) + 37
+    return tuple((sample_values(1, length, 3, seed=seed), sample_values(1, 3, seed=seed)) for seed in seeds)
+
+
+def _forward_sample() -> tuple[list, ...]:
+    (a, initial), (b, _) = _sample(1, 2)
+    return a, b, initial
+
+
+def _backward_sample() -> tuple[list, ...]:
+    (g, g_final), (a, initial), (h, _) = _sample(3, 1, 2)
+    return g, g_final, a, h, initial
+
+
+#: linear_scan(a (B, L, D), b (B, L, D) of a's dtype, initial float32 (B, D)) -> h (B, L, D) in a's dtype, and the state
+#: after the last step, float32 (B, D): h_t = a_t h_{t-1} + b_t
+LINEAR_SCAN = KernelSpec("linear_scan", (FORWARD,), _forward_sample, registers=64, shared_bytes=8192)
+
+#: linear_scan_grad(g (B, L, D), g_final float32 (B, D), a, h, initial) -> d_a, d_b (B, L, D) in g's dtype, d_initial
+#: float32 (B, D), for the cotangents g and g_final of the two outputs of linear_scan; g, a and h have one dtype
+LINEAR_SCAN_GRAD = KernelSpec("linear_scan_grad", (BACKWARD,), _backward_sample, registers=80, shared_bytes=8192)
