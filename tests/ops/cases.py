@@ -17,6 +17,7 @@ from ember_ml.ops import index, shape
 from ember_ml.ops.moe import moe_combine_grad
 from ember_ml.ops.optimizer import adam_update
 from ember_ml.ops.recurrence import cells
+from ember_ml.ops.recurrence.delta_rule import unit_inverse
 from ember_ml.ops.recurrence.linear_scan import linear_scan_grad
 
 RNG = np.random.default_rng(7)
@@ -237,6 +238,9 @@ row("linear_scan_rows", lambda a, b, h: ops.linear_scan(a, b, h)[0], [_DECAYS, _
 row("linear_scan_rows", lambda a, b, h: ops.linear_scan(a, b, h)[1], [_DECAYS, _ROWS, real(2, 3)],
     lambda a, b, h: _states(a, b, h)[:, -1], label="last state")
 row("linear_scan_grad", lambda g, last, a: linear_scan_grad(g, last, a, a * 2.0, last)[1], [_ROWS, real(2, 3), _DECAYS], _backwards)
+_BELOW = np.tril(np.ones((4, 4)), -1)
+row("unit_inverse", lambda a: unit_inverse(ops.where(ops.tensor(_BELOW > 0, like=a), a, 0.0)), [real(2, 4, 4)],
+    lambda a: np.linalg.inv(np.eye(4) - a * _BELOW))
 row("chunked_scan", lambda s, x, w: ops.over_chunks(
     lambda carry, xs, weights: ((carry[0] * weights[0] + xs[0].sum(axis=1),), (xs[0] * ops.expand_dims(carry[0], 1),)),
     (s,), (x,), (w,), chunk=3)[1][0], [real(2, 3), _ROWS, real(3)],

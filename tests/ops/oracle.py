@@ -59,3 +59,43 @@ def check(engine, ours, loop, arrays, watched=None, slack=1.0, modes=("auto", "t
         gradient = em.compile(gradient) if compiled else gradient
         for n, got, want in zip(watched, gradient(*[given[n] for n in watched]), grads):
             near(got, want, 2 * relative, f"gradient of {n} ({mode})")
+
+
+def check_slopes(fn, arrays, watched=None, seed=0):
+    """The tape's gradients of `fn(**tensors) -> tuple` on NumPy in float64 are the slopes of its own values."""
+    rng = np.random.default_rng(seed)
+    watched = list(arrays) if watched is None else watched
+    with em.using("numpy"):
+        cots = [em.tensor(rng.standard_normal(y.shape)) for y in fn(**{n: em.tensor(a) for n, a in arrays.items()})]
+
+        def loss(*values):
+            return weighted(fn(**{**{n: em.tensor(a) for n, a in arrays.items()}, **dict(zip(watched, values))}), cots)
+
+        given = [em.tensor(arrays[n]) for n in watched]
+        for i, (n, g) in enumerate(zip(watched, em.grad(loss, tuple(range(len(watched))))(*given))):
+            direction, h = rng.standard_normal(g.shape), 1e-6
+            up, down = (float(loss(*[x + s * h * em.tensor(direction) if j == i else x for j, x in enumerate(given)]).numpy())
+                        for s in (1, -1))
+            slope, got = (up - down) / (2 * h), (g.numpy() * direction).sum()
+            assert abs(got - slope) <= 1e-6 * max(abs(slope), 1.0), f"{n}: {got} is not the slope {slope}"
+
+
+def mlx_peak(fn, arrays) -> tuple[int, int]:
+    """(bytes at the peak of one gradient of the sum of `fn(**tensors)`, bytes of its inputs, output and their gradients), on MLX."""
+    import mlx.core as mx
+
+    with em.using("mlx"):
+        given = [em.tensor(a.astype("float32")) for a in arrays.values()]
+
+        def loss(*values):
+            return (fn(**dict(zip(arrays, values))) ** 2).sum()
+
+        gradient = em.grad(loss, tuple(range(len(given))))
+        out = fn(**dict(zip(arrays, given)))
+        mx.eval([x.data for x in given], out.data)
+        io = 2 * (sum(x.data.nbytes for x in given) + out.data.nbytes)
+        del out
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        mx.eval([g.data for g in gradient(*given)])
+        return mx.get_peak_memory(), io

@@ -7,9 +7,10 @@ import ember_ml as em
 from ember_ml.errors import ShapeError
 from ember_ml.ops.recurrence import delta_rule, gated_delta_rule
 from ember_ml.ops.recurrence.delta_rule import unit_inverse
+from ember_ml.ops.recurrence.linear_attention import sizes
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, mlx_peak, near  # noqa: E402
 
 RNG = np.random.default_rng(17)
 
@@ -90,21 +91,83 @@ def test_unit_inverse(backend, steps):
     near(unit_inverse(em.tensor(a.astype("float32"))), want, 1e-5, "inverse")
 
 
-def test_gated_delta_rule_is_its_formula(backend):
-    arrays = {n: x for n, x in case(21).items() if n in ("q", "v", "initial")}
-    arrays["k"] = case(21)["a"]
-    arrays["beta"], arrays["decay"] = RNG.uniform(0, 1, (2, 21, 2)), -RNG.uniform(0, 1, (2, 21, 2))
+@pytest.mark.parametrize("kind", [None, "head", "channel"])
+def test_many_segments_are_one(backend, kind, monkeypatch):
+    """Segments of two chunks, so that states and their gradients cross from one to the next."""
+    monkeypatch.setitem(sizes.__globals__, "WORKSPACE", 2 * 2 * 2 * 4 * 4)
+    check(backend, bind(delta_rule, chunk=4), loop, case(43, kind))
 
-    def plain(q, k, v, beta, decay, initial):
-        S, out, eye = initial, [], torch.eye(k.shape[-1], dtype=k.dtype)
-        for t in range(k.shape[1]):
-            kt, bt = k[:, t], beta[:, t, :, None, None]
-            keep = torch.exp(decay[:, t])[..., None, None] * (eye - bt * kt[..., None] * kt[..., None, :])
-            S = keep @ S + bt * kt[..., None] * v[:, t, :, None]
-            out.append(torch.einsum("bhkv,bhk->bhv", S, q[:, t]))
-        return torch.stack(out, 1), S
 
-    check(backend, bind(gated_delta_rule, chunk=8), plain, arrays, modes=("auto",))
+@pytest.mark.parametrize("kind", [None, "channel"])
+def test_gradients_are_slopes(kind):
+    arrays = case(11, kind, heads=4, shared=2, batch=1)
+    if kind:
+        arrays["decay"] -= 0.01                          # a decay is at most 0 on both sides of it
+    check_slopes(bind(delta_rule, chunk=8), arrays)
+
+
+def gated_loop(q, k, v, beta, decay=None, initial=None, reset=None):
+    B, L, H, dv = v.shape
+    q, k = (x.repeat_interleave(H // x.shape[2], 2) for x in (q, k))
+    S = torch.zeros(B, H, k.shape[-1], dv, dtype=v.dtype) if initial is None else initial
+    eye, out = torch.eye(k.shape[-1], dtype=k.dtype), []
+    for t in range(L):
+        S = S if reset is None else S * (~reset[:, t]).to(v.dtype).reshape(B, 1, 1, 1)
+        kt, bt = k[:, t], beta[:, t, :, None, None]
+        keep = eye - bt * kt[..., None] * kt[..., None, :]
+        keep = keep if decay is None else torch.exp(decay[:, t])[..., None, None] * keep
+        S = keep @ S + bt * kt[..., None] * v[:, t, :, None]
+        out.append(torch.einsum("bhkv,bhk->bhv", S, q[:, t]))
+    return torch.stack(out, 1), S
+
+
+def gated_case(length, decay=True, **sizes):
+    arrays = case(length, **sizes)
+    arrays = {n: arrays[n] for n in ("q", "v", "initial")} | {"k": arrays["a"]}
+    arrays["beta"] = RNG.uniform(0, 1, arrays["v"].shape[:3])
+    return arrays | ({"decay": -RNG.uniform(0.01, 1, arrays["v"].shape[:3])} if decay else {})
+
+
+@pytest.mark.parametrize("decay", [False, True])
+@pytest.mark.parametrize("length, chunk", [(1, 32), (5, 1), (21, 8), (37, 64)])
+def test_gated_delta_rule_is_its_formula(backend, length, chunk, decay):
+    check(backend, bind(gated_delta_rule, chunk=chunk), gated_loop, gated_case(length, decay), modes=("auto",))
+
+
+def test_gated_delta_rule_over_segments_with_shared_heads_and_resets(backend, monkeypatch):
+    monkeypatch.setitem(sizes.__globals__, "WORKSPACE", 2 * 4 * 2 * 4 * 4)
+    arrays = gated_case(43, heads=4, shared=2)
+    arrays["reset"] = RNG.random((2, 43)) < 0.2
+    check(backend, bind(gated_delta_rule, chunk=4), gated_loop, arrays, [n for n in arrays if n != "reset"])
+
+
+@pytest.mark.parametrize("decay", [-np.inf, -1e-7, -1e4])
+def test_gated_delta_rule_of_extreme_decays(backend, decay):
+    arrays = gated_case(40)
+    arrays["decay"] = np.where(RNG.random(arrays["decay"].shape) < 0.3, decay, arrays["decay"] * 0.01)
+    watched = [n for n in arrays if n != "decay" or np.isfinite(decay)]
+    check(backend, bind(gated_delta_rule, chunk=16), gated_loop, arrays, watched, modes=("auto",), slack=2.0)
+
+
+def test_gated_delta_rule_of_equal_keys(backend):
+    """All keys equal and beta = 1, without decay: the state holds the last value alone."""
+    arrays = gated_case(64, decay=False)
+    arrays["k"][:], arrays["beta"][:] = arrays["k"][:, :1], 1.0
+    check(backend, bind(gated_delta_rule, chunk=64), gated_loop, arrays, modes=("auto",))
+
+
+def test_gated_delta_rule_compiled_is_eager_on_mlx():
+    pytest.importorskip("mlx.core")
+    with em.using("mlx"):
+        check("mlx", bind(gated_delta_rule, chunk=8), gated_loop, gated_case(13), modes=("auto",), compiled=True)
+
+
+def test_memory_of_the_gradient_on_mlx():
+    """Twice the length: at most 1.5 times the bytes that must be there more."""
+    pytest.importorskip("mlx.core")
+    (short, io), (long, more) = (mlx_peak(lambda **kw: gated_delta_rule(**kw)[0], gated_case(n, heads=2, dk=32, dv=32))
+                                 for n in (4096, 8192))
+    assert long - short <= 1.5 * (more - io)
 
 
 def test_the_state_continues(backend):

@@ -6,9 +6,10 @@ import pytest
 import ember_ml as em
 from ember_ml.errors import ShapeError
 from ember_ml.ops.recurrence import linear_attention
+from ember_ml.ops.recurrence.linear_attention import sizes
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, mlx_peak, near  # noqa: E402
 
 RNG = np.random.default_rng(13)
 
@@ -75,6 +76,31 @@ def test_shared_heads_scale_and_resets(backend, kind):
     arrays["reset"] = RNG.random((2, 27)) < 0.2
     watched = [n for n in arrays if n != "reset"]
     check(backend, bind(linear_attention, chunk=8, scale=0.3), bind(loop, scale=0.3), arrays, watched, modes=("auto",))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_segments_are_one(backend, kind, monkeypatch):
+    """Segments of two chunks, so that states and their gradients cross from one to the next."""
+    monkeypatch.setitem(sizes.__globals__, "WORKSPACE", 2 * 2 * 2 * 4 * 4)
+    check(backend, bind(linear_attention, chunk=4), loop, case(43, kind))
+    check(backend, bind(linear_attention, chunk=4, exclusive=True), bind(loop, exclusive=True), case(43, kind), modes=("auto",))
+
+
+@pytest.mark.parametrize("kind", [None, "head", "channel"])
+def test_gradients_are_slopes(kind):
+    arrays = case(11, kind, heads=4, shared=2, batch=1, low=-1.0)
+    for name in ("decay",) if kind else ():
+        arrays[name] -= 0.01                             # a decay is at most 0 on both sides of it
+    check_slopes(bind(linear_attention, chunk=8), arrays)
+
+
+@pytest.mark.parametrize("kind", [None, "head", "channel"])
+def test_memory_of_the_gradient_on_mlx(kind):
+    """Twice the length: at most 1.5 times the bytes that must be there more. A loop over steps would keep dk states' worth a step."""
+    pytest.importorskip("mlx.core")
+    (short, io), (long, more) = (mlx_peak(lambda **kw: linear_attention(**kw)[0], case(n, kind, heads=2, dk=32, dv=32))
+                                 for n in (4096, 8192))
+    assert long - short <= 1.5 * (more - io)
 
 
 @pytest.mark.parametrize("kind", [None, "channel"])

@@ -6,9 +6,10 @@ import pytest
 import ember_ml as em
 from ember_ml.errors import ShapeError
 from ember_ml.ops.recurrence import mlstm
+from ember_ml.ops.recurrence.linear_attention import sizes
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, mlx_peak, near  # noqa: E402
 
 RNG = np.random.default_rng(19)
 
@@ -62,10 +63,45 @@ def test_values_equal_the_loop(backend, length, chunk):
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.parametrize("length, chunk", [(1, 64), (21, 8), (37, 16)])
 def test_gradients_equal_the_loop_s(backend, length, chunk, state):
-    """Without eps, since that is added in m's scale. The state's m has a gradient of zero times its use: it is left out."""
-    arrays = case(length, state=state)
-    watched = [n for n in arrays if n != "m"]
-    check(backend, h_alone(ours(chunk, eps=0.0)), h_alone(lambda **kw: loop(**kw, eps=0.0)), arrays, watched, slack=4.0)
+    """Without eps, since that is added in m's scale."""
+    check(backend, h_alone(ours(chunk, eps=0.0)), h_alone(lambda **kw: loop(**kw, eps=0.0)), case(length, state=state), slack=4.0)
+
+
+def test_many_segments_are_one(backend, monkeypatch):
+    """Segments of two chunks, so that states and their gradients cross from one to the next."""
+    monkeypatch.setitem(sizes.__globals__, "WORKSPACE", 2 * 2 * 2 * 4 * 4)
+    check(backend, h_alone(ours(4, eps=0.0)), h_alone(lambda **kw: loop(**kw, eps=0.0)), case(43), slack=4.0)
+
+
+def test_gradients_through_a_state_handed_on(backend):
+    """h of the second call sees the first one's inputs through C and m together."""
+    def halves(memory, m, **inputs):
+        first, state = mlstm(*[x[:, :13] for x in inputs.values()], (memory, m), eps=0.0, chunk=8)
+        return em.ops.concat([first, mlstm(*[x[:, 13:] for x in inputs.values()], state, eps=0.0, chunk=8)[0]], axis=1),
+
+    check(backend, halves, h_alone(lambda **kw: loop(**kw, eps=0.0)), case(21), slack=4.0)
+
+
+def test_gradients_are_slopes():
+    check_slopes(h_alone(ours(8, eps=0.0)), case(11, batch=1))
+
+
+@pytest.mark.parametrize("dtype, eps", [("float16", 2.0 ** -10), ("bfloat16", 2.0 ** -7)])
+def test_half_precision_is_float32_inside(backend, dtype, eps):
+    rounded = {n: em.tensor(a.astype("float32")).astype(dtype) for n, a in case(33, state=False).items()}
+    h, memory, m = ours(8)(**rounded)
+    assert str(h.dtype) == dtype and str(memory.dtype) == str(m.dtype) == "float32"
+    want, last, _ = loop(**{n: torch.tensor(t.astype("float32").numpy()).double() for n, t in rounded.items()})
+    near(h.astype("float32"), want.numpy(), eps, "h")
+    near(memory, last.numpy(), 2e-5, "C and n")
+
+
+def test_memory_of_the_gradient_on_mlx():
+    """Twice the length: at most 1.5 times the bytes that must be there more."""
+    pytest.importorskip("mlx.core")
+    (short, io), (long, more) = (mlx_peak(lambda **kw: mlstm(**kw)[0], case(n, heads=2, dk=32, dv=32, state=False))
+                                 for n in (4096, 8192))
+    assert long - short <= 1.5 * (more - io)
 
 
 def test_compiled_is_eager_on_mlx():

@@ -16,65 +16,114 @@ from functools import partial
 
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import arange, zeros
-from ember_ml.ops.elementwise import exp, floor_divide, where
+from ember_ml.ops.declare import op
+from ember_ml.ops.elementwise import exp, where
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.chunks import over_chunks
-from ember_ml.ops.recurrence.linear_attention import check, from_chunks, per_step, sizes, to_chunks
+from ember_ml.ops.recurrence.linear_attention import by_group, check, from_chunks, per_step, sizes, to_chunks
 from ember_ml.ops.recurrence.linear_scan import state_dtype
-from ember_ml.ops.recurrence.pairs import from_here, pairs, to_here
+from ember_ml.ops.recurrence.pairs import earlier, from_here, later, not_later, pairs, to_here, two
 from ember_ml.ops.reduce import sum as total
-from ember_ml.ops.shape import concat, cut, expand_dims, reshape, split, squeeze, swap_axes
+from ember_ml.ops.shape import concat, cut, expand_dims, reshape, split, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 
 
-def unit_inverse(a: EmberTensor) -> EmberTensor:
+def _inverse(a):
+    steps = a.shape[-1]
+    if steps <= 2:
+        places = arange(steps, like=a)
+        return a + (expand_dims(places, 0) == expand_dims(places, 1)).astype(a.dtype)
+    half = steps // 2
+    upper, lower = cut(a, 0, half, axis=-2), cut(a, half, steps, axis=-2)
+    first, second = two(_inverse(stack([cut(upper, 0, half, axis=-1), cut(lower, half, steps, axis=-1)], axis=-3)), -3)
+    cross = matmul(second, matmul(cut(lower, 0, half, axis=-1), first))
+    return concat([concat([first, cross.zeros_like()], axis=-1), concat([cross, second], axis=-1)], axis=-2)
+
+
+def _inverse_grad(g, x, _a):
+    x = swap_axes(x)
+    return where(not_later(g.shape[-1], 1, g), matmul(x, matmul(g, x)), 0.0)
+
+
+@op(vjp=(_inverse_grad,))
+def unit_inverse(a):
     """(I - a)^{-1} of strictly lower triangular a (..., C, C), C a power of two.
 
-    From blocks of one upwards: [[P, 0], [X, Q]] has the inverse [[P', 0], [Q' X P', Q']] (X of a, which stands with a minus). As exact as
+    By halves: [[P, 0], [X, Q]] has the inverse [[P', 0], [Q' X P', Q']] (X of a, which stands with a minus). As exact as
     forward substitution; the product (I + a)(I + a^2)(I + a^4)... would lose all digits where keys repeat.
     """
-    steps, lead = a.shape[-1], a.shape[:-2]
-    places = arange(steps, like=a)
-    found, size = (a * 0.0 + 1.0)[..., :1].reshape((*lead, steps, 1, 1)), 1
-    while size < steps:
-        m = steps // (2 * size)
-        block = floor_divide(places, 2 * size)
-        mine = expand_dims(block, 1) == expand_dims(block, 0)
-        own = total(reshape(where(mine, a, 0.0), (*lead, m, 2 * size, m, 2 * size)), axis=-2)
-        cross = cut(cut(own, size, 2 * size, axis=-2), 0, size, axis=-1)
-        first, second = (squeeze(x, -3) for x in split(reshape(found, (*lead, m, 2, size, size)), 2, axis=-3))
-        cross = matmul(second, matmul(cross, first))
-        found = concat([concat([first, cross.zeros_like()], axis=-1), concat([cross, second], axis=-1)], axis=-2)
-        size *= 2
-    return reshape(found, a.shape)
+    return _inverse(a)
 
 
-def _segment(carry, xs, _weights, *, steps, gated):
-    (state,), (q, k, v, a, b, *g) = carry, xs
-    length, heads, dv = v.shape[1:]
-    q, k, v, a, b = (to_chunks(x, steps, heads) for x in (q, k, v, a, b))
-    g = to_chunks(g[0], steps, heads) if gated else None
-    keys = concat([k, b], axis=-2)                        # both kinds of input, side by side
+def _decays(q, a, g):
+    """What the decays make of queries at their step and of those that ask before it; of keys at the end; of a whole chunk."""
     if g is None:
-        read, asked, kept, correcting, decay = q, a, k, b, None
-    else:
-        here, end = exp(to_here(g)), exp(from_here(g))
-        read, asked, kept, correcting = q * here, a * exp(to_here(g, exclusive=True)), k * end, b * end
-        decay = swap_axes(exp(total(g, axis=-2, keepdims=True)))
-    solved = unit_inverse(pairs(a, b, g, exclusive=True))
-    known = matmul(solved, matmul(pairs(a, k, g, exclusive=True), v))     # U for a state of zero
-    asked = matmul(solved, asked)                                        # and its dependence on the state
-    added = matmul(swap_axes(kept), v) + matmul(swap_axes(correcting), known)
-    turned = matmul(swap_axes(correcting), asked)
-    states, n = [], v.shape[2]
-    for j, (turn, add) in enumerate(zip(split(turned, n, axis=2), split(added, n, axis=2))):
-        states.append(expand_dims(state, 2))
-        moved = matmul(squeeze(turn, 2), state) + squeeze(add, 2)
-        state = moved + (state if decay is None else state * decay[:, :, j])
-    before = concat(states, axis=2)
-    u = known + matmul(asked, before)
-    o = matmul(pairs(q, k, g), v) + matmul(pairs(q, b, g), u) + matmul(read, before)
-    return (state,), (from_chunks(o, length),)
+        return q, a, (lambda k: k), None
+    end = exp(from_here(g))
+    whole = split(exp(swap_axes(total(g, axis=-2, keepdims=True))), g.shape[3], axis=3)
+    return q * exp(to_here(g)), a * exp(to_here(g, exclusive=True)), (lambda k: k * end), whole
+
+
+def _scores(q, a, keys, g):
+    """Products of q and of a with all `keys`: (..., C, n, C) for each of the two.
+
+    What a step asks of the state before it, it asks as a query of the step before.
+    """
+    from_q, from_a = two(pairs(stack([q, later(a, -2)], axis=-3), keys, g), -4)
+    return from_q, earlier(from_a, -3)
+
+
+def _states(turned, added, whole, state):
+    """The states (B, groups, heads / groups, n, dk, dv) before each of n chunks, and the one after the last."""
+    n, before = added.shape[3], []
+    for j, (turn, add) in enumerate(zip(split(turned, n, axis=3), split(added, n, axis=3))):
+        before.append(state)
+        state = matmul(turn, state) + add + (state if whole is None else state * whole[j])
+    return concat(before, axis=3), state
+
+
+def _segment(carry, xs, _weights, *, steps, scale):
+    (state,), (q, k, v, a, b, *g) = carry, xs
+    length, groups, shape = v.shape[1], q.shape[2], state.shape
+    q, k, v, a, b, *g = (to_chunks(x, steps, groups) for x in (q * scale, k, v, a, b, *g))
+    g = g[0] if g else None
+    read, asked, to_end, whole = _decays(q, a, g)
+    from_q, from_a = _scores(q, a, stack([k, b], axis=-3), g)
+    of_k, of_b = two(from_a, -2)
+    solved = unit_inverse(of_b)
+    known = matmul(solved, matmul(of_k, v))              # U for a state of zero
+    asked = matmul(solved, asked)                        # and its dependence on the state
+    correcting = swap_axes(to_end(b))
+    added = matmul(swap_axes(to_end(k)), v) + matmul(correcting, known)
+    before, last = _states(matmul(correcting, asked), added, whole, expand_dims(by_group(state, groups), 3))
+    of_k, of_b = two(from_q, -2)
+    o = matmul(of_k, v) + matmul(of_b, known + matmul(asked, before)) + matmul(read, before)
+    return (reshape(last, shape),), (from_chunks(o, length),)
+
+
+def _gated_segment(carry, xs, _weights, *, steps, scale):
+    """The same where b_t = -beta_t alpha_t k_t: inputs W = beta V - beta alpha U take the place of V and U."""
+    (state,), (q, k, v, beta, *g) = carry, xs
+    length, groups, shape = v.shape[1], q.shape[2], state.shape
+    q, k, v, beta, *g = (to_chunks(x, steps, groups) for x in (q * scale, k, v, expand_dims(beta, -1), *g))
+    g = g[0] if g else None
+    read, asked, to_end, whole = _decays(q, k, g)
+    from_q, from_k = (reshape(x, (*x.shape[:-2], steps)) for x in _scores(q, k, expand_dims(k, -3), g))
+    rate = -beta if g is None else -beta * exp(g)
+    solved = unit_inverse(rate * from_k)
+    known, asked, writing = matmul(solved, beta * v), matmul(solved, rate * asked), swap_axes(to_end(k))
+    before, last = _states(matmul(writing, asked), matmul(writing, known), whole, expand_dims(by_group(state, groups), 3))
+    o = matmul(from_q, known + matmul(asked, before)) + matmul(read, before)
+    return (reshape(last, shape),), (from_chunks(o, length),)
+
+
+def _over_time(segment, xs, initial, k, v, scale, chunk):
+    (batch, length, heads, dv), dk, kind = v.shape, k.shape[-1], state_dtype(v.dtype)
+    first = zeros((batch, heads, dk, dv), kind, like=v) if initial is None else initial.astype(kind)
+    steps, span = sizes(chunk, length, batch, heads, max(dk, dv))
+    (state,), (o,) = over_chunks(partial(segment, steps=steps, scale=scale), (first,), [x.astype(kind) for x in xs if x is not None],
+                                 chunk=span)
+    return o.astype(v.dtype), state
 
 
 def delta_rule(q: EmberTensor, k: EmberTensor, v: EmberTensor, a: EmberTensor, b: EmberTensor,
@@ -96,34 +145,29 @@ def delta_rule(q: EmberTensor, k: EmberTensor, v: EmberTensor, a: EmberTensor, b
     for name, t in (("a", a), ("b", b)):
         if t.shape != k.shape:
             raise ShapeError(f"delta_rule: expected {name} of k's shape {k.shape}, got {t.shape}")
-    batch, length, heads, dv = v.shape
-    kind, dk = state_dtype(v.dtype), k.shape[-1]
-    g = per_step("delta_rule", decay, k, heads, kind, reset)
+    batch, length, heads, _ = v.shape
+    g = per_step("delta_rule", decay, k, heads, state_dtype(v.dtype), reset)
     if reset is not None:                                # a forgotten state is not corrected either
         a = where(reshape(reset, (batch, length, 1, 1)), a.zeros_like(), a)
-    first = zeros((batch, heads, dk, dv), kind, like=v) if initial is None else initial.astype(kind)
-    steps, segment = sizes(chunk, length, batch, heads, max(dk, dv))
-    xs = [t.astype(kind) for t in (q * scale if scale != 1.0 else q, k, v, a, b)]
-    fn = partial(_segment, steps=steps, gated=g is not None)
-    (state,), (o,) = over_chunks(fn, (first,), [*xs, *([] if g is None else [g])], chunk=segment)
-    return o.astype(v.dtype), state
+    return _over_time(_segment, [q, k, v, a, b, g], initial, k, v, scale, chunk)
 
 
-def gated_delta_rule(q: EmberTensor, k: EmberTensor, v: EmberTensor, beta: EmberTensor, decay: EmberTensor | None = None,
-                     **options) -> tuple[EmberTensor, EmberTensor]:
+def gated_delta_rule(q: EmberTensor, k: EmberTensor, v: EmberTensor, beta: EmberTensor, decay: EmberTensor | None = None, *,
+                     initial: EmberTensor | None = None, scale: float = 1.0, reset: EmberTensor | None = None,
+                     chunk: int = 32) -> tuple[EmberTensor, EmberTensor]:
     """S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T with alpha = exp(decay): gated DeltaNet; DeltaNet without decay.
 
     Args:
-        q, k: (B, L, H, dk), keys of length one. v: (B, L, H, dv). beta: (B, L, H). decay: (B, L, H), logs at most 0.
-        options: initial, scale, reset, chunk of `delta_rule`.
+        q, k: (B, L, h, dk), keys of length one; h divides H. v: (B, L, H, dv). beta: (B, L, H).
+        decay: (B, L, H), logs at most 0.
+        initial, scale, reset, chunk: as in `linear_attention`.
 
-    Returns: as `delta_rule`. Source: Yang et al. 2024, Gated Delta Networks, eq. 10.
+    Returns: as `delta_rule`. Raises ShapeError. Source: Yang et al. 2024, Gated Delta Networks, eq. 10.
     """
+    check("gated_delta_rule", q, k, v, initial, v.shape[-1])
     for name, t in (("beta", beta), ("decay", decay)):
         if t is not None and t.shape != v.shape[:3]:
             raise ShapeError(f"gated_delta_rule: expected {name} of shape (batch, length, heads) = {v.shape[:3]}, got {t.shape}")
-    written = k * expand_dims(beta, -1)
-    if decay is None:
-        return delta_rule(q, written, v, k, -written, **options)
-    decay = expand_dims(decay, -1)
-    return delta_rule(q, written, v, k, -written * exp(decay), decay, **options)
+    g = None if decay is None else expand_dims(decay, -1)
+    g = per_step("gated_delta_rule", g, k, v.shape[2], state_dtype(v.dtype), reset)
+    return _over_time(_gated_segment, [q, k, v, beta, g], initial, k, v, scale, chunk)

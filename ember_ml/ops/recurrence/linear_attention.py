@@ -3,8 +3,8 @@
     S_t = Diag(exp(g_t)) S_{t-1} + k_t v_t^T        (S: key channels x value channels, for each head)
     o_t = scale S_t^T q_t                           (exclusive: S_{t-1}^T q_t)
 
-Inside a chunk of C steps this is a masked product of queries and keys (`pairs`); between chunks it is an elementwise scan of
-states. A segment of several chunks is worked on at once; the gradient computes a segment again.
+Inside a chunk of C steps this is a masked product of queries and keys (`pairs`); the states follow chunk after
+chunk. A segment of several chunks is worked on at once; the gradient computes a segment again.
 
 Source: Katharopoulos et al. 2020, Transformers are RNNs; Yang et al. 2023, Gated Linear Attention Transformers with
 Hardware-Efficient Training, section 4; Dao and Gu 2024, Transformers are SSMs, section 6.
@@ -20,56 +20,57 @@ from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import exp, where
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.chunks import over_chunks
-from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
-from ember_ml.ops.recurrence.pairs import from_here, pairs, to_here
-from ember_ml.ops.shape import broadcast_to, concat, cut, expand_dims, pad, permute_dims, repeat, reshape, swap_axes
+from ember_ml.ops.recurrence.linear_scan import state_dtype
+from ember_ml.ops.recurrence.pairs import earlier, from_here, later, pairs, to_here
+from ember_ml.ops.reduce import sum as total
+from ember_ml.ops.shape import broadcast_to, concat, cut, expand_dims, pad, permute_dims, reshape, split, swap_axes
 from ember_ml.tensor import EmberTensor
 
 #: numbers of one (chunk, chunk) or state array that a segment may hold: 1 MiB in float32
 WORKSPACE = 1 << 18
 
 
-def to_chunks(x: EmberTensor, steps: int, heads: int) -> EmberTensor:
-    """(B, T, h, d) as (B, heads, T / steps, steps, d): padded with zeros, each of the h heads shared by heads / h."""
-    batch, length, own, width = x.shape
+def to_chunks(x: EmberTensor, steps: int, groups: int) -> EmberTensor:
+    """(B, T, heads, d) as (B, groups, heads / groups, T / steps, steps, d), padded with zeros at the end."""
+    batch, length, heads, width = x.shape
     spare = -length % steps
     x = pad(x, ((0, 0), (0, spare), (0, 0), (0, 0))) if spare else x
-    x = permute_dims(reshape(x, (batch, -1, steps, own, width)), (0, 3, 1, 2, 4))
-    return x if own == heads else repeat(x, heads // own, axis=1)
+    return permute_dims(reshape(x, (batch, -1, steps, groups, heads // groups, width)), (0, 3, 4, 1, 2, 5))
 
 
 def from_chunks(x: EmberTensor, length: int) -> EmberTensor:
-    """The way back from `to_chunks`: (B, H, n, C, d) to (B, length, H, d)."""
-    batch, heads, n, steps, width = x.shape
-    return cut(reshape(permute_dims(x, (0, 2, 3, 1, 4)), (batch, n * steps, heads, width)), 0, length, axis=1)
+    """The way back from `to_chunks`: (B, groups, heads / groups, n, C, d) to (B, length, heads, d)."""
+    batch, groups, shared, n, steps, width = x.shape
+    return cut(reshape(permute_dims(x, (0, 3, 4, 1, 2, 5)), (batch, n * steps, groups * shared, width)), 0, length, axis=1)
 
 
-def states_before(decay: EmberTensor, added: EmberTensor, first: EmberTensor) -> tuple[EmberTensor, EmberTensor]:
-    """The states before each chunk (B, H, n, dk, dv) and after the last, where a chunk multiplies by `decay` and adds `added`."""
-    batch, heads, n = added.shape[:3]
-    rows = (batch * heads, n, -1)
-    after, final = linear_scan_rows(reshape(broadcast_to(decay, added.shape), rows), reshape(added, rows),
-                                    reshape(first, (batch * heads, -1)))
-    if n == 1:
-        return expand_dims(first, 2), reshape(final, first.shape)
-    earlier = cut(reshape(after, added.shape), 0, n - 1, axis=2)
-    return concat([expand_dims(first, 2), earlier], axis=2), reshape(final, first.shape)
+def by_group(state: EmberTensor, groups: int) -> EmberTensor:
+    """(B, heads, dk, dv) as (B, groups, heads / groups, dk, dv)."""
+    return reshape(state, (state.shape[0], groups, -1, *state.shape[2:]))
 
 
 def attend(state: EmberTensor, q: EmberTensor, k: EmberTensor, v: EmberTensor, g: EmberTensor | None, steps: int,
            exclusive: bool = False) -> tuple[EmberTensor, EmberTensor]:
-    """(last state, o) of one segment: q, k (B, T, h, dk), v (B, T, H, dv), g (B, T, H, 1 or dk) or None; state (B, H, dk, dv)."""
-    length, heads = v.shape[1], v.shape[2]
-    q, k, v = (to_chunks(x, steps, heads) for x in (q, k, v))
-    g = None if g is None else to_chunks(g, steps, heads)
-    o = matmul(pairs(q, k, g, exclusive), v)
+    """(last state, o) of one segment: q, k (B, T, h, dk), v (B, T, H, dv), g (B, T, H, 1 or dk) or None; state (B, H, dk, dv).
+
+    Inside, heads are groups x heads that share a query and a key, which are never repeated as such.
+    """
+    length, groups, shape = v.shape[1], k.shape[2], state.shape
+    q, k, v = (to_chunks(x, steps, groups) for x in (q, k, v))
+    g = None if g is None else to_chunks(g, steps, groups)
+    weights = pairs(expand_dims(later(q, -2) if exclusive else q, -3), expand_dims(k, -3), g)
+    weights = reshape(weights, (*weights.shape[:-4], steps, steps))
+    o = matmul(earlier(weights, -2) if exclusive else weights, v)
     if g is None:
-        read, kept, decay = q, k, expand_dims(state.ones_like(), 2)
+        read, kept, decays = q, k, None
     else:
         read, kept = q * exp(to_here(g, exclusive)), k * exp(from_here(g))
-        decay = swap_axes(exp(g.sum(axis=-2, keepdims=True)))
-    previous, final = states_before(decay, matmul(swap_axes(kept), v), state)
-    return final, from_chunks(o + matmul(read, previous), length)
+        decays = split(exp(swap_axes(total(g, axis=-2, keepdims=True))), v.shape[3], axis=3)
+    state, before = expand_dims(by_group(state, groups), 3), []
+    for j, added in enumerate(split(matmul(swap_axes(kept), v), v.shape[3], axis=3)):
+        before.append(state)
+        state = added + (state if decays is None else state * decays[j])
+    return reshape(state, shape), from_chunks(o + matmul(read, concat(before, axis=3)), length)
 
 
 def _segment(carry, xs, _weights, *, steps, exclusive, gated, eps):
