@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ember_ml.autodiff import tree
+from ember_ml.autodiff.transform import transforming
 from ember_ml.errors import BackendMismatch
 from ember_ml.tensor import EmberTensor
 
@@ -56,7 +57,8 @@ def _trace(fn, backend, structure, where, leaves):
         for i, a in zip(where, natives):
             full[i] = EmberTensor(a, backend)
         args, kw = tree.unflatten(structure, full)
-        out, form["structure"] = tree.flatten(fn(*args, **kw))
+        with transforming():
+            out, form["structure"] = tree.flatten(fn(*args, **kw))
         form["leaves"] = [(isinstance(x, EmberTensor), None if isinstance(x, EmberTensor) else x) for x in out]
         return [x.data for x in out if isinstance(x, EmberTensor)]
 

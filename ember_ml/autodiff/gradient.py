@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ember_ml.autodiff import tape, tree
+from ember_ml.autodiff.transform import transforming
 from ember_ml.errors import ShapeError
 from ember_ml.tensor import EmberTensor
 
@@ -54,10 +55,11 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
 
         inputs = [leaves[i] for i in where]
         runtime = inputs[0].backend.runtime
-        if mode == "tape" or not runtime.has_gradients:
-            value, aux, grads = _taped(call, inputs)
-        else:
-            value, aux, grads = _native(call, inputs, runtime)
+        with transforming():
+            if mode == "tape" or not runtime.has_gradients:
+                value, aux, grads = _taped(call, inputs)
+            else:
+                value, aux, grads = _native(call, inputs, runtime)
         full = [None] * len(leaves)
         for i, g in zip(where, grads):
             full[i] = g

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ember_ml.errors import ShapeError
+from ember_ml.errors import BackendMismatch, ShapeError
 from ember_ml.ops.activation import gelu as gelu_of
 from ember_ml.ops.activation import gelu_slope
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import conj
 from ember_ml.ops.fft import irfft, rfft
+from ember_ml.ops.fftconv_filter import PreparedFilter
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import cut, expand_dims, pad, reshape
 from ember_ml.tensor import EmberTensor
@@ -63,9 +64,26 @@ def _per_head(w, head_dim):
     return w if head_dim == 1 else reshape(w, (w.shape[0], 1, 1, w.shape[1]))
 
 
-def _spectrum(k, k_reverse, n):
-    f = rfft(k, n=n)
-    return f if k_reverse is None else f + conj(rfft(k_reverse, n=n))
+def _taps(k, k_reverse):
+    """The two filters, of which a prepared one holds both."""
+    return (k.k, k.k_reverse) if isinstance(k, PreparedFilter) else (k, k_reverse)
+
+
+def _met(taps, work, length):
+    """The taps that an input of this length meets, in the dtype of the computation."""
+    return [None if f is None else cut(f, 0, min(f.shape[-1], length), axis=-1).astype(work) for f in taps]
+
+
+def _spectrum(k, k_reverse, work, length, n):
+    """rfft(k) + conj(rfft(k_reverse)), kept where the filter is prepared."""
+    def make():
+        kept = _met(_taps(k, k_reverse), work, length)
+        f = rfft(kept[0], n=n)
+        return f if kept[1] is None else f + conj(rfft(kept[1], n=n))
+
+    if not isinstance(k, PreparedFilter):
+        return make()
+    return EmberTensor(k.spectrum(("rfft", n, length, work), lambda: (make().data,))[0], k.k.backend)
 
 
 def _convolve(x_f, k_f, n, length):
@@ -91,18 +109,16 @@ def _work_dtype(u):
 
 
 def _size(u, k, k_reverse):
-    longest = max(k.shape[-1], 0 if k_reverse is None else k_reverse.shape[-1])
+    longest = max(0 if f is None else f.shape[-1] for f in _taps(k, k_reverse))
     return fft_size(u.shape[-1] + min(longest, u.shape[-1]) - 1)
 
 
 def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
     work = _work_dtype(u)
-    u, k, D, v, q, k_reverse, mask, g = (
-        None if t is None else t.astype(work) for t in (u, k, D, v, q, k_reverse, dropout_mask, g))
+    u, D, v, q, mask, g = (None if t is None else t.astype(work) for t in (u, D, v, q, dropout_mask, g))
     length, n = u.shape[-1], _size(u, k, k_reverse)
-    kept = [None if f is None else cut(f, 0, min(f.shape[-1], length), axis=-1) for f in (k, k_reverse)]
     x = _gated(u, v, head_dim)
-    x_f, k_f = rfft(x, n=n), _per_head(_spectrum(*kept, n), head_dim)
+    x_f, k_f = rfft(x, n=n), _per_head(_spectrum(k, k_reverse, work, length, n), head_dim)
     da, dq = g, None
     if q is not None or gelu:                              # the convolution's output is needed again
         z = _convolve(x_f, k_f, n, length)
@@ -122,13 +138,11 @@ def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None
     dx = _convolve(dz_f, conj(k_f), n, length)
     dx = dx if D is None else dx + _per_head(expand_dims(D, -1), head_dim) * dz
     lead = (0,) if head_dim == 1 else (0, 2, 3)
-    correlation = irfft(total(dz_f * conj(x_f), axis=lead), n=n)
-    dk = _filter_grad(correlation, kept[0], k)
+    dk = None if isinstance(k, PreparedFilter) else _filter_grad(irfft(total(dz_f * conj(x_f), axis=lead), n=n), length, k)
     dD = None if D is None else total(dz * x, axis=(*lead, x.ndim - 1))
     dk_reverse = None
     if k_reverse is not None:
-        mirrored = irfft(total(conj(dz_f) * x_f, axis=lead), n=n)
-        dk_reverse = _filter_grad(mirrored, kept[1], k_reverse)
+        dk_reverse = _filter_grad(irfft(total(conj(dz_f) * x_f, axis=lead), n=n), length, k_reverse)
     if v is None:
         return dx, dk, dD, None, dq, dk_reverse, None
     if head_dim == 1:
@@ -138,10 +152,11 @@ def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None
     return du, dk, dD, dv, dq, dk_reverse, None
 
 
-def _filter_grad(correlation, kept, k):
+def _filter_grad(correlation, length, k):
     """The first taps of the correlation; taps beyond the input's length never met it."""
-    part = cut(correlation, 0, kept.shape[-1], axis=-1)
-    missing = k.shape[-1] - kept.shape[-1]
+    met = min(k.shape[-1], length)
+    part = cut(correlation, 0, met, axis=-1)
+    missing = k.shape[-1] - met
     return part if missing == 0 else pad(part, ((0, 0), (0, missing)))
 
 
@@ -149,26 +164,25 @@ def _filter_grad(correlation, kept, k):
 def fftconv_rows(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
     """Native form of `fftconv`, for checked shapes."""
     out_dtype, work = u.dtype, _work_dtype(u)
-    u, k, D, v, q, k_reverse, mask = (
-        None if t is None else t.astype(work) for t in (u, k, D, v, q, k_reverse, dropout_mask))
+    u, D, v, q, mask = (None if t is None else t.astype(work) for t in (u, D, v, q, dropout_mask))
     length, n = u.shape[-1], _size(u, k, k_reverse)
-    kept = [None if f is None else cut(f, 0, min(f.shape[-1], length), axis=-1) for f in (k, k_reverse)]
     x = _gated(u, v, head_dim)
-    a = _convolve(rfft(x, n=n), _per_head(_spectrum(*kept, n), head_dim), n, length)
+    a = _convolve(rfft(x, n=n), _per_head(_spectrum(k, k_reverse, work, length, n), head_dim), n, length)
     a = a if D is None else a + _per_head(expand_dims(D, -1), head_dim) * x
     a = gelu_of(a) if gelu else a
     a = a if mask is None else a * _masked(mask, head_dim)
     return _post(a, q, head_dim).astype(out_dtype)
 
 
-def fftconv(u: EmberTensor, k: EmberTensor, D: EmberTensor | None = None, *, v: EmberTensor | None = None,
+def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | None = None, *, v: EmberTensor | None = None,
             q: EmberTensor | None = None, k_reverse: EmberTensor | None = None,
             dropout_mask: EmberTensor | None = None, gelu: bool = False, head_dim: int = 1) -> EmberTensor:
     """Long convolution over time, causal or bidirectional, with skip, gelu, dropout and gates (formula: see the module).
 
     Args:
         u: (B, D, L), float32, float64, float16 or bfloat16; half precision is computed in float32.
-        k: (H, K), the causal filter, H = D / head_dim; taps beyond L have no effect.
+        k: (H, K), the causal filter, H = D / head_dim; taps beyond L have no effect. A filter that does not change may be
+            given as `prepare_filter(k, k_reverse)`: its transform is then kept, and no gradient flows into it.
         D: (H,), skip. v, q: (B, D, L), gates before and after; with head_dim > 1 both are needed.
         k_reverse: (H, K'), filter of the future, lag 0 included: the convolution is then bidirectional.
         dropout_mask: (B, H), factors after the gelu (0 or 1 / (1 - p)). No gradient.
@@ -177,7 +191,8 @@ def fftconv(u: EmberTensor, k: EmberTensor, D: EmberTensor | None = None, *, v: 
 
     Returns: (B, D, L) in u's dtype.
 
-    Raises ShapeError naming the argument, the shape that was expected and the one that came.
+    Raises ShapeError naming the argument, the shape that was expected and the one that came; BackendMismatch for a filter
+    that was prepared on another engine.
     """
     if u.ndim != 3:
         raise ShapeError(f"fftconv: expected u of shape (batch, channels, length), got {u.shape}")
@@ -188,7 +203,14 @@ def fftconv(u: EmberTensor, k: EmberTensor, D: EmberTensor | None = None, *, v: 
     if u.shape[2] == 0:
         raise ShapeError(f"fftconv: expected a length of at least 1, got u of shape {u.shape}")
     heads = u.shape[1] // head_dim
-    for name, t in (("k", k), ("k_reverse", k_reverse)):
+    if isinstance(k, PreparedFilter):
+        if k_reverse is not None:
+            raise TypeError("fftconv: expected no k_reverse beside a prepared filter, which holds its own: "
+                            "prepare_filter(k, k_reverse)")
+        if k.k.backend is not u.backend:
+            raise BackendMismatch(f"fftconv: expected a filter prepared on {u.backend.name}, where u is, got one on "
+                                  f"{k.k.backend.name}; prepare k.to({u.backend.name!r})")
+    for name, t in zip(("k", "k_reverse"), _taps(k, k_reverse)):
         if t is not None and (t.ndim != 2 or t.shape[0] != heads or t.shape[1] == 0):
             raise ShapeError(f"fftconv: expected {name} of shape (channels / head_dim, length) = ({heads}, K), "
                              f"K >= 1 (usually {u.shape[2]}), got {t.shape}; pass one filter per head")

@@ -10,9 +10,11 @@ from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.layers.sequence_mixing.frozen_filters import FrozenFilters
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
 from ember_ml.ops import (
-    broadcast_to, concat, expand_dims, fftconv, flip, ones, random, reshape, short_conv, split, swap_axes, zeros,
+    broadcast_to, concat, expand_dims, fftconv, flip, ones, prepare_filter, random, reshape, short_conv, split, swap_axes,
+    zeros,
 )
 from ember_ml.ops import sum as total
 from ember_ml.ops.shape import cut
@@ -76,11 +78,18 @@ class Hyena(SequenceMixer):
         if c.order_scale:
             self.scale = ones((c.order - 1,))
         self.out_proj = Dense(DenseConfig(c.d_input, c.d_input), key=keys[5])
+        self._frozen = FrozenFilters()
 
     def filters(self, length: int | None = None) -> EmberTensor:
         """All long filters, (order - 1, d_input, length)."""
         k = self.filter(length)
         return reshape(k, (self.config.order - 1, self.config.d_input, k.shape[-1]))
+
+    def _convolutions(self, length: int) -> list:
+        """What fftconv takes as the filter of each convolution: prepared, unless it is being trained."""
+        frozen = self._frozen.get(list(self.filter.tensors().values()), length,
+                                  lambda: [prepare_filter(k) for k in self.filters(length)])
+        return list(self.filters(length)) if frozen is None else frozen
 
     def _gates(self, u: EmberTensor) -> tuple[list[EmberTensor], EmberTensor]:
         """The gates x_0 ... x_{N-1}, and v, from their concatenation along axis 1."""
@@ -103,7 +112,7 @@ class Hyena(SequenceMixer):
             if length > c.l_max:
                 raise ShapeError(f"hyena: expected a length of at most l_max = {c.l_max}, got {length}; "
                                  "build the layer with a larger l_max, or continue from initial_state")
-            k, after = self.filters(length), None
+            k, after = self._convolutions(length), None
             u = short_conv(u, self.short_weight, self.short_bias)
         else:
             k = flip(state["filters"], axis=-1)

@@ -7,7 +7,10 @@ from ember_ml.nn import initializers
 from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
-from ember_ml.ops import abs, concat, expand_dims, fftconv, flip, pad, random, relu, sigmoid, sign, split, swap_axes, zeros
+from ember_ml.nn.layers.sequence_mixing.frozen_filters import FrozenFilters
+from ember_ml.ops import (
+    abs, concat, expand_dims, fftconv, flip, pad, prepare_filter, random, relu, sigmoid, sign, split, swap_axes, zeros,
+)
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -58,6 +61,7 @@ class LongConv(SequenceMixer):
             self.future = initializers.normal(keys[3], (wide, c.l_max), max(0.002, 2.0 * c.squash))
         self.D = random.normal(keys[1], (wide,))
         self.out_proj = Dense(DenseConfig(wide, 2 * c.d_input), key=keys[2])
+        self._frozen = FrozenFilters()
 
     def filters(self, weight: EmberTensor | None = None) -> EmberTensor:
         """The taps that a weight (default: kernel) stands for, (copies d_input, l_max)."""
@@ -68,6 +72,11 @@ class LongConv(SequenceMixer):
             w = sum(parts[1:], parts[0]) * (1.0 / width)
         return relu(abs(w) - self.config.squash) * sign(w)
 
+    def _both_filters(self) -> tuple[EmberTensor, EmberTensor | None]:
+        """The filters of the past and of the future; the latter has no tap on the present."""
+        future = pad(self.filters(self.future), ((0, 0), (1, 0))) if self.config.bidirectional else None
+        return self.filters(), future
+
     def forward(self, x: EmberTensor, state=None):
         """(B, L, d_input) to the same shape; L at most l_max without a state."""
         c, length = self.config, x.shape[1]
@@ -76,8 +85,10 @@ class LongConv(SequenceMixer):
             if length > c.l_max:
                 raise ShapeError(f"long_conv: expected a length of at most l_max = {c.l_max}, got {length}; build the layer "
                                  "with a larger l_max, or continue from initial_state")
-            future = pad(self.filters(self.future), ((0, 0), (1, 0))) if c.bidirectional else None
-            y = fftconv(self._copied(u), self.filters(), self.D, k_reverse=future)
+            frozen = self._frozen.get([self.kernel, self.future] if c.bidirectional else [self.kernel], c.l_max,
+                                      lambda: [prepare_filter(*self._both_filters())])
+            k, future = self._both_filters() if frozen is None else (frozen[0], None)
+            y = fftconv(self._copied(u), k, self.D, k_reverse=future)
         else:
             k = flip(state["filters"], axis=-1)
             joined = concat([state["past"], u], axis=-1)
