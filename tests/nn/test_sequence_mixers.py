@@ -12,6 +12,7 @@ import pytest
 import ember_ml as em
 from ember_ml.errors import ShapeError
 from ember_ml.registry import layers
+from ember_ml.weights import load, save_tree
 from tests.conftest import ENGINES, require_engine
 from tests.nn._help import cast, close, get, numbers, put, same_trees
 
@@ -29,6 +30,13 @@ CONFIGS = {
     "lstm": [dict(d_input=4), dict(d_input=3, bias=False)],
     "rnn": [dict(d_input=4), dict(d_input=3, bias=False, activation="relu")],
     "mamba": [dict(d_input=6, d_state=3), dict(d_input=4, d_state=5, expand=3, taps=2, dt_rank=2, bias=True, conv_bias=False)],
+    "ltc": [dict(d_input=3, unfolds=2), dict(d_input=2, unfolds=3, mixed_memory=True, softplus=False, wiring={"kind": "auto_ncp", "units": 9,
+                                                                                                   "d_output": 2})],
+    "cfc": [dict(d_input=3, backbone_units=5), dict(d_input=3, d_hidden=4, d_output=3, mode="no_gate", backbone_layers=2, backbone_units=4,
+                                                   activation="silu", mixed_memory=True),
+            dict(d_input=3, mode="pure", backbone_layers=0)],
+    "wired_cfc": [dict(d_input=2, wiring={"kind": "auto_ncp", "units": 9, "d_output": 2}),
+                  dict(d_input=3, mode="pure", wired_gate=False, d_output=3, wiring={"kind": "random", "units": 4, "sparsity": 0.5})],
     "short_conv": [dict(d_input=4), dict(d_input=3, taps=1, bias=False, activation="silu")],
     "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False)],
 }
@@ -150,13 +158,16 @@ def test_a_state_can_be_branched(name, fields, backend):
 
 @every_mixer
 @pytest.mark.parametrize("first, second", list(itertools.permutations(ENGINES, 2)))
-def test_a_state_continues_on_another_engine(name, fields, first, second):
+def test_a_state_continues_on_another_engine(name, fields, first, second, tmp_path):
+    """Through a safetensors file, as a session on one machine is continued on another."""
     a, b = build(name, fields, first), build(name, fields, second)
     x = numbers(0, 2, LENGTH, fields["d_input"])
     whole = get(b(put(x, engine=second))[0])
     _, state = a(put(x[:, :5], engine=first), start(a, 2, "float32"))
-    saved = em.tree.map(lambda t: t.numpy(), state)
-    state = em.tree.map(lambda array: em.tensor(array, device=second), saved)
+    save_tree(tmp_path / "state.safetensors", state)
+    tensors, _, _ = load(tmp_path / "state.safetensors", device=second)
+    empty = start(b, 2, "float32")                          # for its form alone: a cache may have grown
+    state = em.tree.unflatten(em.tree.flatten(empty)[1], [tensors[name] for name in em.tree.named(empty)])
     y, state = b(put(x[:, 5:9], engine=second), state)
     close(y, whole[:, 5:9], 1e-4, "chunk")
     close(scan(b, put(x[:, 9:], engine=second), state)[0], whole[:, 9:], 1e-4, "steps")

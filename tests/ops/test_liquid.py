@@ -5,7 +5,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml.errors import ShapeError
-from ember_ml.ops.recurrence import cfc, ltc
+from ember_ml.ops.recurrence import Memory, cfc, ltc
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
 from tests.ops.oracle import check, near  # noqa: E402
@@ -103,6 +103,54 @@ def loop_cfc(mode, layers):
 @pytest.mark.parametrize("layers, chunk, times", [(1, 64, None), (0, 3, 1), (2, 1, 4)])
 def test_cfc_equals_the_loop(backend, mode, layers, chunk, times):
     check(backend, ours_cfc(mode, layers, chunk), loop_cfc(mode, layers), cfc_case(7, mode, layers, times=times), slack=5.0)
+
+
+def memory_case(arrays, n=4):
+    batch, length, _ = arrays["x"].shape
+    return arrays | {"gates": RNG.standard_normal((batch, length, 4 * n)), "weight_hh": RNG.standard_normal((4 * n, n)) / 2,
+                     "c_last": RNG.standard_normal((batch, n))}
+
+
+def with_memory(cell):
+    """An LSTM's step before each of a loop's."""
+    def run(x, gates, weight_hh, c_last, elapsed=None, **rest):
+        name = "v" if "v" in rest else "h"
+        h, c, ys = rest.pop(name), c_last, []
+        for t in range(x.shape[1]):
+            i, f, g, o = (gates[:, t] + h @ weight_hh.T).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            _, h = cell(x[:, t:t + 1], elapsed=None if elapsed is None else elapsed[:, t:t + 1], **{name: h}, **rest)
+            ys.append(h)
+        return torch.stack(ys, 1), h, c
+    return run
+
+
+def test_mixed_memory_equals_the_loop(backend):
+    def ours_with_ltc(x, c, gleak, vleak, v, gates, weight_hh, c_last, elapsed, **synapses):
+        parts = [tuple(synapses[p + s] for s in SYNAPSES) for p in ("s_", "r_")]
+        return ltc(x, *parts, c, gleak, vleak, v, elapsed, unfolds=3, memory=Memory(gates, weight_hh, c_last))
+
+    def ours_with_cfc(x, h, w0, b0, head_w, head_b, gates, weight_hh, c_last, elapsed):
+        return cfc(x, [(w0, b0)], (head_w, head_b), h, elapsed, memory=Memory(gates, weight_hh, c_last), chunk=3)
+
+    check(backend, ours_with_ltc, with_memory(loop_ltc), memory_case(ltc_case(6, times=1)), slack=5.0)
+    check(backend, ours_with_cfc, with_memory(loop_cfc("default", 1)), memory_case(cfc_case(7, "default", 1, times=1)), slack=5.0)
+
+
+@pytest.mark.parametrize("name, shape", [("gates", (2, 5, 16)), ("weight_hh", (16, 3)), ("c", (2, 3))])
+def test_misuse_of_the_memory_is_told(name, shape):
+    with em.using("numpy"):
+        arrays = {n: em.tensor(a) for n, a in memory_case(cfc_case(7, "default", 1)).items()}
+        memory = {"gates": arrays["gates"], "weight_hh": arrays["weight_hh"], "c": arrays["c_last"], name: em.ops.ones(shape)}
+        with pytest.raises(ShapeError, match=f"cfc: expected the memory's {name} of shape"):
+            cfc(arrays["x"], [(arrays["w0"], arrays["b0"])], (arrays["head_w"], arrays["head_b"]), memory=Memory(**memory))
+
+
+def test_where_no_time_passes_a_neuron_stays(backend):
+    arrays = {n: em.tensor(a.astype("float32")) for n, a in ltc_case(1, times=1).items()}
+    y, last = ours_ltc(**arrays | {"elapsed": arrays["elapsed"] * 0.0})
+    near(last, arrays["v"].numpy(), 1e-6, "v")
 
 
 def test_half_precision_keeps_its_state_in_float32(backend):

@@ -41,6 +41,7 @@ MAY_COMPUTE_WITH = {
     "ember_ml.data": {"numpy"},
     "ember_ml.interop": {"numpy"},
     "ember_ml.parity": {"numpy"},
+    "ember_ml.nn.layers.sequence_mixing.recurrent.wirings": {"numpy"},
 }
 
 # Loaded by name, at first use: whoever imports one of these has decided for the user which library must be there.

@@ -13,13 +13,17 @@ from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongC
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
 from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
+from ember_ml.nn.layers.sequence_mixing.recurrent.cfc import CfC, CfCConfig, WiredCfC, WiredCfCConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.gru import GRU, GRUConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.lstm import LSTM, LSTMConfig
+from ember_ml.nn.layers.sequence_mixing.recurrent.ltc import LTC, LTCConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.rnn import RNN, RNNConfig
+from ember_ml.nn.layers.sequence_mixing.recurrent.wirings import NCP, AutoNCP, FullyConnected, RandomWiring, Wiring
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
-__all__ = ["Affine", "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
+__all__ = ["Affine", "AutoNCP", "CfC", "CfCConfig", "FullyConnected", "LTC", "LTCConfig", "NCP", "RandomWiring", "WiredCfC", "WiredCfCConfig", "Wiring",
+           "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
            "GRU", "GRUConfig", "GatedLinearAttention", "GatedLinearAttentionConfig", "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
            "LSTM", "LSTMConfig", "LongConvConfig", "MLP", "MLPConfig", "Mamba", "MambaConfig", "NormConfig", "RMSNorm", "RNN",
            "RNNConfig", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig",

@@ -8,6 +8,7 @@ from ember_ml.ops.recurrence.gated_scan import gated_scan
 from ember_ml.ops.recurrence.linear_attention import linear_attention
 from ember_ml.ops.recurrence.linear_scan import linear_scan
 from ember_ml.ops.recurrence.ltc import ltc
+from ember_ml.ops.recurrence.mixed_memory import Memory
 from ember_ml.ops.recurrence.mlstm import mlstm
 from ember_ml.ops.recurrence.rnn import gru, lstm, rnn
 from ember_ml.ops.recurrence.selective_scan import selective_scan

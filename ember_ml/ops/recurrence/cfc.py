@@ -21,6 +21,7 @@ from ember_ml.ops.elementwise import abs, exp, tanh
 from ember_ml.ops.linear import linear
 from ember_ml.ops.recurrence.chunks import over_chunks, over_steps
 from ember_ml.ops.recurrence.linear_scan import state_dtype
+from ember_ml.ops.recurrence.mixed_memory import Memory, with_memory
 from ember_ml.ops.shape import split
 from ember_ml.tensor import EmberTensor
 
@@ -55,9 +56,9 @@ def _step(state, xs, weights, *, layers, mode, act):
 
 def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor | None = None,
         elapsed: EmberTensor | None = None, *, mode: str = "default", activation: str = "lecun_tanh",
-        pure: tuple[EmberTensor, EmberTensor] | None = None,
-        chunk: int = 64) -> tuple[EmberTensor, EmberTensor]:
-    """(h after every position, last h).
+        pure: tuple[EmberTensor, EmberTensor] | None = None, memory: Memory | None = None,
+        chunk: int = 64) -> tuple[EmberTensor, ...]:
+    """(h after every position, last h), and the memory's last c if there is one.
 
     Args:
         x: (B, L, J), inputs, L >= 1.
@@ -67,9 +68,10 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
         elapsed: (B, L, 1) or (B, L, N), time up to each position; default 1.
         mode: see the module. activation: of the backbone's layers, one of ACTIVATIONS.
         pure: w_tau and amplitude, (N,) each, of the pure mode.
+        memory: an LSTM's step before each position's, see `mixed_memory`.
         chunk: steps that the gradient holds at once.
 
-    Returns: (B, L, N) in x's dtype, and (B, N) in float32 or wider.
+    Returns: (B, L, N) in x's dtype, and (B, N) each in float32 or wider.
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came; ValueError for a mode or
     activation that is not known.
@@ -92,6 +94,8 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
         raise ShapeError(f"cfc: expected elapsed of shape {(batch, length, 1)} or {(batch, length, n)}, got {elapsed.shape}")
     if mode == "pure" and pure is None:
         raise ShapeError(f"cfc: the pure mode needs w_tau and amplitude of shape ({n},)")
+    if memory is not None:
+        memory.check("cfc", batch, length, n)
     kind = state_dtype(x.dtype)
     filled = [(w.astype(kind), zeros((w.shape[0],), kind, like=x) if b is None else b.astype(kind)) for w, b in stack_]
     (first, bias), later = filled[0], filled[1:]
@@ -100,5 +104,9 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
     start = zeros((batch, n), kind, like=x) if h is None else h.astype(kind)
     time = zeros((batch, length, 1), kind, like=x) + 1.0 if elapsed is None else elapsed.astype(kind)
     step = partial(_step, layers=len(later), mode=mode, act=ACTIVATIONS[activation])
-    (last,), (y,) = over_chunks(over_steps(step), (start,), (linear(x.astype(kind), of_x, bias), time), weights, chunk)
-    return y.astype(x.dtype), last
+    carry, xs = (start,), (linear(x.astype(kind), of_x, bias), time)
+    if memory is not None:
+        carry, xs, weights = (start, memory.c.astype(kind)), (memory.gates.astype(kind), *xs), [memory.matrix(kind), *weights]
+        step = with_memory(step)
+    last, (y,) = over_chunks(over_steps(step), carry, xs, weights, chunk)
+    return y.astype(x.dtype), *last
