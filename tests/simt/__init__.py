@@ -10,6 +10,6 @@ It holds what Ember's kernels use, and grows with them. docs/kernels.md tells ho
 """
 
 from tests.simt.build import CompileError, unavailable
-from tests.simt.executor import KernelFault
+from tests.simt.executor import KernelFault, Launch, counted, using
 
-__all__ = ["CompileError", "KernelFault", "unavailable"]
+__all__ = ["CompileError", "KernelFault", "Launch", "counted", "unavailable", "using"]

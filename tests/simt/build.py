@@ -16,11 +16,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-#: checked code: -O1 and no vectors keep every access of the source; the sanitizers' calls land in executor.c; without
-#: the last option LLVM might keep a threadgroup variable in a register over a barrier
-CHECKED = ("-O1", "-fPIC", "-g1", "-mf16c", "-ffp-contract=fast", "-fno-vectorize", "-fno-slp-vectorize",
-           "-fsanitize=thread,alignment,array-bounds", "-mllvm", "-tsan-instrument-func-entry-exit=0",
-           "-mllvm", "-tsan-instrument-read-before-write=1", "-mllvm", "-enable-global-analyses=false")
+#: without the last option LLVM might keep a threadgroup variable in a register over a barrier
+FAST = ("-O2", "-fPIC", "-g1", "-mf16c", "-ffp-contract=fast", "-mllvm", "-enable-global-analyses=false")
+
+#: -O1 and no vectors keep every access of the source; the sanitizers' calls land in executor.c
+CHECKED = (*FAST, "-O1", "-fno-vectorize", "-fno-slp-vectorize", "-fsanitize=thread,alignment,array-bounds",
+           "-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-instrument-read-before-write=1")
 
 
 class CompileError(RuntimeError):
@@ -71,11 +72,11 @@ def clang(*flags: str, text: str = "") -> str:
                 *flags, text=text)
 
 
-def shared_library(name: str, text: str, *flags: str, checked: bool = True) -> Path:
+def shared_library(name: str, text: str, *flags: str) -> Path:
     """A .so of one source text. Nothing is linked in: libc, libm and the executor are in the process already."""
     def make(path: Path):
-        assembly = clang(*flags, *(CHECKED if checked else ("-O2", "-fPIC")), "-S", "-o", "-", "-", text=text)
-        clang("-x", "assembler", "-c", "-o", f"{path}.o", "-", text=_with_lines(assembly) if checked else assembly)
+        assembly = clang(*flags, "-S", "-o", "-", "-", text=text)
+        clang("-x", "assembler", "-c", "-o", f"{path}.o", "-", text=_with_lines(assembly) if "-g1" in flags else assembly)
         _run("ld.lld", "-shared", "-o", str(path), f"{path}.o")
         os.unlink(f"{path}.o")
 
@@ -85,8 +86,9 @@ def shared_library(name: str, text: str, *flags: str, checked: bool = True) -> P
 def _with_lines(assembly: str) -> str:
     """Before each call into the executor, stores the source position (file << 20 | line) in simt_line.
 
-    r11 is free there: a call may overwrite it and passes nothing in it. The files' names go into `simt_files`, and the
-    bounds of the threadgroup arrays, which are all the module's zeroed memory, into `simt_shared`.
+    r11 is free there: a call may overwrite it and passes nothing in it. The files' names go into `simt_files`, the
+    bounds of constant tables and code into `simt_constants`, and those of the threadgroup arrays, which are all the
+    module's zeroed memory, into `simt_shared`.
     """
     out, where, files = [], 0, {}
     for line in assembly.splitlines():
@@ -94,14 +96,15 @@ def _with_lines(assembly: str) -> str:
             files[found[1]] = found[2]
         elif found := re.match(r"\s+\.loc\s+(\d+)\s+(\d+)", line):
             where = int(found[1]) << 20 | int(found[2])
-        elif re.match(r"\s+callq?\s+(__tsan_|__ubsan_|simt_barrier|simt_exchange)", line):
+        elif re.match(r"\s+callq?\s+(__tsan_|__ubsan_|simt_barrier|simt_simdgroup_barrier|simt_exchange|simt_refuse)", line):
             out += ["\tmovq\tsimt_line@GOTPCREL(%rip), %r11", f"\tmovl\t${where}, (%r11)"]
         out.append(line)
     table = "|".join(f"{number}={name}" for number, name in files.items())
     bounds = "__bss_start, _end" if re.search(r"\s\.(bss|l?comm)\b", assembly) else "0, 0"
     return "\n".join([*out, "\t.section .rodata", "\t.globl simt_files", f'simt_files: .asciz "{table}"', "\t.data",
-                      "\t.balign 8", "\t.globl simt_shared", "\t.hidden __bss_start", "\t.hidden _end",
-                      f"simt_shared: .quad {bounds}", ""])
+                      "\t.balign 8", "\t.globl simt_shared, simt_constants",
+                      "\t.hidden __bss_start, _end, __ehdr_start, _etext", f"simt_shared: .quad {bounds}",
+                      "simt_constants: .quad __ehdr_start, _etext", ""])
 
 
 def _run(tool: str, *arguments: str, text: str = "") -> str:

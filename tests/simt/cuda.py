@@ -4,6 +4,7 @@ cuda/*.h bring what NVIDIA's compiler brings. Checked beyond what CuPy checks: n
 """
 
 import ctypes
+import re
 import types
 from itertools import takewhile
 
@@ -11,12 +12,13 @@ import ml_dtypes
 import numpy as np
 
 from tests.simt.build import HERE, shared_library
-from tests.simt.executor import Buffer, KernelFault, Module
+from tests.simt.executor import Buffer, KernelFault, Module, mode
 
 _FLAGS = ("-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fvisibility=default",
           "-I", str(HERE / "cuda"), "-I", str(HERE))
 
-STATIC_SHARED_MEMORY = 49152
+#: bytes of shared memory that a block may have, by itself and when its kernel asks for more (compute capability 9.0)
+SHARED_MEMORY, MOST_SHARED_MEMORY = 48 << 10, 227 << 10
 
 
 class ndarray(np.ndarray):
@@ -30,47 +32,61 @@ class RawModule:
     """cupy.RawModule, for kernels that are named in `name_expressions`."""
 
     def __init__(self, *, code, options=(), name_expressions):
-        self.names, self.code, self.module = list(name_expressions), code, None
+        self.code = re.sub(r"extern __shared__ (?:__align__\(\d+\) )?([\w: ]+?) (\w+)\[\];",
+                           r"\1* const \2 = (\1*)simt_dynamic_shared();", code)
+        self.kernels = {name: RawKernel(self.code, name) for name in name_expressions}
 
     def get_function(self, name):
-        if self.module is None:
-            entries = "".join(f"SIMT_ENTRY({i}, {n})\n" for i, n in enumerate(self.names))
-            text = f'#include "simt_cuda.h"\n#line 1 "kernel.cu"\n{self.code}\n{entries}'
-            self.module = Module(shared_library("cuda", text, *_FLAGS))
-        number = self.names.index(name)
-
-        def kernel(grid, block, arguments):
-            _launch(self.module, number, name, grid, block, arguments)
-
-        return kernel
+        return self.kernels[name]
 
 
-def _launch(module, number, name, grid, block, arguments):
-    parameters = getattr(module.library, f"simt_parameters_{number}")
-    parameters.restype = ctypes.POINTER(ctypes.c_char_p)
-    expected = [p.decode() for p in takewhile(bool, parameters())]
+class RawKernel:
+    """One kernel of a module, with the attributes that Ember's launchers use."""
+
+    def __init__(self, code, name):
+        self.code, self.name, self.modules, self.max_dynamic_shared_size_bytes = code, name, {}, SHARED_MEMORY
+
+    def __call__(self, grid, block, arguments, *, shared_mem=0):
+        check = mode().check
+        if check not in self.modules:
+            text = f'#include "simt_cuda.h"\n#line 1 "kernel.cu"\n{self.code}\nSIMT_ENTRY({self.name})\n'
+            self.modules[check] = Module(shared_library("cuda", text, *_FLAGS, *mode().flags))
+        module = self.modules[check]
+        if module.shared_bytes > SHARED_MEMORY or shared_mem > self.max_dynamic_shared_size_bytes:
+            raise KernelFault(f"{self.name}: {module.shared_bytes} bytes of shared memory and {shared_mem} dynamic ones; "
+                              f"allowed are {SHARED_MEMORY} and {self.max_dynamic_shared_size_bytes}")
+        slots, outputs = _slots(module, self.name, arguments)
+        blocks, threads = ((*size, *(1,) * (3 - len(size))) for size in (grid, block))
+        if blocks[0] >= 2 ** 31 or max(blocks[1:]) > 65535 or 0 in blocks or 0 in threads:
+            raise KernelFault(f"{self.name}: a grid of {blocks} blocks of {threads} threads")
+        module.launch("simt_entry", slots, [a * b for a, b in zip(blocks, threads)], threads, MOST_SHARED_MEMORY,
+                      shared_mem, self.name)
+        for array in outputs:
+            array.fresh = False
+
+
+def _slots(module, name, arguments) -> tuple[list, list]:
+    """The executor's arguments, and the arrays that came from `empty` and are written now."""
+    module.library.simt_parameters.restype = ctypes.POINTER(ctypes.c_char_p)
+    expected = [p.decode() for p in takewhile(bool, module.library.simt_parameters())]
     if len(arguments) != len(expected):
         raise KernelFault(f"{name}: takes {len(expected)} arguments, got {len(arguments)}")
     slots, outputs = [], []
     for i, (argument, want) in enumerate(zip(arguments, expected)):
+        array = np.asarray(argument)                           # CuPy too takes Python's int for int64
         pointer = isinstance(argument, np.ndarray)
-        have = f"{argument.dtype}*" if pointer else str(argument.dtype)
-        if have != want.removeprefix("const "):
+        have = f"{array.dtype}*" if pointer else str(array.dtype)
+        if want.endswith("*") and not pointer and array.dtype.itemsize == 8 and argument == 0:
+            slots.append(Buffer(f"argument {i}, null,", np.empty(0, np.uint8), False, True))
+        elif have != want.removeprefix("const "):
             raise KernelFault(f"{name}: argument {i} is {have}, the kernel takes {want}")
-        if not pointer:
-            slots.append(np.array(argument))
-            continue
-        if not argument.flags.c_contiguous:
-            raise KernelFault(f"{name}: argument {i} is not contiguous")
-        initialised = not (isinstance(argument, ndarray) and argument.fresh)
-        slots.append(Buffer(f"argument {i}", argument, not want.startswith("const "), initialised))
-        outputs += [(argument, slots[-1])] if slots[-1].writable else []
-    sizes = [(*size, *(1,) * (3 - len(size))) for size in (grid, block)]
-    module.launch(f"simt_entry_{number}", slots, [a * b for a, b in zip(*sizes)], sizes[1], STATIC_SHARED_MEMORY)
-    for array, buffer in outputs:
-        array[...] = buffer.result
-        if isinstance(array, ndarray):
-            array.fresh = False
+        elif not pointer:
+            slots.append(array)
+        else:
+            fresh = isinstance(argument, ndarray) and argument.fresh
+            slots.append(Buffer(f"argument {i}", array, not want.startswith("const "), not fresh))
+            outputs += [argument] if fresh and slots[-1].writable else []
+    return slots, outputs
 
 
 def _empty(shape, dtype):

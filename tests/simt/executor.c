@@ -1,12 +1,13 @@
 // Runs a kernel on the CPU, thread by thread, and checks every load and store that it makes.
 //
-// A threadgroup's threads are fibers: each runs until it waits at a barrier or a simdgroup operation, then the next
-// one runs. Kernels are compiled with -fsanitize=thread, but linked without the sanitizer's runtime: its calls land
-// here. Before each call build.py has put the source line into simt_line.
+// A threadgroup's threads are fibers: each runs until it waits at a barrier or a simdgroup operation, then another
+// one runs, in the order that the schedule names. Kernels are compiled with -fsanitize=thread, but linked without the
+// sanitizer's runtime: its calls land here. Before each call build.py has put the source line into simt_line. A kernel
+// that was compiled without makes no such calls, and runs unchecked.
 //
-// Two accesses of one byte, one of them a write, are a data race unless one thread makes both, or both threads are of
-// one group with a barrier between that orders this memory. So whether a race is found does not depend on who ran
-// first.
+// Two accesses of one place, one of them a write, are a data race unless one thread makes both, or both threads are of
+// one group with a barrier between that orders this memory, or of one simdgroup with such a barrier of the simdgroup.
+// So whether a race is found does not depend on who ran first.
 #include "executor.h"
 
 #include <stdarg.h>
@@ -17,19 +18,22 @@ typedef struct {
   const char *name;
   char *data;
   uint64_t bytes;
-  uint32_t writable, initialised;
+  uint32_t element;                // bytes
+  uint32_t writable, initialised, shared;
 } buffer_t;
 
 typedef struct {
   void (*entry)(void **arguments);
   void **arguments;
   uint64_t argument_count;
-  char *shared;                 // threadgroup arrays
-  uint64_t shared_bytes;
-  const buffer_t *buffers;
+  const char *constants, *constants_end;   // the module itself, which kernels may read: tables
+  char *dynamic_shared;
+  const buffer_t *buffers;                 // arguments and shared memory
   uint32_t buffer_count;
-  uint32_t grid[3], group[3];   // threads
-  uint32_t where;               // of the fault: file << 20 | line
+  uint32_t grid[3], group[3];              // threads
+  uint32_t schedule;                       // 0: ascending, 1: descending, else pseudo-random
+  uint64_t loaded, stored;                 // bytes of device memory, counted where accesses are checked
+  uint32_t where;                          // of the fault: file << 20 | line
   char message[400];
 } launch_t;
 
@@ -49,8 +53,8 @@ __asm__(
     "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n"
     "  ret\n");
 
-enum { MAX_THREADS = 1024, SIMD = 32, SLOT = 16, STACK = 64 << 10 };
-enum state { READY, AT_BARRIER, AT_EXCHANGE, ENDED };
+enum { MAX_THREADS = 1024, SIMD = 32, SIMDGROUPS = MAX_THREADS / SIMD, SLOT = 16, STACK = 64 << 10 };
+enum state { READY, AT_BARRIER, AT_SIMDGROUP, ENDED };
 enum memory { DEVICE, SHARED };
 
 typedef struct {
@@ -63,7 +67,7 @@ typedef struct {
 static char stacks[MAX_THREADS][STACK] __attribute__((aligned(4096)));
 static char slots[SIMD][SLOT] __attribute__((aligned(SLOT)));
 static thread_t threads[MAX_THREADS], *self;
-static uint32_t thread_count, group_id[3], failed;
+static uint32_t thread_count, group_size[3], group_id[3], groups[3], failed;
 static void *scheduler;
 static launch_t *launch;
 
@@ -81,6 +85,9 @@ static void fail(uint32_t where, const char *format, ...) {
                        self->id[0], self->id[1], self->id[2], group_id[0], group_id[1], group_id[2]);
 }
 
+// Ends the kernel.
+#define fault(...) (fail(simt_line, __VA_ARGS__), simt_switch(&self->stack, scheduler))
+
 static void wait(enum state state) {
   self->state = state;
   self->where = simt_line;
@@ -94,10 +101,15 @@ static void run_thread(void) {
 
 // ---------------------------------------------------------------- what a kernel calls
 uint32_t simt_id(uint32_t which) {
-  if (which < 3) return self->id[which];
-  if (which < 6) return group_id[which - 3];
-  if (which < 9) return launch->group[which - 6];
-  return self->index % SIMD;
+  const uint32_t axis = which % 4;
+  switch (which / 4) {
+    case 0: return self->id[axis];
+    case 1: return group_id[axis];
+    case 2: return launch->group[axis];
+    case 3: return group_size[axis];
+    case 4: return groups[axis];
+    default: return axis == 0 ? self->index : axis == 1 ? self->index % SIMD : self->index / SIMD;
+  }
 }
 
 void simt_barrier(uint32_t memory) {
@@ -105,59 +117,103 @@ void simt_barrier(uint32_t memory) {
   wait(AT_BARRIER);
 }
 
+void simt_simdgroup_barrier(uint32_t memory) {
+  self->memory = memory;
+  self->bytes = 0;
+  wait(AT_SIMDGROUP);
+}
+
 const void *simt_exchange(const void *value, uint32_t bytes) {
   self->given = value;
+  self->memory = 0;
   self->bytes = bytes;
-  wait(AT_EXCHANGE);
+  wait(AT_SIMDGROUP);
   return slots;
 }
 
+void *simt_dynamic_shared(void) { return launch->dynamic_shared; }
+
+void simt_refuse(const char *what) { fault("%s", what); }
+
 // ---------------------------------------------------------------- checking
-// What is known of one byte. Epochs count the barriers that order this memory and the groups, over the whole launch.
+// What is known of one granule of memory. Times count the barriers of the launch, of groups and simdgroups.
 typedef struct {
-  uint32_t write_epoch, read_epoch;  // 0: never
-  uint16_t writer, reader;           // threads; SEVERAL readers in read_epoch
-  uint8_t earlier_group_read;
+  uint32_t written, read;  // when last; 0: never
+  uint16_t writer, reader; // threads; or several readers, see below
+  uint8_t read_by_earlier_group;
 } cell_t;
-enum { SEVERAL = 0xffff, MAX_REGIONS = 32 };
+enum { SEVERAL = 0xffff, SEVERAL_OF = 0xff00, MAX_REGIONS = 64 };  // SEVERAL_OF + n: of simdgroup n alone
 
 typedef struct {
   const char *name;
   uintptr_t low, high;
-  uint32_t writable, initialised;
+  uint32_t writable, initialised, granule;  // a granule is the narrowest access so far, at most 4 bytes
   enum memory memory;
   cell_t *cells;
 } region_t;
 
-static region_t regions[MAX_REGIONS];
-static uint32_t region_count, epoch[2], group_start;
+static region_t regions[MAX_REGIONS], *last;
+static uint32_t region_count, now, group_start, barrier_at[2], simdgroup_barrier_at[2][SIMDGROUPS];
 
-// Ends the kernel.
-#define fault(...) (fail(simt_line, __VA_ARGS__), simt_switch(&self->stack, scheduler))
+// Whether what `who` did at `time` came before this thread's next access, whatever the schedule.
+static int ordered(const region_t *region, uint32_t time, uint32_t who) {
+  const uint32_t mine = self->index / SIMD, its = who >= SEVERAL_OF ? who - SEVERAL_OF : who / SIMD;
+  return who == self->index || time < barrier_at[region->memory] ||
+         (its == mine && time < simdgroup_barrier_at[region->memory][mine]);
+}
 
-static void check_byte(const region_t *region, size_t byte, int write) {
-  cell_t *cell = &region->cells[byte];
-  const uint32_t now = epoch[region->memory], start = region->memory == DEVICE ? group_start : 0, me = self->index;
+static void check_cell(const region_t *region, size_t index, int write) {
+  cell_t *cell = &region->cells[index];
+  const uint32_t me = self->index;
+  const size_t byte = index * region->granule;
   const char *race = write ? "data race (write after write)" : "data race (read after write)", *on = region->name;
-  if (cell->write_epoch && cell->write_epoch < start) fault("%s between groups on %s, byte %zu", race, on, byte);
-  if (cell->write_epoch == now && cell->writer != me)
+  if (region->memory == SHARED) {  // another group's is another memory
+    if (cell->written < group_start) cell->written = 0;
+    if (cell->read < group_start) cell->read = 0;
+  }
+  if (cell->written && cell->written < group_start) fault("%s between groups on %s, byte %zu", race, on, byte);
+  if (cell->written && !ordered(region, cell->written, cell->writer))
     fault("%s on %s, byte %zu, with thread %u of the group", race, on, byte, cell->writer);
   if (write) {
     race = "data race (write after read)";
-    if (cell->earlier_group_read || (cell->read_epoch && cell->read_epoch < start))
+    if (cell->read_by_earlier_group || (cell->read && cell->read < group_start))
       fault("%s between groups on %s, byte %zu", race, on, byte);
-    if (cell->read_epoch == now && cell->reader == SEVERAL)
-      fault("%s on %s, byte %zu, with several threads of the group", race, on, byte);
-    if (cell->read_epoch == now && cell->reader != me)
+    if (cell->read && !ordered(region, cell->read, cell->reader)) {
+      if (cell->reader >= SEVERAL_OF) fault("%s on %s, byte %zu, with several threads of the group", race, on, byte);
       fault("%s on %s, byte %zu, with thread %u of the group", race, on, byte, cell->reader);
-    cell->write_epoch = now;
+    }
+    cell->written = now;
     cell->writer = me;
   } else {
-    if (!region->initialised && !cell->write_epoch) fault("uninitialised read of %s, byte %zu", on, byte);
-    if (cell->read_epoch && cell->read_epoch < start) cell->earlier_group_read = 1;
-    cell->reader = cell->read_epoch == now && cell->reader != me ? SEVERAL : me;
-    cell->read_epoch = now;
+    if (!region->initialised && !cell->written) fault("uninitialised read of %s, byte %zu", on, byte);
+    if (cell->read && cell->read < group_start) cell->read_by_earlier_group = 1;
+    if (!cell->read || ordered(region, cell->read, cell->reader))
+      cell->reader = me;
+    else  // one cell remembers one reader; several are named by their simdgroup, if they have one in common
+      cell->reader = (cell->reader >= SEVERAL_OF ? cell->reader - SEVERAL_OF : cell->reader / SIMD) == me / SIMD
+                         ? SEVERAL_OF + me / SIMD
+                         : SEVERAL;
+    cell->read = now;
   }
+}
+
+static void halve_granule(region_t *region) {
+  const size_t count = (region->high - region->low) / (region->granule /= 2);
+  cell_t *cells = __builtin_malloc((count + 1) * sizeof(cell_t));
+  for (size_t i = 0; i < count; i++) cells[i] = region->cells[i / 2];
+  __builtin_free(region->cells);
+  region->cells = cells;
+}
+
+static void out_of_bounds(uintptr_t address, size_t bytes, const char *kind) {
+  const region_t *nearest = NULL;
+  uintptr_t distance = 1 << 20;  // executor.py leaves that much between buffers
+  for (region_t *r = regions; r < regions + region_count; r++) {
+    uintptr_t away = address < r->low ? r->low - address : address + bytes - r->high;
+    if (away < distance) distance = away, nearest = r;
+  }
+  if (!nearest) fault("%s out of bounds of every array", kind);
+  fault("%s out of bounds of %s, byte %zd", kind, nearest->name, address - nearest->low);
 }
 
 static void check(const void *pointer, size_t bytes, int write) {
@@ -168,18 +224,22 @@ static void check(const void *pointer, size_t bytes, int write) {
     return;
   }
   if (address - (uintptr_t)slots < sizeof slots) return;
-  if (address - (uintptr_t)launch->arguments < launch->argument_count * sizeof(void *)) return;  // read by the entry
-  const region_t *nearest = NULL;
-  uintptr_t distance = 1 << 20;  // executor.py leaves that much between buffers
-  for (region_t *r = regions; r < regions + region_count; r++) {
-    uintptr_t away = address < r->low ? r->low - address : address + bytes > r->high ? address + bytes - r->high : 0;
-    if (away < distance) distance = away, nearest = r;
+  region_t *region = last;
+  if (!region || address < region->low || address + bytes > region->high) {
+    for (region = regions; region < regions + region_count; region++)
+      if (address >= region->low && address + bytes <= region->high) break;
+    if (region == regions + region_count) {
+      if (!write && pointer >= (void *)launch->constants && pointer < (void *)launch->constants_end) return;
+      if (address - (uintptr_t)launch->arguments < launch->argument_count * sizeof(void *)) return;  // read by the entry
+      return out_of_bounds(address, bytes, kind);
+    }
+    last = region;
   }
-  if (!nearest) fault("%s out of bounds of every array", kind);
-  const size_t byte = address - nearest->low;
-  if (distance) fault("%s out of bounds of %s, byte %zd", kind, nearest->name, byte);
-  if (write && !nearest->writable) fault("write to the input %s, byte %zu", nearest->name, byte);
-  for (size_t i = 0; i < bytes; i++) check_byte(nearest, byte + i, write);
+  const size_t offset = address - region->low;
+  if (write && !region->writable) fault("write to the input %s, byte %zu", region->name, offset);
+  if (region->memory == DEVICE) *(write ? &launch->stored : &launch->loaded) += bytes;
+  while ((offset | bytes) & (region->granule - 1)) halve_granule(region);
+  for (size_t i = offset / region->granule; i < (offset + bytes) / region->granule; i++) check_cell(region, i, write);
 }
 
 // The calls that -fsanitize=thread makes before a load or store, and -fsanitize=alignment,array-bounds where it is
@@ -201,6 +261,20 @@ void __ubsan_handle_type_mismatch_v1(void *what, void *p) { fault("misaligned ac
 void __ubsan_handle_out_of_bounds(void *what, uintptr_t index) { fault("index %zd is outside its array", index); }
 
 // ---------------------------------------------------------------- scheduling
+static uint64_t random_state;
+
+// The numbers below `count` in the schedule's order.
+static void arrange(uint32_t *order, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++) order[i] = launch->schedule == 1 ? count - 1 - i : i;
+  if (launch->schedule < 2) return;
+  for (uint32_t i = count; i > 1; i--) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    const uint32_t j = (random_state >> 33) % i, moved = order[i - 1];
+    order[i - 1] = order[j];
+    order[j] = moved;
+  }
+}
+
 static const char *place(const thread_t *t) {
   static const char *names[] = {"", "a barrier", "a simdgroup operation", "its end"};
   return names[t->state];
@@ -214,31 +288,41 @@ static void diverged(thread_t *a, const thread_t *b, const char *what) {
 
 // Runs one simdgroup until all its threads wait at a barrier or have ended.
 static void run_simdgroup(thread_t *first, uint32_t count) {
+  uint32_t order[SIMD];
   for (;;) {
-    for (self = first; self < first + count; self++)
-      if (self->state == READY) {
-        simt_switch(&scheduler, self->stack);
-        if (failed) return;
-      }
+    arrange(order, count);
+    for (uint32_t i = 0; i < count; i++) {
+      self = first + order[i];
+      if (self->state == READY) simt_switch(&scheduler, self->stack);
+      if (failed) return;
+    }
     self = NULL;
     thread_t *at = NULL;
     for (thread_t *t = first; t < first + count; t++)
-      if (t->state == AT_EXCHANGE) at = t;
+      if (t->state == AT_SIMDGROUP) at = t;
     if (!at) return;
     __builtin_memset(slots, 0xff, sizeof slots);
     for (thread_t *t = first; t < first + count; t++) {
-      if (t->state != AT_EXCHANGE || t->where != at->where) return diverged(at, t, "simdgroup operation");
+      if (t->state != AT_SIMDGROUP || t->where != at->where) return diverged(at, t, "simdgroup operation");
       __builtin_memcpy(slots[t - first], t->given, t->bytes);
       t->state = READY;
     }
     // Each lane reads the slots before it waits again, and the next exchange begins when all wait.
+    if (at->memory) now++;
+    for (int m = 0; m < 2; m++)
+      if (at->memory >> m & 1) simdgroup_barrier_at[m][first->index / SIMD] = now;
   }
 }
 
 static void run_group(void) {
+  uint32_t order[SIMDGROUPS];
+  const uint32_t simdgroups = (thread_count + SIMD - 1) / SIMD;
   for (;;) {
-    for (uint32_t i = 0; i < thread_count && !failed; i += SIMD)
-      run_simdgroup(threads + i, thread_count - i < SIMD ? thread_count - i : SIMD);
+    arrange(order, simdgroups);
+    for (uint32_t i = 0; i < simdgroups && !failed; i++) {
+      const uint32_t first = order[i] * SIMD;
+      run_simdgroup(threads + first, thread_count - first < SIMD ? thread_count - first : SIMD);
+    }
     self = NULL;
     thread_t *at = NULL;
     for (thread_t *t = threads; t < threads + thread_count; t++)
@@ -248,71 +332,71 @@ static void run_group(void) {
       if (t->state != AT_BARRIER || t->where != at->where) return diverged(at, t, "barrier");
       t->state = READY;
     }
-    for (int m = 0; m < 2; m++) epoch[m] += at->memory >> m & 1;
+    now++;
+    for (int m = 0; m < 2; m++)
+      if (at->memory >> m & 1) barrier_at[m] = now;
   }
 }
 
 static void start_group(void) {
-  uint32_t size[3];
   for (int d = 0; d < 3; d++) {  // a group at the grid's edge is smaller, as Metal's dispatchThreads has it
     uint32_t left = launch->grid[d] - group_id[d] * launch->group[d];
-    size[d] = left < launch->group[d] ? left : launch->group[d];
+    group_size[d] = left < launch->group[d] ? left : launch->group[d];
   }
-  thread_count = size[0] * size[1] * size[2];
+  thread_count = group_size[0] * group_size[1] * group_size[2];
   for (uint32_t i = 0; i < thread_count; i++) {
-    void **top = (void **)(stacks[i] + STACK);
+    void **top = (void **)(stacks[i] + STACK - i % 16 * 320);  // not all in the same sets of the cache
     *--top = NULL;  // where run_thread would return to; keeps its stack aligned to 16 bytes
     *--top = (void *)run_thread;
     threads[i] = (thread_t){.stack = top - 6, .index = i,
-                            .id = {i % size[0], i / size[0] % size[1], i / size[0] / size[1]}};
+                            .id = {i % group_size[0], i / group_size[0] % group_size[1], i / group_size[0] / group_size[1]}};
   }
-  for (int m = 0; m < 2; m++) epoch[m]++;
-  group_start = epoch[DEVICE];
+  group_start = barrier_at[DEVICE] = barrier_at[SHARED] = ++now;
   for (region_t *r = regions; r < regions + region_count; r++)
-    if (r->memory == SHARED) {
-      __builtin_memset((char *)r->low, 0xff, r->high - r->low);
-      __builtin_memset(r->cells, 0, (r->high - r->low) * sizeof(cell_t));
-    }
+    if (r->memory == SHARED) __builtin_memset((char *)r->low, 0xff, r->high - r->low);  // NaN, -1
 }
 
-static void add_region(enum memory memory, const char *name, const char *data, size_t bytes, uint32_t writable,
-                       uint32_t initialised) {
-  regions[region_count++] = (region_t){name, (uintptr_t)data, (uintptr_t)data + bytes, writable, initialised, memory,
-                                       __builtin_calloc(bytes, sizeof(cell_t))};
+static void add_region(const buffer_t *b) {
+  const uint32_t granule = b->element < 4 && b->element != 3 ? b->element : 4;
+  regions[region_count++] = (region_t){
+      b->name, (uintptr_t)b->data, (uintptr_t)b->data + b->bytes, b->writable, b->initialised, granule,
+      b->shared ? SHARED : DEVICE, __builtin_calloc(b->bytes / granule + 1, sizeof(cell_t))};
 }
 
-// 0, or 1 with launch->message and launch->where set.
-int simt_launch(launch_t *given) {
+// 0, or 1 with launch->message and launch->where set. checked: the kernel was compiled to be checked.
+int simt_launch(launch_t *given, uint32_t checked) {
   launch = given;
   self = NULL;
-  failed = region_count = epoch[DEVICE] = epoch[SHARED] = 0;
-  if (given->group[0] * given->group[1] * given->group[2] > MAX_THREADS || given->buffer_count >= MAX_REGIONS) {
+  last = NULL;
+  failed = region_count = now = 0;
+  random_state = given->schedule;
+  __builtin_memset(simdgroup_barrier_at, 0, sizeof simdgroup_barrier_at);
+  if (given->group[0] * given->group[1] * given->group[2] > MAX_THREADS || given->buffer_count > MAX_REGIONS) {
     fail(0, "%u threads in a group (at most %d), %u buffers (at most %d)",
-         given->group[0] * given->group[1] * given->group[2], MAX_THREADS, given->buffer_count, MAX_REGIONS - 1);
+         given->group[0] * given->group[1] * given->group[2], MAX_THREADS, given->buffer_count, MAX_REGIONS);
     return 1;
   }
-  for (uint32_t i = 0; i < given->buffer_count; i++) {
-    const buffer_t *b = &given->buffers[i];
-    add_region(DEVICE, b->name, b->data, b->bytes, b->writable, b->initialised);
-  }
-  if (given->shared_bytes) add_region(SHARED, "threadgroup memory", given->shared, given->shared_bytes, 1, 0);
-  uint32_t groups[3];
+  for (uint32_t i = 0; i < given->buffer_count; i++) add_region(&given->buffers[i]);
   for (int d = 0; d < 3; d++) groups[d] = (given->grid[d] + given->group[d] - 1) / given->group[d];
-  for (uint64_t i = 0; i < (uint64_t)groups[0] * groups[1] * groups[2] && !failed; i++) {
-    group_id[0] = i % groups[0];
-    group_id[1] = i / groups[0] % groups[1];
-    group_id[2] = i / groups[0] / groups[1];
+  const uint32_t count = groups[0] * groups[1] * groups[2];
+  uint32_t *order = __builtin_malloc((count + 1) * sizeof *order);
+  arrange(order, count);
+  for (uint32_t i = 0; i < count && !failed; i++) {
+    group_id[0] = order[i] % groups[0];
+    group_id[1] = order[i] / groups[0] % groups[1];
+    group_id[2] = order[i] / groups[0] / groups[1];
     start_group();
     run_group();
   }
+  __builtin_free(order);
   for (region_t *r = regions; r < regions + region_count; r++) {
     size_t missing = 0, first = 0;
-    if (r->memory == DEVICE && r->writable && !r->initialised)
-      for (size_t i = r->high - r->low; i-- > 0;)
-        if (!r->cells[i].write_epoch) missing++, first = i;
+    if (checked && r->memory == DEVICE && r->writable && !r->initialised)
+      for (size_t i = (r->high - r->low + r->granule - 1) / r->granule; i-- > 0;)
+        if (!r->cells[i].written) missing++, first = i;
     self = NULL;
-    if (missing) fail(0, "%zu of %zu bytes of %s were never written, the first is byte %zu", missing,
-                      (size_t)(r->high - r->low), r->name, first);
+    if (missing) fail(0, "%zu of %zu bytes of %s were never written, the first is byte %zu", missing * r->granule,
+                      (size_t)(r->high - r->low), r->name, first * r->granule);
     __builtin_free(r->cells);
   }
   return failed;

@@ -9,16 +9,25 @@
 extern "C" {
 #endif
 
-// What a thread asks about itself: 0-2 its place in its group, 3-5 the group's place in the grid, 6-8 the group size
-// that was asked for, 9 its lane. Never changes while a thread runs.
+// What a thread asks about itself; `which` is 4 * row + axis. Rows: 0 its place in its group, 1 the group's place in
+// the grid, 2 the group size that was asked for, 3 the size of its own group, 4 the number of groups. 20: its index in
+// the group, 21: its lane, 22: the index of its simdgroup. Never changes while a thread runs.
 uint32_t simt_id(uint32_t which) __attribute__((const));
 
-// Waits for every thread of the group. memory: bit 0 orders device memory, bit 1 threadgroup memory.
+// Waits for every thread of the group, or of the simdgroup. memory: bit 0 orders device memory, bit 1 threadgroup
+// memory.
 void simt_barrier(uint32_t memory) SIMT_COLLECTIVE;
+void simt_simdgroup_barrier(uint32_t memory) SIMT_COLLECTIVE;
 
 // Every lane of the simdgroup gives `bytes` (at most 16) and gets what all gave: 32 slots of 16 bytes. Slots of lanes
 // that do not exist hold ones in every bit, a NaN.
 const void *simt_exchange(const void *value, uint32_t bytes) SIMT_COLLECTIVE;
+
+// CUDA's `extern __shared__` memory.
+void *simt_dynamic_shared(void) __attribute__((const));
+
+// Ends the kernel with this fault.
+void simt_refuse(const char *what);
 
 #ifdef __cplusplus
 }

@@ -1,12 +1,14 @@
 """Launches a compiled kernel on the executor and tells faults in the kernel's own terms."""
 
 import ctypes
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from tests.simt.build import HERE, shared_library
+from tests.simt.build import CHECKED, FAST, HERE, shared_library
 
 #: executor.c takes an address up to this far beyond a buffer for an overrun of that buffer
 GAP = 1 << 20
@@ -16,28 +18,86 @@ class KernelFault(RuntimeError):
     """What a GPU would answer with a crash, a hang or garbage: the fault, file and line, the thread."""
 
 
+@dataclass(frozen=True)
+class Mode:
+    """How kernels run now.
+
+    Args:
+        check: find faults; without, a kernel is several times as fast, and may crash the process.
+        schedule: the order of threads, simdgroups and groups: 0 ascending, 1 descending, others pseudo-random.
+    """
+
+    check: bool = True
+    schedule: int = 0
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return CHECKED if self.check else FAST
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What one launch moved: bytes that its threads loaded from and stored to device memory. Checked launches count."""
+
+    kernel: str
+    loaded: int
+    stored: int
+
+
+_mode, _counts = Mode(), None
+
+
+def mode() -> Mode:
+    """The mode that `using` has set."""
+    return _mode
+
+
+@contextmanager
+def using(check: bool = True, schedule: int = 0):
+    """Runs the kernels inside in this `Mode`."""
+    global _mode
+    before, _mode = _mode, Mode(check, schedule)
+    try:
+        yield
+    finally:
+        _mode = before
+
+
+@contextmanager
+def counted():
+    """A list that gets a `Launch` for each launch inside."""
+    global _counts
+    before, _counts = _counts, []
+    try:
+        yield _counts
+    finally:
+        _counts = before
+
+
 class _Buffer(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64),
-                ("writable", ctypes.c_uint32), ("initialised", ctypes.c_uint32)]
+                ("element", ctypes.c_uint32), ("writable", ctypes.c_uint32), ("initialised", ctypes.c_uint32),
+                ("shared", ctypes.c_uint32)]
 
 
 class _Launch(ctypes.Structure):
     _fields_ = [("entry", ctypes.c_void_p), ("arguments", ctypes.POINTER(ctypes.c_void_p)),
-                ("argument_count", ctypes.c_uint64), ("shared", ctypes.c_void_p), ("shared_bytes", ctypes.c_uint64),
-                ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint32),
-                ("grid", ctypes.c_uint32 * 3), ("group", ctypes.c_uint32 * 3),
+                ("argument_count", ctypes.c_uint64), ("constants", ctypes.c_uint64), ("constants_end", ctypes.c_uint64),
+                ("dynamic_shared", ctypes.c_void_p), ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint32),
+                ("grid", ctypes.c_uint32 * 3), ("group", ctypes.c_uint32 * 3), ("schedule", ctypes.c_uint32),
+                ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64),
                 ("where", ctypes.c_uint32), ("message", ctypes.c_char * 400)]
 
 
 @cache
 def _executor() -> ctypes.CDLL:
     text = (HERE / "executor.c").read_text()
-    path = shared_library("executor", text, "-x", "c", "-std=c17", "-Wall", "-Werror", "-I", str(HERE), checked=False)
+    path = shared_library("executor", text, "-x", "c", "-std=c17", "-Wall", "-Werror", "-O2", "-fPIC", "-I", str(HERE))
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)     # kernels find their hooks in it
 
 
 class Buffer:
-    """One array of a launch.
+    """One array of a launch; the kernel sees the memory that it spans, whatever its strides.
 
     Args:
         name: its name in messages.
@@ -46,9 +106,15 @@ class Buffer:
     """
 
     def __init__(self, name: str, array: np.ndarray, writable: bool, initialised: bool):
-        self.name, self.array = name, np.ascontiguousarray(array).reshape(array.shape)
-        self.writable, self.initialised = writable, initialised
-        self.result: np.ndarray | None = None
+        self.name, self.array, self.writable, self.initialised = name, array, writable, initialised
+        reach = [(n - 1) * s for n, s in zip(array.shape, array.strides)] if array.size else []
+        self.start = -sum(r for r in reach if r < 0)           # bytes of the span that lie before the first element
+        self.bytes = self.start + sum(r for r in reach if r > 0) + array.itemsize if array.size else 0
+        self.address = array.__array_interface__["data"][0] - self.start
+
+    def span(self) -> np.ndarray:
+        """The bytes of the array's memory, from its lowest to its highest address."""
+        return np.frombuffer((ctypes.c_uint8 * self.bytes).from_address(self.address), np.uint8)
 
 
 class Module:
@@ -59,40 +125,49 @@ class Module:
         self.library = ctypes.CDLL(str(path))
         low, high = (ctypes.c_uint64 * 2).in_dll(self.library, "simt_shared")
         self.shared, self.shared_bytes = low, max(high - low, 0)
+        self.constants = tuple((ctypes.c_uint64 * 2).in_dll(self.library, "simt_constants"))
         end = ctypes.addressof(ctypes.c_char.in_dll(self.library, "simt_files"))
         self.files = dict(part.split("=", 1) for part in ctypes.string_at(end).decode().split("|") if part)
 
-    def launch(self, entry: str, arguments: list, grid, group, shared_limit: int) -> None:
-        """Runs `entry` for `grid` threads in groups of `group`; each Buffer that is writable gets its `result`.
+    def launch(self, entry: str, arguments: list, grid, group, shared_limit: int, dynamic: int = 0, name: str = "") -> None:
+        """Runs `entry` for `grid` threads in groups of `group`; Buffers that are writable are written back.
 
         Args:
             arguments: Buffers and 0-d NumPy arrays, in the kernel's order; `entry` receives their addresses.
             shared_limit: bytes of threadgroup memory that the machine has.
+            dynamic: bytes of threadgroup memory beyond the kernel's own arrays.
+            name: the kernel's name, for `counted`.
 
         Raises KernelFault.
         """
-        if self.shared_bytes > shared_limit:
-            raise KernelFault(f"{self.shared_bytes} bytes of threadgroup memory, the machine has {shared_limit}")
+        if self.shared_bytes + dynamic > shared_limit:
+            raise KernelFault(f"{self.shared_bytes + dynamic} bytes of threadgroup memory, the machine has {shared_limit}")
         buffers = [a for a in arguments if isinstance(a, Buffer)]
-        room = [(b.array.nbytes + 4095) // 4096 * 4096 + GAP for b in buffers]
+        room = [(size + 4095) // 4096 * 4096 + GAP for size in [*(b.bytes for b in buffers), dynamic]]
         arena = np.empty(GAP + sum(room), np.uint8)            # untouched pages cost nothing
         start = -arena.ctypes.data % 4096 + GAP // 2           # aligned as a GPU's buffers are
-        places = {}
+        places, described = {}, []
         for buffer, size in zip(buffers, room):
-            place = arena[start:start + buffer.array.nbytes]
-            place[:] = buffer.array.reshape(-1).view(np.uint8) if buffer.initialised else 0xA5
-            places[id(buffer)], start = place, start + size
-        addresses = [places[id(a)].ctypes.data if isinstance(a, Buffer) else a.ctypes.data for a in arguments]
+            first = start + buffer.address % 16                # a view may be less aligned than its array
+            place = places[id(buffer)] = arena[first:first + buffer.bytes]
+            place[:] = buffer.span() if buffer.initialised else 0xA5
+            described.append(_Buffer(buffer.name.encode(), place.ctypes.data, buffer.bytes, buffer.array.itemsize,
+                                     buffer.writable, buffer.initialised, False))
+            start += size
+        described += [_Buffer(b"threadgroup memory", where, size, 4, True, False, True)
+                      for where, size in ((self.shared, self.shared_bytes), (arena.ctypes.data + start, dynamic)) if size]
+        addresses = [places[id(a)].ctypes.data + a.start if isinstance(a, Buffer) else a.ctypes.data for a in arguments]
         launch = _Launch(
             entry=ctypes.cast(getattr(self.library, entry), ctypes.c_void_p),
             arguments=(ctypes.c_void_p * len(addresses))(*addresses), argument_count=len(addresses),
-            shared=self.shared, shared_bytes=self.shared_bytes,
-            buffers=(_Buffer * len(buffers))(*(_Buffer(b.name.encode(), places[id(b)].ctypes.data, b.array.nbytes,
-                                                       b.writable, b.initialised) for b in buffers)),
-            buffer_count=len(buffers), grid=tuple(grid), group=tuple(group))
-        if _executor().simt_launch(ctypes.byref(launch)):
+            constants=self.constants[0], constants_end=self.constants[1], dynamic_shared=arena.ctypes.data + start,
+            buffers=(_Buffer * len(described))(*described), buffer_count=len(described),
+            grid=tuple(grid), group=tuple(group), schedule=_mode.schedule)
+        if _executor().simt_launch(ctypes.byref(launch), _mode.check):
             file, line = self.files.get(str(launch.where >> 20), ""), launch.where & 0xFFFFF
             raise KernelFault((f"{file}:{line}: " if launch.where else "") + launch.message.decode())
         for buffer in buffers:
-            if buffer.writable:
-                buffer.result = places[id(buffer)].copy().view(buffer.array.dtype).reshape(buffer.array.shape)
+            if buffer.writable and buffer.bytes:
+                buffer.span()[:] = places[id(buffer)]
+        if _counts is not None:
+            _counts.append(Launch(name, launch.loaded, launch.stored))

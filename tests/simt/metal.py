@@ -10,18 +10,25 @@ import mlx.core as mx
 import numpy as np
 
 from tests.simt.build import HERE, CompileError, cached, clang, shared_library
-from tests.simt.executor import Buffer, Module
+from tests.simt.executor import Buffer, Module, mode
 
 _TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t", "int32": "int32_t",
           "uint32": "uint32_t"}
 
+def _three(row: int) -> tuple[str, str]:
+    return "uint3", f"uint3(simt_id({4 * row}), simt_id({4 * row + 1}), simt_id({4 * row + 2}))"
+
+
 #: what a Metal thread may ask, in MLX's order: (type, value)
 _ATTRIBUTES = {
-    "thread_index_in_simdgroup": ("uint", "simt_id(9)"),
-    "thread_position_in_grid": ("uint3", "(uint3)(simt_id(3) * simt_id(6) + simt_id(0), "
-                                "simt_id(4) * simt_id(7) + simt_id(1), simt_id(5) * simt_id(8) + simt_id(2))"),
-    "thread_position_in_threadgroup": ("uint3", "(uint3)(simt_id(0), simt_id(1), simt_id(2))"),
-    "threadgroup_position_in_grid": ("uint3", "(uint3)(simt_id(3), simt_id(4), simt_id(5))"),
+    "simdgroup_index_in_threadgroup": ("uint", "simt_id(22)"),
+    "thread_index_in_simdgroup": ("uint", "simt_id(21)"),
+    "thread_index_in_threadgroup": ("uint", "simt_id(20)"),
+    "thread_position_in_grid": ("uint3", f"({_three(1)[1]} * {_three(2)[1]} + {_three(0)[1]})"),
+    "thread_position_in_threadgroup": _three(0),
+    "threadgroup_position_in_grid": _three(1),
+    "threadgroups_per_grid": _three(4),
+    "threads_per_threadgroup": _three(3),
 }
 
 _FLAGS = ("-x", "cl", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant", "-Wno-unknown-attributes",
@@ -71,7 +78,7 @@ def _compile(name, header, source, input_names, inputs, output_names, output_dty
     text = text.replace("[[kernel]] void", "__kernel void")    # OpenCL's word for the same
     host = (f'{_PRELUDE}#line 1 "{name}.metal"\n{text}extern "C" '
             f"void simt_entry(__private ulong *a) {{ {kernel}({', '.join(arguments)}); }}\n")
-    library = shared_library(kernel, host, *_FLAGS)            # first: its errors are the clearer ones
+    library = shared_library(kernel, host, *_FLAGS, *mode().flags)  # first: its errors are the clearer ones
     cached(f"{kernel}-linted", [host], lambda path: _lint(host, path))
     return Module(library)
 
@@ -92,9 +99,8 @@ def _lint(host: str, mark) -> None:
 
 
 def _to_numpy(x) -> np.ndarray:
-    if not isinstance(x, mx.array):
-        return np.asarray(x)
-    return np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x)
+    """The same memory, so with the same strides."""
+    return np.asarray(x.view(mx.uint16) if isinstance(x, mx.array) and x.dtype == mx.bfloat16 else x)
 
 
 class metal_kernel:
@@ -104,15 +110,15 @@ class metal_kernel:
     arrays have no values.
     """
 
-    def __init__(self, name, input_names, output_names, source, header=""):
+    def __init__(self, name, input_names, output_names, source, header="", ensure_row_contiguous=True):
         self.name, self.input_names, self.output_names = name, list(input_names), list(output_names)
-        self.source, self.header, self.modules = source, header, {}
+        self.source, self.header, self.contiguous, self.modules = source, header, ensure_row_contiguous, {}
 
     def __call__(self, *, inputs, output_shapes, output_dtypes, grid, threadgroup, init_value=None):
         types, out_types = [dtype_name(x.dtype) for x in inputs], [dtype_name(d) for d in output_dtypes]
         arrays = [_to_numpy(x) for x in inputs]
         known = tuple((t, a.ndim, a.size) for t, a in zip(types, arrays))
-        key = (tuple((t, n, s < 8) for t, n, s in known), tuple(out_types))
+        key = (tuple((t, n, s < 8) for t, n, s in known), tuple(out_types), mode().check)
         if key not in self.modules:
             self.modules[key] = _compile(self.name, self.header, self.source, self.input_names, known,
                                          self.output_names, out_types)
@@ -120,16 +126,15 @@ class metal_kernel:
         for n, a in zip(self.input_names, arrays):
             given = {n: a}
             if a.ndim:
-                a = np.ascontiguousarray(a)
+                a = given[n] = np.ascontiguousarray(a) if self.contiguous else a
                 given |= {f"{n}_shape": np.array(a.shape, np.int32), f"{n}_ndim": np.array([a.ndim], np.int32),
                           f"{n}_strides": np.array(a.strides, np.int64) // a.itemsize}
             arguments += [Buffer(k, v, False, True) for k, v in given.items() if k == n or k in self.source]
         stored = [np.dtype("uint16" if t == "bfloat16" else t) for t in out_types]
-        outputs = [Buffer(n, np.full(shape, init_value or 0, d), True, init_value is not None)
-                   for n, shape, d in zip(self.output_names, output_shapes, stored)]
+        results = [np.full(shape, init_value or 0, d) for shape, d in zip(output_shapes, stored)]
+        outputs = [Buffer(n, r, True, init_value is not None) for n, r in zip(self.output_names, results)]
         group = [min(t, g) for t, g in zip(threadgroup, grid)]
-        self.modules[key].launch("simt_entry", arguments + outputs, grid, group, THREADGROUP_MEMORY)
-        results = [b.result for b in outputs]
+        self.modules[key].launch("simt_entry", arguments + outputs, grid, group, THREADGROUP_MEMORY, name=self.name)
         if not any(isinstance(x, mx.array) for x in inputs):
             return results
         return [mx.array(r).view(mx.bfloat16) if t == "bfloat16" else mx.array(r) for r, t in zip(results, out_types)]

@@ -12,3 +12,5 @@ struct __nv_bfloat16 {
   SIMT_FUNC operator float() const { return __builtin_bit_cast(float, (unsigned)bits << 16); }
 };
 SIMT_TYPE(__nv_bfloat16, "bfloat16")
+SIMT_FUNC float __bfloat162float(__nv_bfloat16 h) { return h; }
+SIMT_FUNC __nv_bfloat16 __float2bfloat16(float f) { return f; }

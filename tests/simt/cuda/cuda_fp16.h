@@ -9,3 +9,5 @@ struct __half {
   SIMT_FUNC operator float() const { return (float)value; }
 };
 SIMT_TYPE(__half, "float16")
+SIMT_FUNC float __half2float(__half h) { return h; }
+SIMT_FUNC __half __float2half(float f) { return f; }
