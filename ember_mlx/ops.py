@@ -155,6 +155,20 @@ def _mean(x, axis=None, keepdims=False):
     return mx.mean(x, axis=axis, keepdims=keepdims)
 
 
+def _attention(q, k, v, mask=None, *, causal, scale):
+    """mx.fast's, which takes four axes and one mask."""
+    lead = q.shape[:-3]
+    if len(lead) != 1:
+        q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+        mask = mask if mask is None or mask.ndim <= 3 else mx.broadcast_to(mask, (*lead, *mask.shape[-3:])).reshape(-1, *mask.shape[-3:])
+    if causal and mask is not None:
+        length, keys = q.shape[-2], k.shape[-2]
+        low = mx.triu(mx.full((length, keys), -1e30 if q.dtype == mx.float32 else -6e4, q.dtype), keys - length + 1)
+        mask, causal = mask + low, False
+    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else mask)
+    return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
+
+
 TABLE = {
     "add": mx.add, "subtract": mx.subtract, "multiply": mx.multiply, "divide": mx.divide,
     "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": mx.power, "maximum": mx.maximum,
@@ -185,6 +199,7 @@ TABLE = {
     "irfft": _fft(mx.fft.irfft), "random_bits": _random_bits, "fold": _fold,
     "sigmoid": mx.sigmoid, "silu": mlx_nn.silu, "gelu": mlx_nn.gelu,
     "softmax": lambda x, axis=-1: mx.softmax(x, axis=axis),
+    "attention_rows": _attention,
     "layer_norm": lambda x, weight, bias, eps: mx.fast.layer_norm(x, weight, bias, eps),
     "rms_norm": lambda x, weight, eps: mx.fast.rms_norm(x, weight, eps),
 }

@@ -16,19 +16,21 @@ def _layer_norm_grad(g, _y, x, weight, bias, *, eps):
     centred = x - mean(x, axis=-1, keepdims=True)
     r = rsqrt(mean(square(centred), axis=-1, keepdims=True) + eps)
     n = centred * r
-    gn = g * weight
+    gn = g if weight is None else g * weight
     gx = (gn - mean(gn, axis=-1, keepdims=True) - n * mean(gn * n, axis=-1, keepdims=True)) * r
-    return gx, total(g * n, axis=_leading(x)), total(g, axis=_leading(x))
+    return (gx, None if weight is None else total(g * n, axis=_leading(x)), None if bias is None else total(g, axis=_leading(x)))
 
 
 @op(rule="float_promote", vjp=_layer_norm_grad)
 def layer_norm(x, weight, bias, *, eps):
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis.
 
-    x: (..., D); weight, bias: (D,). Source: Ba, Kiros and Hinton 2016, Layer Normalization.
+    x: (..., D); weight, bias: (D,), None for one without. Source: Ba, Kiros and Hinton 2016, Layer Normalization.
     """
     centred = x - mean(x, axis=-1, keepdims=True)
-    return centred * rsqrt(mean(square(centred), axis=-1, keepdims=True) + eps) * weight + bias
+    y = centred * rsqrt(mean(square(centred), axis=-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def _rms_norm_grad(g, _y, x, weight, *, eps):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ember_ml import ops
-from ember_ml.nn.layers import GatedLinearAttention, GatedLinearAttentionConfig, Mamba, MambaConfig
+from ember_ml.nn.layers import (
+    GatedLinearAttention, GatedLinearAttentionConfig, GatedMLP, GatedMLPConfig, Mamba, MambaConfig, MLP, MLPConfig, RoPEConfig, SelfAttention,
+    SelfAttentionConfig,
+)
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
 
@@ -67,5 +70,42 @@ def gated_linear_attention(case: Case, dtype: str) -> Built:
     def forward(x: Tensors, p: Tensors) -> Tensors:
         with with_weights(module, {names.get(n, n): w for n, w in p.items()}):
             return {"y": module(x["x"])[0]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("mad/attention", "mad/mh_attention", "mad/sliding_attention")
+def attention(case: Case, dtype: str) -> Built:
+    """Attention with rotary positions; a window of n to the left is n + 1 positions."""
+    c = case.config
+    left = c["window_size"][0]
+    module = SelfAttention(SelfAttentionConfig(
+        c["dim"], c["n_heads"], c["qkv_proj_bias"], c["num_heads_kv"], out_bias=c["out_proj_bias"], causal=c["causal"],
+        window=None if left < 0 else left + 1, rope=RoPEConfig(dims=c["rotary_emb_dim"]) if c["rotary_emb_dim"] else None,
+        taps=3 if c["dwconv"] else None))
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        named = {n.replace("Wqkv", "in_proj").replace("dwconv_qkv", "conv"): ops.squeeze(w, 1) if w.ndim == 3 else w
+                 for n, w in p.items()}
+        with with_weights(module, named):
+            return {"y": module(x["x"])[0]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("mad/mlp", "mad/swiglu")
+def perceptron(case: Case, dtype: str) -> Built:
+    """The plain and the gated perceptron."""
+    c = case.config
+    if case.name == "mlp":
+        module, names = MLP(MLPConfig(c["dim"], c["dim_inner"], bias=c["bias"])), {"fc": "fc1", "proj": "fc2"}
+    else:
+        module = GatedMLP(GatedMLPConfig(c["dim"], bias=c["bias"], multiple_of=c["multiple_of"]))
+        names = {"w1": "glu.gate", "w2": "glu.up", "w3": "down"}
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        renamed = {".".join([names[n.partition(".")[0]], n.partition(".")[2]]): w for n, w in p.items()}
+        with with_weights(module, renamed):
+            return {"y": module(x["x"])}
 
     return Built(forward, case.params(dtype))

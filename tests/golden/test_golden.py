@@ -13,7 +13,7 @@ CASES = find()
 COVERED = {"torch": {"conv1d_depthwise", "layernorm", "rmsnorm", "scaled_dot_product_attention", "gru", "gru_cell",
                      "gru_stacked_bidirectional", "lstm", "lstm_cell", "lstm_projection", "lstm_stacked_bidirectional",
                      "rnn_tanh"},
-           "mad": {"mamba", "mamba_step", "gated_linear_attention"},
+           "mad": {"attention", "mh_attention", "sliding_attention", "mlp", "swiglu", "mamba", "mamba_step", "gated_linear_attention"},
            "liquid": {"cfc_default", "cfc_mixed_memory", "cfc_no_gate", "cfc_pure", "cfc_timespans", "ltc_cell_autoncp",
                       "ltc_cell_fullyconnected", "ltc_sequence_autoncp", "ltc_sequence_fullyconnected", "ltc_sequence_mixed_memory",
                       "ltc_sequence_timespans", "wired_cfc", "wired_cfc_no_gate", "wired_cfc_timespans", "wirings"},

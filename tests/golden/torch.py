@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml import ops
-from ember_ml.nn.layers import GRU, LSTM, RNN, LayerNorm, NormConfig, RMSNorm
+from ember_ml.nn.layers import GRU, LSTM, RNN, LayerNorm, RMSNorm
 from ember_ml.ops.recurrence import cells
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
@@ -24,7 +24,7 @@ def depthwise(case: Case, dtype: str) -> Built:
 def norm(case: Case, dtype: str) -> Built:
     """Both norms as layers."""
     component = LayerNorm if case.name == "layernorm" else RMSNorm
-    module = component(NormConfig(case.config["dim"], eps=case.config["eps"]))
+    module = component(component.Config(case.config["dim"], eps=case.config["eps"]))
 
     def forward(x: Tensors, p: Tensors) -> Tensors:
         with with_weights(module, p):

@@ -7,7 +7,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import nn
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn.layers.activations import ACTIVATIONS
 from ember_ml.registry import layers
 from tests.nn._help import close, get, numbers, put, tensors64
@@ -31,16 +31,30 @@ def dense(t, x, at=""):
     return x @ t[f"{at}weight"].T + t.get(f"{at}bias", 0.0)
 
 
+def glu(t, x, activation="sigmoid", at=""):
+    return ACTIVATION[activation](dense(t, x, f"{at}gate.")) * dense(t, x, f"{at}up.")
+
+
+def gated_mlp(t, x, inner, activation="silu"):
+    assert t["down.weight"].shape == (D, inner)
+    return dense(t, glu(t, x, activation, "glu."), "down.")
+
+
 def mlp(t, x, activation="gelu_tanh"):
     return dense(t, ACTIVATION[activation](dense(t, x, "fc1.")), "fc2.")
 
 
-def layer_norm(t, x, eps=1e-5):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * t["weight"] + t["bias"]
+def layer_norm(t, x, eps=1e-5, offset=0.0):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * (offset + t["weight"]) + t.get("bias", 0.0)
 
 
-def rms_norm(t, x, eps=1e-5):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * t["weight"]
+def rms_norm(t, x, eps=1e-5, offset=0.0):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * (offset + t["weight"])
+
+
+def group_norm(t, x, groups, eps=1e-5):
+    parts = [layer_norm({"weight": 1.0}, part, eps) for part in np.split(x, groups, -1)]
+    return np.concatenate(parts, -1) * t["weight"] + t.get("bias", 0.0)
 
 
 def experts(t, x, activation):
@@ -68,9 +82,17 @@ def moe(t, x, k=2, activation="gelu_tanh"):
 #: name -> [(config without d_input, reference of (tensors, x))]
 MIXERS = {
     "dense": [({}, dense), ({"d_output": 4}, dense), ({"bias": False}, dense)],
-    "mlp": [({}, mlp), ({"d_inner": 5, "activation": "relu"}, lambda t, x: mlp(t, x, "relu"))],
-    "layer_norm": [({}, layer_norm), ({"eps": 0.5}, lambda t, x: layer_norm(t, x, 0.5))],
-    "rms_norm": [({}, rms_norm), ({"eps": 0.5}, lambda t, x: rms_norm(t, x, 0.5))],
+    "gated_linear": [({}, glu), ({"d_output": 4, "activation": "silu", "bias": False}, lambda t, x: glu(t, x, "silu"))],
+    "gated_mlp": [({}, lambda t, x: gated_mlp(t, x, 16)), ({"multiple_of": 5}, lambda t, x: gated_mlp(t, x, 20)),
+                  ({"d_inner": 7, "activation": "gelu", "bias": True}, lambda t, x: gated_mlp(t, x, 7, "gelu"))],
+    "mlp": [({}, mlp), ({"bias": False}, mlp), ({"d_inner": 5, "activation": "relu"}, lambda t, x: mlp(t, x, "relu"))],
+    "layer_norm": [({}, layer_norm), ({"eps": 0.5, "bias": False, "unit_offset": True},
+                                        lambda t, x: layer_norm(t, x, 0.5, 1.0))],
+    "rms_norm": [({}, rms_norm), ({"eps": 0.5, "unit_offset": True}, lambda t, x: rms_norm(t, x, 0.5, 1.0)),
+                 ({"eps": 0.5, "eps_outside": True},
+                  lambda t, x: x / (np.sqrt((x * x).mean(-1, keepdims=True)) + 0.5) * t["weight"])],
+    "group_norm": [({"groups": 2}, lambda t, x: group_norm(t, x, 2)),
+                   ({"groups": 3, "eps": 0.5, "bias": False}, lambda t, x: group_norm(t, x, 3, 0.5))],
     "dropout": [({"p": 0.5}, lambda t, x: x)],
     "mixture_of_experts": [({"num_experts": 3, "d_inner": 5, "activation": "silu"}, lambda t, x: moe(t, x, 3, "silu"))],
     "moe": [({"num_experts": 4, "d_inner": 5}, moe),
@@ -153,6 +175,25 @@ def test_residuals_against_numpy(name, fields, reference, backend):
 def test_affine_residual_starts_weaker_in_the_depth(backend):
     layer = layers.instantiate("affine_residual", D, depth=4)
     assert layer.affine.tolist() == [0.5] * D
+
+
+def test_a_row_of_zeros_has_a_finite_gradient_under_the_norm_with_eps_outside(backend):
+    layer = layers.instantiate("rms_norm", D, eps_outside=True)
+    x = put(np.stack([np.zeros(D), numbers(0, D)]))
+    grads = get(em.grad(lambda x: (layer(x) * 2.0).sum())(x))
+    assert np.isfinite(grads).all() and not grads[0].any() and np.abs(grads[1]).max() > 0
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm"])
+def test_norms_start_with_a_factor_of_one(name, backend):
+    x = put(numbers(0, 3, D))
+    a, b = (layers.instantiate(name, D, unit_offset=offset)(x) for offset in (False, True))
+    close(a, get(b), 1e-6)
+
+
+def test_groups_must_divide_the_channels():
+    with pytest.raises(ConfigError, match="group_norm: expected groups to divide d_input = 6, received 4"):
+        layers.instantiate("group_norm", D, groups=4)
 
 
 def test_activations_against_numpy(backend):

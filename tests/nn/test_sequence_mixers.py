@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ConfigError, ShapeError
+from ember_ml.nn.layers import RoPEConfig
+from ember_ml.nn.layers.sequence_mixing.attention.rope import rotate, turns
 from ember_ml.registry import layers
 from ember_ml.weights import load, save_tree
 from tests.conftest import ENGINES, require_engine
@@ -38,7 +40,9 @@ CONFIGS = {
     "wired_cfc": [dict(d_input=2, wiring={"kind": "auto_ncp", "units": 9, "d_output": 2}),
                   dict(d_input=3, mode="pure", wired_gate=False, d_output=3, wiring={"kind": "random", "units": 4, "sparsity": 0.5})],
     "short_conv": [dict(d_input=4), dict(d_input=3, taps=1, bias=False, activation="silu")],
-    "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False)],
+    "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False),
+                       dict(d_input=4, heads=4, kv_heads=2, head_dim=6, rope={"base": 50.0, "dims": 4}, qk_norm=True, out_bias=False),
+                       dict(d_input=4, heads=2, kv_heads=1, rope={"interleaved": True, "scale": 3.0, "base": 7.0}, window=4, taps=3)],
 }
 CASES = [pytest.param(name, row, id=f"{name}-{i}") for name, rows in CONFIGS.items() for i, row in enumerate(rows)]
 PRECISIONS = [pytest.param(e, "float32", 1e-4, id=f"{e}-float32") for e in ENGINES] + [
@@ -239,6 +243,51 @@ def test_hyena_says_how_long_it_can_be(fields, backend):
     l_max = mixer.config.l_max
     with pytest.raises(ShapeError, match=f"at most l_max = {l_max}, got {l_max + 1}; build the layer"):
         mixer(inputs(fields, backend, "float32", length=l_max + 1))
+
+
+@pytest.mark.parametrize("window, kept", [(None, 13), (4, 3), (1, 0)])
+def test_the_cache_grows_or_moves_on_with_the_window(window, kept, backend):
+    mixer = build("self_attention", dict(d_input=4, heads=2, window=window, rope={}), backend)
+    _, state = mixer(inputs(dict(d_input=4), backend, "float32"), start(mixer, 2, "float32"))
+    assert state["k"].shape == state["v"].shape == (2, 2, kept, 2) and state["position"].tolist() == [13, 13]
+
+
+def test_rotary_positions_turn_pairs_of_channels(backend):
+    """The definition: channels as complex numbers times e^(i position base^(-2 j / dims))."""
+    x = numbers(4, 1, 2, 5, 8)
+    for dims, interleaved, scale in ((None, False, 1.0), (4, True, 2.5)):
+        c, width = RoPEConfig(base=100.0, dims=dims, interleaved=interleaved, scale=scale), dims or 8
+        at = np.array([[3, 4, 5, 6, 7]])
+        got = get(rotate(put(x), turns(put(at, "int32"), c, 8, "float32"), interleaved))
+        a, b = (x[..., 0:width:2], x[..., 1:width:2]) if interleaved else (x[..., :width // 2], x[..., width // 2:width])
+        z = (a + 1j * b) * np.exp(1j * at[0, :, None] / scale * 100.0 ** (-2 * np.arange(width // 2) / width))
+        want = np.stack([z.real, z.imag], -1).reshape(a.shape[:-1] + (width,)) if interleaved else np.concatenate([z.real, z.imag], -1)
+        close(got, np.concatenate([want, x[..., width:]], -1), 1e-5)
+
+
+def test_bidirectional_attention_reads_the_future_and_has_no_step(backend):
+    fields = dict(d_input=4, heads=2, causal=False)
+    mixer = build("self_attention", fields, backend)
+    x = inputs(fields, backend, "float32")
+    later = em.tensor(np.concatenate([x.numpy()[:, :-1], x.numpy()[:, -1:] + 3.0], 1))
+    assert np.abs(get(mixer(x)[0]) - get(mixer(later)[0]))[:, 0].max() > 1e-3
+    with pytest.raises(em.UnsupportedOp, match="reads the future"):
+        mixer.initial_state(1)
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(heads=3), "heads to divide d_input = 4, received 3"), (dict(heads=4, kv_heads=3), "kv_heads to divide heads = 4, received 3"),
+    (dict(window=3, causal=False), "a window needs causal=True"), (dict(rope={"dims": 6}), "at most head_dim = 4, received 6"),
+    (dict(rope={"dims": 3}), "multiple of 2"), (dict(rope={"bass": 3}), "did you mean base")])
+def test_attention_says_what_does_not_fit(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        layers.instantiate("self_attention", 4, **fields)
+
+
+def test_a_row_that_sees_nothing_stays_finite(backend):
+    x = put(numbers(0, 1, 2, 3, 4))
+    y = em.ops.scaled_dot_product_attention(x, x, x, mask=put(np.zeros((3, 3)), "bool"))
+    close(y, get(x).mean(2, keepdims=True) + np.zeros((3, 1)), 1e-5)
 
 
 def test_a_bidirectional_long_convolution_reads_the_future_and_has_no_step(backend):

@@ -190,10 +190,44 @@ def _layer_norm(x, w, b):
 
 
 row("layer_norm", lambda x, w, b: ops.layer_norm(x, w, b, eps=1e-5), [real(2, 3, 4), real(4), real(4)], _layer_norm)
+row("layer_norm", lambda x, w: ops.layer_norm(x, w, None, eps=1e-5), [real(2, 3, 4), real(4)], lambda x, w: _layer_norm(x, w, 0.0), label="no bias")
+row("layer_norm", lambda x: ops.layer_norm(x, None, None, eps=1e-5), [real(2, 3, 4)], lambda x: _layer_norm(x, 1.0, 0.0), label="plain")
 row("rms_norm", lambda x, w: ops.rms_norm(x, w, eps=1e-5), [real(2, 3, 4), real(4)],
     lambda x, w: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w)
 row("cross_entropy_rows", ops.cross_entropy, [real(2, 3, 5), ints(2, 3)],
     lambda x, i: np.log(np.exp(x).sum(-1)) - np.take_along_axis(x, i[..., None], -1)[..., 0])
+
+
+def _attention(q, k, v, causal=False, window=None, mask=0.0, scale=None):
+    """Query by query and head by head; a key head serves the neighbouring query heads."""
+    out = np.zeros((*q.shape[:-1], v.shape[-1]))
+    length, keys = q.shape[-2], k.shape[-2]
+    mask = np.broadcast_to(mask, (*q.shape[:-1], keys))
+    for at in np.ndindex(q.shape[:-1]):
+        *lead, h, i = at
+        head, place = (*lead, h * k.shape[-3] // q.shape[-3]), i + keys - length
+        seen = [j for j in range(keys) if not causal or place - (window or keys) < j <= place]
+        scores = k[head][seen] @ q[at] * (scale or q.shape[-1] ** -0.5) + mask[at][seen]
+        p = np.exp(scores - scores.max())
+        out[at] = p / p.sum() @ v[head][seen]
+    return out
+
+
+_Q, _K, _BIAS = real(2, 4, 7, 3), real(2, 2, 9, 3), real(4, 7, 9)
+for _label, _kw, _inputs in [
+        ("plain", {}, [_Q, _K, real(2, 2, 9, 5)]), ("causal", {"causal": True}, [_Q, _Q * 0.7 + 0.1, real(2, 4, 7, 3)]),
+        ("more keys than queries", {"causal": True, "scale": 0.4}, [_Q, _K, _K * 0.5]),
+        ("window", {"causal": True, "window": 2}, [_Q, real(2, 2, 7, 3), real(2, 2, 7, 3)]),
+        ("short window of a longer past", {"causal": True, "window": 3}, [_Q, _K, _K * 0.5]),
+        ("wide window", {"causal": True, "window": 5}, [_Q, real(2, 4, 7, 3), real(2, 4, 7, 3)]),
+        ("more axes", {"causal": True}, [real(2, 2, 2, 5, 3), real(2, 2, 1, 5, 3), real(2, 2, 1, 5, 3)])]:
+    row("attention_rows", lambda q, k, v, kw=_kw: ops.scaled_dot_product_attention(q, k, v, **kw), _inputs,
+        lambda q, k, v, kw=_kw: _attention(q, k, v, **kw), label=_label)
+row("attention_rows", lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, v, causal=True, mask=m), [_Q, _K, _K * 0.5, _BIAS],
+    lambda q, k, v, m: _attention(q, k, v, causal=True, mask=m), label="causal, added mask")
+row("attention_rows", lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, v, mask=m > 0.0, causal=True, window=6),
+    [_Q, _K, _K * 0.5, np.abs(_BIAS) * np.where(np.arange(9) % 3 == 1, -1, 1)],
+    lambda q, k, v, m: _attention(q, k, v, mask=np.where(m > 0, 0.0, -1e30), causal=True, window=6), (0, 1, 2), label="window, bool mask")
 
 
 def _short(x, w, b):

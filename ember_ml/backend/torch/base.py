@@ -136,6 +136,17 @@ def _adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
     return (*ps, *ms, *vs)
 
 
+def _attention(q, k, v, mask=None, *, causal, scale):
+    """torch's own. Its causal mask begins at the first key, ours ends at the last: they differ where there are more keys than queries."""
+    length, keys = q.shape[-2], k.shape[-2]
+    if causal and (length != keys or mask is not None):
+        low = torch.full((length, keys), -1e30 if q.dtype.itemsize >= 4 else -6e4, dtype=q.dtype, device=q.device)
+        low = low.triu(keys - length + 1)
+        mask, causal = low if mask is None else low + mask, False
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale,
+                                          enable_gqa=q.shape[-3] != k.shape[-3])
+
+
 TABLE = {
     "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div,
     "floor_divide": torch.floor_divide, "remainder": torch.remainder, "pow": torch.pow,
@@ -172,7 +183,8 @@ TABLE = {
     "sigmoid": torch.sigmoid, "relu": torch.relu, "silu": F.silu, "gelu": F.gelu, "softplus": F.softplus,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "softmax": lambda x, axis=-1: torch.softmax(x, axis), "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
-    "layer_norm": lambda x, weight, bias, eps: F.layer_norm(x, weight.shape, weight, bias, eps),
+    "attention_rows": _attention,
+    "layer_norm": lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
     "rms_norm": lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps),
     "cross_entropy_rows": lambda x, labels: F.cross_entropy(
         x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction="none").reshape(labels.shape),

@@ -1,13 +1,16 @@
 """Layers: channel mixers treat positions alone, sequence mixers mix them. Importing this registers them all."""
 
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
+from ember_ml.nn.layers.channel_mixing.gated_linear import GatedLinear, GatedLinearConfig
+from ember_ml.nn.layers.channel_mixing.gated_mlp import GatedMLP, GatedMLPConfig
 from ember_ml.nn.layers.channel_mixing.mlp import MLP, MLPConfig
-from ember_ml.nn.layers.channel_mixing.norm import LayerNorm, NormConfig, RMSNorm
+from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
 from ember_ml.nn.layers.dropout import Dropout, DropoutConfig, dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
 from ember_ml.nn.layers.sequence_mixing.attention.gated_linear_attention import (
     GatedLinearAttention, GatedLinearAttentionConfig,
 )
+from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig
 from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
 from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongConvConfig
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
@@ -22,9 +25,4 @@ from ember_ml.nn.layers.sequence_mixing.recurrent.wirings import NCP, AutoNCP, F
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
-__all__ = ["Affine", "AutoNCP", "CfC", "CfCConfig", "FullyConnected", "LTC", "LTCConfig", "NCP", "RandomWiring", "WiredCfC", "WiredCfCConfig", "Wiring",
-           "Decay", "Dense", "DenseConfig", "Dropout", "DropoutConfig", "Embedding", "EmbeddingConfig",
-           "GRU", "GRUConfig", "GatedLinearAttention", "GatedLinearAttentionConfig", "Highway", "Hyena", "HyenaConfig", "HyenaFilter", "HyenaFilterConfig", "LayerNorm", "LongConv",
-           "LSTM", "LSTMConfig", "LongConvConfig", "MLP", "MLPConfig", "Mamba", "MambaConfig", "NormConfig", "RMSNorm", "RNN",
-           "RNNConfig", "Residual", "ResidualConfig", "SelfAttention", "SelfAttentionConfig",
-           "ShortConv", "ShortConvConfig", "dropout"]
+__all__ = [name for name in dir() if name[0].isupper() or name == "dropout"]

@@ -12,16 +12,17 @@ from ember_ml.tensor import EmberTensor
 
 @config
 class MLPConfig:
-    """d_input: channels. d_inner: hidden channels, None for 4 d_input. activation: between the layers."""
+    """d_input: channels. d_inner: hidden channels, None for 4 d_input. activation: between the layers. bias: of both."""
 
     d_input: Size
     d_inner: Size | None = None
     activation: ActivationName = "gelu_tanh"
+    bias: bool = True
 
 
 @layers.register("mlp")
 class MLP(ChannelMixer):
-    """y = fc2(activation(fc1(x))), both with bias.
+    """y = fc2(activation(fc1(x))).
 
     Parameters: fc1 (d_inner, d_input), fc2 (d_input, d_inner), as Dense.
     """
@@ -32,8 +33,8 @@ class MLP(ChannelMixer):
         self.config = config
         first, second = random.split(key if key is not None else random.next_key())
         inner = config.d_inner or 4 * config.d_input
-        self.fc1 = Dense(DenseConfig(config.d_input, inner), key=first)
-        self.fc2 = Dense(DenseConfig(inner, config.d_input), key=second)
+        self.fc1 = Dense(DenseConfig(config.d_input, inner, config.bias), key=first)
+        self.fc2 = Dense(DenseConfig(inner, config.d_input, config.bias), key=second)
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape."""

@@ -1,53 +1,112 @@
-"""Normalisation layers."""
+"""Normalisation layers: over all channels of a position, or over groups of them."""
 
 from __future__ import annotations
 
+from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
-from ember_ml.ops import layer_norm, ones, rms_norm, zeros
+from ember_ml.ops import layer_norm, mean, ones, reshape, rms_norm, sqrt, square, where, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
 @config
 class NormConfig:
-    """d_input: channels. eps: added under the root."""
+    """d_input: channels. eps: added under the root. unit_offset: the factor is 1 + weight, so that weight starts at 0."""
 
     d_input: Size
     eps: float = 1e-5
+    unit_offset: bool = False
+
+
+@config
+class LayerNormConfig(NormConfig):
+    """bias: add one."""
+
+    bias: bool = True
+
+
+@config
+class RMSNormConfig(NormConfig):
+    """eps_outside: eps is added to the root and not under it."""
+
+    eps_outside: bool = False
+
+
+@config
+class GroupNormConfig(LayerNormConfig):
+    """groups: of neighbouring channels; their number must divide d_input."""
+
+    groups: Size = 1
+
+
+class _Norm(ChannelMixer):
+    """Base: a factor for every channel, and a bias where the config has one."""
+
+    def __init__(self, config: NormConfig, key: EmberTensor | None = None):
+        self.config = config
+        self.weight = (zeros if config.unit_offset else ones)((config.d_input,))
+        self.bias = zeros((config.d_input,)) if getattr(config, "bias", False) else None
+
+    def factor(self) -> EmberTensor:
+        """What the normalised channels are multiplied by, (d_input,)."""
+        return 1.0 + self.weight if self.config.unit_offset else self.weight
 
 
 @layers.register("layer_norm")
-class LayerNorm(ChannelMixer):
+class LayerNorm(_Norm):
     """(x - mean) / sqrt(var + eps) * weight + bias over the channels. Source: Ba, Kiros and Hinton 2016.
 
     Parameters: weight, bias (d_input,).
     """
 
-    Config = NormConfig
-
-    def __init__(self, config: NormConfig, key: EmberTensor | None = None):
-        self.config = config
-        self.weight = ones((config.d_input,))
-        self.bias = zeros((config.d_input,))
+    Config = LayerNormConfig
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
-        return layer_norm(x, self.weight, self.bias, eps=self.config.eps)
+        return layer_norm(x, self.factor(), self.bias, eps=self.config.eps)
 
 
 @layers.register("rms_norm")
-class RMSNorm(ChannelMixer):
-    """x / sqrt(mean(x^2) + eps) * weight over the channels. Source: Zhang and Sennrich 2019.
+class RMSNorm(_Norm):
+    """x / sqrt(mean(x^2) + eps) * weight over the channels; with eps_outside x / (sqrt(mean(x^2)) + eps) * weight.
 
     Parameters: weight (d_input,).
+
+    Source: Zhang and Sennrich 2019; eps_outside is StripedHyena's, unit_offset Gemma's.
     """
 
-    Config = NormConfig
-
-    def __init__(self, config: NormConfig, key: EmberTensor | None = None):
-        self.config = config
-        self.weight = ones((config.d_input,))
+    Config = RMSNormConfig
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
-        return rms_norm(x, self.weight, eps=self.config.eps)
+        c = self.config
+        if not c.eps_outside:
+            return rms_norm(x, self.factor(), eps=c.eps)
+        power = mean(square(x), axis=-1, keepdims=True)
+        some = power > 0.0                                 # the root has no slope at 0, where the output is 0 anyway
+        root = sqrt(where(some, power, 1.0))
+        return where(some, x / (root + c.eps), 0.0) * self.factor()
+
+
+@layers.register("group_norm")
+class GroupNorm(_Norm):
+    """LayerNorm over each group of channels of a position by itself, with a factor and a bias for every channel.
+
+    Parameters: weight, bias (d_input,).
+
+    Source: Wu and He 2018, Group Normalization, section 3; here the positions stay apart, as in recurrent mixers.
+    """
+
+    Config = GroupNormConfig
+
+    def __init__(self, config: GroupNormConfig, key: EmberTensor | None = None):
+        if config.d_input % config.groups:
+            raise ConfigError(f"group_norm: expected groups to divide d_input = {config.d_input}, received {config.groups}")
+        super().__init__(config, key)
+
+    def forward(self, x: EmberTensor) -> EmberTensor:
+        """(..., d_input), same shape and dtype."""
+        c = self.config
+        grouped = reshape(x, (*x.shape[:-1], c.groups, c.d_input // c.groups))
+        y = reshape(layer_norm(grouped, None, None, eps=c.eps), x.shape) * self.factor()
+        return y if self.bias is None else y + self.bias

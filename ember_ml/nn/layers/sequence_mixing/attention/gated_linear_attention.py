@@ -7,7 +7,7 @@ import math
 from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
-from ember_ml.nn.layers.channel_mixing.norm import NormConfig, RMSNorm
+from ember_ml.nn.layers.channel_mixing.norm import RMSNormConfig, RMSNorm
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.ops import clip, linear_attention, random, reshape, softplus, zeros
 from ember_ml.registry import Size, config, layers
@@ -64,7 +64,7 @@ class GatedLinearAttention(SequenceMixer):
         self.g_proj = Dense(DenseConfig(c.d_input, wide_v, False), key=keys[3])
         self.decay_down = Dense(DenseConfig(c.d_input, c.decay_rank, False), key=keys[4])
         self.decay_up = Dense(DenseConfig(c.decay_rank, wide_k), key=keys[5])
-        self.norm = RMSNorm(NormConfig(wide_v // c.heads, c.eps))
+        self.norm = RMSNorm(RMSNormConfig(wide_v // c.heads, c.eps))
         self.o_proj = Dense(DenseConfig(wide_v, c.d_input, False), key=keys[6])
 
     def forward(self, x: EmberTensor, state=None):

@@ -1,0 +1,58 @@
+"""Rotary positions: queries and keys turn with their position, so that their products know the distance alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import pydantic
+
+from ember_ml.ops import arange, concat, cos, exp, expand_dims, reshape, sin, split, stack
+from ember_ml.ops.shape import cut
+from ember_ml.registry import Size, config
+from ember_ml.tensor import EmberTensor
+
+
+
+@config
+class RoPEConfig:
+    """How positions turn.
+
+    Args:
+        base: channel pair i turns by base^(-2i / dims) radians a position.
+        dims: channels of each head that turn, the first ones, even; None for all.
+        interleaved: pairs are neighbours (0, 1), (2, 3), ... and not channel i with channel i + dims / 2.
+        scale: positions are divided by it (linear interpolation, for contexts longer than those trained on).
+    """
+
+    base: Annotated[float, pydantic.Field(gt=1.0)] = 10000.0
+    dims: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] | None = None
+    interleaved: bool = False
+    scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
+
+
+def turns(positions: EmberTensor, c: RoPEConfig, width: int, dtype) -> tuple[EmberTensor, EmberTensor]:
+    """(cos, sin) of the angles of heads with `width` channels: positions (B, L) give (B, 1, L, dims / 2), in float32 at least."""
+    half = (c.dims or width) // 2
+    wide = "float64" if str(dtype) == "float64" else "float32"
+    rates = exp(arange(half, like=positions).astype(wide) * (-math.log(c.base) / half))
+    angles = expand_dims(positions.astype(wide) * (1.0 / c.scale), -1) * rates
+    return expand_dims(cos(angles), 1), expand_dims(sin(angles), 1)
+
+
+def rotate(x: EmberTensor, turn: tuple[EmberTensor, EmberTensor], interleaved: bool) -> EmberTensor:
+    """x (B, H, L, width) turned by what `turns` gave: each pair (a, b) becomes (a cos - b sin, b cos + a sin).
+
+    Source: Su et al. 2021, RoFormer, eq. 34.
+    """
+    (c, s), dims = turn, 2 * turn[0].shape[-1]
+    first = cut(x, 0, dims, axis=-1) if dims < x.shape[-1] else x
+    if interleaved:
+        pairs = reshape(first, (*first.shape[:-1], dims // 2, 2))
+        a, b = pairs[..., 0], pairs[..., 1]
+        y = reshape(stack([a * c - b * s, b * c + a * s], axis=-1), first.shape)
+    else:
+        a, b = split(first, 2, axis=-1)
+        y = concat([a * c - b * s, b * c + a * s], axis=-1)
+    y = y.astype(x.dtype)
+    return concat([y, cut(x, dims, x.shape[-1], axis=-1)], axis=-1) if dims < x.shape[-1] else y
