@@ -78,7 +78,7 @@ class Hyena(SequenceMixer):
         if c.order_scale:
             self.scale = ones((c.order - 1,))
         self.out_proj = Dense(DenseConfig(c.d_input, c.d_input), key=keys[5])
-        self._frozen = FrozenFilters()
+        self._prepared = FrozenFilters()
 
     def filters(self, length: int | None = None) -> EmberTensor:
         """All long filters, (order - 1, d_input, length)."""
@@ -87,7 +87,7 @@ class Hyena(SequenceMixer):
 
     def _convolutions(self, length: int) -> list:
         """What fftconv takes as the filter of each convolution: prepared, unless it is being trained."""
-        frozen = self._frozen.get(list(self.filter.tensors().values()), length,
+        frozen = self._prepared.get(list(self.filter.tensors().values()), length,
                                   lambda: [prepare_filter(k) for k in self.filters(length)])
         return list(self.filters(length)) if frozen is None else frozen
 

@@ -61,7 +61,7 @@ class LongConv(SequenceMixer):
             self.future = initializers.normal(keys[3], (wide, c.l_max), max(0.002, 2.0 * c.squash))
         self.D = random.normal(keys[1], (wide,))
         self.out_proj = Dense(DenseConfig(wide, 2 * c.d_input), key=keys[2])
-        self._frozen = FrozenFilters()
+        self._prepared = FrozenFilters()
 
     def filters(self, weight: EmberTensor | None = None) -> EmberTensor:
         """The taps that a weight (default: kernel) stands for, (copies d_input, l_max)."""
@@ -85,7 +85,7 @@ class LongConv(SequenceMixer):
             if length > c.l_max:
                 raise ShapeError(f"long_conv: expected a length of at most l_max = {c.l_max}, got {length}; build the layer "
                                  "with a larger l_max, or continue from initial_state")
-            frozen = self._frozen.get([self.kernel, self.future] if c.bidirectional else [self.kernel], c.l_max,
+            frozen = self._prepared.get([self.kernel, self.future] if c.bidirectional else [self.kernel], c.l_max,
                                       lambda: [prepare_filter(*self._both_filters())])
             k, future = self._both_filters() if frozen is None else (frozen[0], None)
             y = fftconv(self._copied(u), k, self.D, k_reverse=future)
