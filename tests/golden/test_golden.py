@@ -17,7 +17,8 @@ COVERED = {"torch": {"conv1d_depthwise", "layernorm", "rmsnorm", "scaled_dot_pro
            "liquid": {"cfc_default", "cfc_mixed_memory", "cfc_no_gate", "cfc_pure", "cfc_timespans", "ltc_cell_autoncp",
                       "ltc_cell_fullyconnected", "ltc_sequence_autoncp", "ltc_sequence_fullyconnected", "ltc_sequence_mixed_memory",
                       "ltc_sequence_timespans", "wired_cfc", "wired_cfc_no_gate", "wired_cfc_timespans", "wirings"},
-           "xlstm": {"mlstm_cell_functions", "slstm_cell"}}
+           "xlstm": {"mlstm_cell_functions", "mlstm_layer", "mlstm_layer_step", "slstm_cell", "slstm_layer", "slstm_layer_noconv",
+                     "slstm_layer_step"}}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,12 +1,15 @@
-"""xLSTM's cells."""
+"""xLSTM: cells, layers, blocks and models."""
 
 from __future__ import annotations
 
 import math
 
+import ember_ml as em
 from ember_ml import ops
+from ember_ml.interop.xlstm import mlstm_weights, slstm_weights
+from ember_ml.nn.layers import MLSTM, SLSTM, MLSTMConfig, SLSTMConfig
 from ember_ml.ops.recurrence import cells
-from tests.golden.case import Built, Case, Tensors, builder
+from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
 
 def _time_second(x):
@@ -69,5 +72,88 @@ def slstm_cell(case: Case, dtype: str) -> Built:
         y, state = run(x["x"], p, None)
         y0, state0 = run(x["x"], p, [x["state0"][i] for i in range(4)])
         return {"y": y, "state": state, "y_from_state0": y0, "state_from_state0": state0}
+
+    return Built(forward, case.params(dtype))
+
+
+def with_conv(state, x, taps: int):
+    """The original's state of a convolution, the last `taps` inputs, from Ember's last taps - 1 before x and x itself (B, L, D)."""
+    joined = ops.concat([state, x], axis=1)
+    return joined[:, joined.shape[1] - taps:]
+
+
+def mlstm_layer_of(c: dict) -> MLSTM:
+    """The layer of a case's config."""
+    return MLSTM(MLSTMConfig(c["D"], c["num_heads"], c["proj_factor"], c["conv1d_kernel_size"], c["qkv_proj_blocksize"], c["bias"],
+                             c["round_proj_up_to_multiple_of"]), key=em.random.key(0))
+
+
+def slstm_layer_of(c: dict) -> SLSTM:
+    """The layer of a case's config."""
+    return SLSTM(SLSTMConfig(c["D"], c["num_heads"], c["conv1d_kernel_size"] or None, c["function"]), key=em.random.key(0))
+
+
+def parallel_state(layer, batch: int, dtype: str):
+    """The state from which the original's parallel form computes: its m knows only the inputs, so that eps has another scale."""
+    state = layer.initial_state(batch, dtype)
+    return state | {"m": state["m"] - math.inf}
+
+
+def steps(layer, x, state):
+    """(outputs at every position, the states after each)."""
+    ys, states = [], []
+    for t in range(x.shape[1]):
+        y, state = layer.step(x[:, t], state)
+        ys.append(y)
+        states.append(state)
+    return ops.stack(ys, axis=1), states
+
+
+@builder("xlstm/mlstm_layer*")
+def mlstm_layer(case: Case, dtype: str) -> Built:
+    """The whole sequence at once, or step by step with states."""
+    c = case.config
+    layer = mlstm_layer_of(c)
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        x = x["x"]
+        with with_weights(layer, mlstm_weights(p, bias=c["bias"])):
+            y, _ = layer(x, parallel_state(layer, c["batch"], dtype))
+            if "y" in case.expected:
+                return {"y": y}
+            found, states = steps(layer, x, layer.initial_state(c["batch"], dtype))
+            out = {"y_steps": found, "y_parallel": y}
+            inner = ops.split(layer.in_proj(x), 2, axis=-1)[0]
+        for name, at in (("mid", x.shape[1] // 2), ("final", x.shape[1] - 1)):
+            memory, m = states[at]["memory"], states[at]["m"]
+            width = memory.shape[-1] - 1
+            out |= {f"{name}_C": memory[..., :width], f"{name}_n": memory[..., width:], f"{name}_m": m.reshape((*m.shape, 1, 1)),
+                    f"{name}_conv": with_conv(states[at - 1]["conv"], inner[:, at:at + 1], c["conv1d_kernel_size"])}
+        return out
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("xlstm/slstm_layer*")
+def slstm_layer(case: Case, dtype: str) -> Built:
+    """The whole sequence at once, from nothing; or step by step."""
+    c = case.config
+    layer = slstm_layer_of(c)
+
+    def joined(state):
+        return ops.stack([state[part] for part in ("h", "c", "n", "m") if part in state])
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        x = x["x"]
+        with with_weights(layer, slstm_weights(p, conv=layer.conv is not None)):
+            y, last = layer(x, layer.initial_state(c["batch"], dtype))
+            out = {"y": y, "y_parallel": y, "final_state": joined(last)}
+            if layer.conv is not None:
+                out["final_conv_tail"] = last["conv"]
+            if "y_steps" in case.expected:
+                out["y_steps"], states = steps(layer, x, layer.initial_state(c["batch"], dtype))
+                out["final_state"] = joined(states[-1])
+                out["final_conv"] = with_conv(states[-2]["conv"], x[:, -1:], c["conv1d_kernel_size"])
+        return {name: out[name] for name in case.expected}
 
     return Built(forward, case.params(dtype))

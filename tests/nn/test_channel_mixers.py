@@ -44,6 +44,10 @@ def mlp(t, x, activation="gelu_tanh"):
     return dense(t, ACTIVATION[activation](dense(t, x, "fc1.")), "fc2.")
 
 
+def block_diagonal(t, x, blocks):
+    return np.concatenate([part @ w.T for part, w in zip(np.split(x, blocks, -1), t["weight"], strict=True)], -1)
+
+
 def layer_norm(t, x, eps=1e-5, offset=0.0):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * (offset + t["weight"]) + t.get("bias", 0.0)
 
@@ -81,6 +85,7 @@ def moe(t, x, k=2, activation="gelu_tanh"):
 
 #: name -> [(config without d_input, reference of (tensors, x))]
 MIXERS = {
+    "block_diagonal": [({"blocks": D}, lambda t, x: block_diagonal(t, x, D)), ({}, lambda t, x: block_diagonal(t, x, 1))],
     "dense": [({}, dense), ({"d_output": 4}, dense), ({"bias": False}, dense)],
     "gated_linear": [({}, glu), ({"d_output": 4, "activation": "silu", "bias": False}, lambda t, x: glu(t, x, "silu"))],
     "gated_mlp": [({}, lambda t, x: gated_mlp(t, x, 16)), ({"multiple_of": 5}, lambda t, x: gated_mlp(t, x, 20)),

@@ -1,5 +1,6 @@
 """Layers: channel mixers treat positions alone, sequence mixers mix them. Importing this registers them all."""
 
+from ember_ml.nn.layers.channel_mixing.block_diagonal import BlockDiagonal, BlockDiagonalConfig
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.gated_linear import GatedLinear, GatedLinearConfig
 from ember_ml.nn.layers.channel_mixing.gated_mlp import GatedMLP, GatedMLPConfig
@@ -16,6 +17,7 @@ from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongC
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
 from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
+from ember_ml.nn.layers.sequence_mixing.mlstm import LargeMLSTM, LargeMLSTMConfig, MLSTM, MLSTMConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.cfc import CfC, CfCConfig, WiredCfC, WiredCfCConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.gru import GRU, GRUConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.lstm import LSTM, LSTMConfig
@@ -23,6 +25,7 @@ from ember_ml.nn.layers.sequence_mixing.recurrent.ltc import LTC, LTCConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.rnn import RNN, RNNConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.wirings import NCP, AutoNCP, FullyConnected, RandomWiring, Wiring
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.layers.sequence_mixing.slstm import SLSTM, SLSTMConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
 __all__ = [name for name in dir() if name[0].isupper() or name == "dropout"]
