@@ -174,7 +174,7 @@ TABLE = {
     "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": mx.power, "maximum": mx.maximum,
     "minimum": mx.minimum, "negative": mx.negative, "abs": mx.abs, "sign": _sign, "square": mx.square,
     "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
-    "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
+    "atan2": mx.arctan2, "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
     "floor": _keep(mx.floor), "round": _keep(mx.round),
     "conj": lambda x: mx.conj(x) if _is_complex(x) else x, "real": lambda x: mx.real(x) if _is_complex(x) else x,
     "imag": mx.imag, "complex": lambda x, y: x.astype(mx.complex64) + y.astype(mx.complex64) * 1j,

@@ -7,7 +7,7 @@ from ember_ml.ops.conv import short_conv
 from ember_ml.ops.creation import arange, from_native, full, linspace, ones, ones_like, tensor, to, zeros, zeros_like
 from ember_ml.ops.declare import REGISTRY, Op, op, support
 from ember_ml.ops.elementwise import (
-    abs, add, astype, clip, complex, conj, cos, divide, equal, erf, erfinv, exp, exp2, expm1, floor, floor_divide, greater,
+    abs, add, astype, atan2, clip, complex, conj, cos, divide, equal, erf, erfinv, exp, exp2, expm1, floor, floor_divide, greater,
     greater_equal, imag, isfinite, less, less_equal, log, log1p, logical_and, logical_not, logical_or, maximum,
     minimum, multiply, negative, not_equal, pow, real, remainder, round, rsqrt, sign, sin, sqrt, square, subtract,
     tanh, where,
@@ -18,6 +18,7 @@ from ember_ml.ops.fftconv_filter import PreparedFilter, prepare_filter
 from ember_ml.ops.index import debug_checks, one_hot, put_add_along_axis, scatter_add, take, take_along_axis
 from ember_ml.ops.linear import linear, matmul, outer
 from ember_ml.ops.loss import cross_entropy
+from ember_ml.ops.modal import modal_filter, modal_response, modal_state, modal_step
 from ember_ml.ops.moe import moe_combine
 from ember_ml.ops.normalization import layer_norm, rms_norm
 from ember_ml.ops.recurrence import (

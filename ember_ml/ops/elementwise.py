@@ -162,6 +162,12 @@ def sin(x):
     ...
 
 
+@op(rule="float_promote", vjp=(lambda g, _y, y, x: g * (x / (x * x + y * y)), lambda g, _y, y, x: -(g * (y / (x * x + y * y)))))
+def atan2(y, x):
+    """Angle of the point (x, y) in radians, in [-pi, pi], elementwise."""
+    ...
+
+
 @op(rule="float", vjp=(lambda g, _y, x: -(g * _c(sin(x))),))
 def cos(x):
     """Cosine of x in radians, elementwise."""

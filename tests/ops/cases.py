@@ -71,6 +71,8 @@ for _name, _expect in {"add": np.add, "subtract": np.subtract, "multiply": np.mu
     row(_name, getattr(ops, _name), [STRIDED, real(3, 1, low=-0.8, high=1.3)], _expect, label="strided")
     row(_name, getattr(ops, _name), [np.array(0.7), np.array(-0.2)], _expect, label="scalars")
     row(_name, getattr(ops, _name), [np.zeros((0, 4)), real(4)], _expect, label="empty")
+row("atan2", ops.atan2, [X, Y], np.arctan2)
+row("atan2", ops.atan2, [X, real(4, low=-1.7, high=1.9)], np.arctan2, label="broadcast")
 row("divide", ops.divide, [X, P], np.divide)
 row("divide", lambda x: 2.0 / x, [P], lambda x: 2.0 / x, label="number first")
 row("pow", ops.pow, [P, Y], np.power)

@@ -86,7 +86,7 @@ def build(xp) -> dict:
         "floor_divide": xp.floor_divide, "remainder": xp.remainder, "pow": xp.power,
         "maximum": xp.maximum, "minimum": xp.minimum, "negative": xp.negative, "abs": xp.abs,
         "sign": unary(xp.sign), "sqrt": unary(xp.sqrt), "exp": unary(xp.exp), "exp2": unary(xp.exp2), "expm1": unary(xp.expm1),
-        "log": unary(xp.log), "log1p": unary(xp.log1p), "sin": unary(xp.sin), "cos": unary(xp.cos),
+        "log": unary(xp.log), "log1p": unary(xp.log1p), "atan2": xp.arctan2, "sin": unary(xp.sin), "cos": unary(xp.cos),
         "tanh": unary(xp.tanh), "floor": unary(xp.floor), "round": unary(xp.round),
         "conj": lambda x: xp.conj(x) if x.dtype.kind == "c" else x,
         "real": lambda x: xp.ascontiguousarray(x.real) if x.dtype.kind == "c" else x,

@@ -154,7 +154,7 @@ TABLE = {
     "minimum": lambda x, y: torch.minimum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y),
     "negative": torch.neg, "abs": torch.abs, "sign": torch.sgn, "square": torch.square, "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p,
-    "sin": torch.sin, "cos": torch.cos, "tanh": torch.tanh, "erf": torch.erf, "erfinv": torch.erfinv,
+    "atan2": torch.atan2, "sin": torch.sin, "cos": torch.cos, "tanh": torch.tanh, "erf": torch.erf, "erfinv": torch.erfinv,
     "floor": _floats_only(torch.floor), "round": _floats_only(torch.round),
     "conj": lambda x: torch.conj(x).resolve_conj() if x.is_complex() else x,
     "real": lambda x: torch.real(x).contiguous() if x.is_complex() else x,

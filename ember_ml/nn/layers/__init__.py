@@ -14,8 +14,10 @@ from ember_ml.nn.layers.sequence_mixing.attention.gated_linear_attention import 
 from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig
 from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
 from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongConvConfig
+from ember_ml.nn.layers.sequence_mixing.gated_conv import GatedConv, GatedConvConfig
 from ember_ml.nn.layers.sequence_mixing.hyena import Hyena, HyenaConfig
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter, HyenaFilterConfig
+from ember_ml.nn.layers.sequence_mixing.inner_filter import ModalFilter, ModalFilterConfig, TapsFilter, TapsFilterConfig
 from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
 from ember_ml.nn.layers.sequence_mixing.mlstm import LargeMLSTM, LargeMLSTMConfig, MLSTM, MLSTMConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.cfc import CfC, CfCConfig, WiredCfC, WiredCfCConfig
