@@ -1,9 +1,12 @@
 """Every op, declared once. `support()` tells which engine runs which op how."""
 
 from ember_ml.ops import random
-from ember_ml.ops.activation import gelu, gelu_tanh, log_softmax, relu, sigmoid, silu, softmax, softplus
+from ember_ml.ops.activation import (
+    elu, gelu, gelu_tanh, glu, hard_sigmoid, hard_swish, leaky_relu, log_sigmoid, log_softmax, mish, relu, relu6, relu_squared, selu, sigmoid,
+    silu, softmax, softplus, softsign, tanh_shrink,
+)
 from ember_ml.ops.attention import scaled_dot_product_attention
-from ember_ml.ops.conv import short_conv
+from ember_ml.ops.conv import conv1d, short_conv
 from ember_ml.ops.creation import arange, from_native, full, linspace, ones, ones_like, tensor, to, zeros, zeros_like
 from ember_ml.ops.declare import REGISTRY, Op, op, support
 from ember_ml.ops.elementwise import (

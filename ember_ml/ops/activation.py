@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from ember_ml.ops.declare import op
-from ember_ml.ops.elementwise import erf, exp, log, maximum, tanh, where
+from ember_ml.ops.elementwise import abs, erf, exp, expm1, log, maximum, minimum, tanh, where
 from ember_ml.ops.reduce import logsumexp
 from ember_ml.ops.reduce import max as largest
 from ember_ml.ops.reduce import sum as total
+from ember_ml.ops.shape import split
 
 
 @op(rule="float", vjp=(lambda g, y, _x: g * (y * (1.0 - y)),))
@@ -77,3 +78,65 @@ def softmax(x, *, axis=-1):
 def log_softmax(x, *, axis=-1):
     """log(softmax(x)) along `axis`, without overflow or log of zero."""
     return x - logsumexp(x, axis=axis, keepdims=True)
+
+
+def log_sigmoid(x):
+    """log(1 / (1 + exp(-x))), elementwise, without overflow."""
+    return -softplus(-x)
+
+
+def relu_squared(x):
+    """max(x, 0)^2, elementwise. Source: So et al. 2021, Primer."""
+    y = relu(x)
+    return y * y
+
+
+def relu6(x):
+    """min(max(x, 0), 6), elementwise."""
+    return minimum(relu(x), 6.0)
+
+
+def leaky_relu(x, slope: float = 0.01):
+    """x where it is positive, else slope x, elementwise."""
+    return where(x > 0, x, x * slope)
+
+
+def elu(x, alpha: float = 1.0):
+    """x where it is positive, else alpha (exp(x) - 1), elementwise. Source: Clevert et al. 2015."""
+    return where(x > 0, x, expm1(minimum(x, 0.0)) * alpha)
+
+
+def selu(x):
+    """scale elu(x, alpha) with the two constants that keep mean 0 and variance 1. Source: Klambauer et al. 2017."""
+    return elu(x, 1.6732632423543772) * 1.0507009873554805
+
+
+def mish(x):
+    """x tanh(softplus(x)), elementwise. Source: Misra 2019."""
+    return x * tanh(softplus(x))
+
+
+def hard_sigmoid(x):
+    """min(max(x + 3, 0), 6) / 6, elementwise."""
+    return relu6(x + 3.0) / 6.0
+
+
+def hard_swish(x):
+    """x hard_sigmoid(x), elementwise. Source: Howard et al. 2019, MobileNetV3."""
+    return x * hard_sigmoid(x)
+
+
+def softsign(x):
+    """x / (1 + |x|), elementwise."""
+    return x / (1.0 + abs(x))
+
+
+def tanh_shrink(x):
+    """x - tanh(x), elementwise."""
+    return x - tanh(x)
+
+
+def glu(x, axis: int = -1):
+    """The first half along `axis` times the sigmoid of the second. Source: Dauphin et al. 2017."""
+    first, second = split(x, 2, axis=axis)
+    return first * sigmoid(second)

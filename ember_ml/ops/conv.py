@@ -1,11 +1,12 @@
-"""Short convolutions, computed directly; the long ones are in `fftconv`."""
+"""Convolutions of few taps, computed directly; the long ones are in `fftconv`."""
 
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
 from ember_ml.ops.declare import op
+from ember_ml.ops.linear import matmul
 from ember_ml.ops.reduce import sum as total
-from ember_ml.ops.shape import concat, cut, expand_dims, pad
+from ember_ml.ops.shape import concat, cut, expand_dims, pad, reshape, stack
 from ember_ml.tensor import EmberTensor
 
 
@@ -46,3 +47,41 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
     if bias is not None and bias.shape != (x.shape[1],):
         raise ShapeError(f"short_conv: expected bias of shape ({x.shape[1]},), got {bias.shape}")
     return depthwise_rows(x, weight, bias)
+
+
+@op(rule="promote")
+def conv1d_rows(x, weight, bias=None, *, stride=1, dilation=1, groups=1):
+    """Native form of `conv1d`, for checked shapes and without padding."""
+    (batch, channels, length), (out, _, taps) = x.shape, weight.shape
+    places = (length - dilation * (taps - 1) - 1) // stride + 1
+    windows = [cut(x, j * dilation, j * dilation + (places - 1) * stride + 1, axis=-1) for j in range(taps)]
+    windows = windows if stride == 1 else [w[:, :, ::stride] for w in windows]
+    columns = reshape(stack(windows, axis=2), (batch, groups, channels // groups * taps, places))
+    y = reshape(matmul(reshape(weight, (groups, out // groups, -1)), columns), (batch, out, places))
+    return y if bias is None else y + expand_dims(bias, -1)
+
+
+def conv1d(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = None, *, stride: int = 1,
+           padding: int | tuple[int, int] = 0, dilation: int = 1, groups: int = 1) -> EmberTensor:
+    """y[b, o, t] = bias[o] + sum_{c, j} weight[o, c, j] x[b, c, t stride + j dilation - padding], zero outside: torch's Conv1d.
+
+    Args:
+        x: (B, C, L). weight: (O, C / groups, K). bias: (O,) or None.
+        padding: zeros before and after, one number or two; (K - 1, 0) makes it causal.
+        groups: blocks of channels that are mapped by themselves; they divide C and O.
+
+    Returns: (B, O, (L + padding before and after - dilation (K - 1) - 1) // stride + 1).
+
+    Raises ShapeError naming the argument, the shape that was expected and the one that came.
+    """
+    before, after = padding if isinstance(padding, tuple) else (padding, padding)
+    if x.ndim != 3 or weight.ndim != 3 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        raise ShapeError(f"conv1d: expected x (B, C, L) and weight (O, C / groups, K) with groups = {groups} dividing O, got {x.shape} and "
+                         f"{weight.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(f"conv1d: expected bias of shape {weight.shape[:1]}, got {bias.shape}")
+    if x.shape[2] + before + after < dilation * (weight.shape[2] - 1) + 1:
+        raise ShapeError(f"conv1d: expected at least {dilation * (weight.shape[2] - 1) + 1} positions with the padding, got "
+                         f"{x.shape[2]} + {before} + {after}")
+    x = pad(x, ((0, 0), (0, 0), (before, after))) if before or after else x
+    return conv1d_rows(x, weight, bias, stride=stride, dilation=dilation, groups=groups)

@@ -64,8 +64,37 @@ def test_mse_and_mae():
     close(em.grad(lambda x: losses.mae(x, put(b)))(put(a)), np.sign(a - b) / a.size, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["mse", "mae"])
+def test_huber_and_smooth_l1():
+    a, b = numbers(4, 3, 5), numbers(5, 3, 5)
+    e = np.abs(a - b)
+    rows = np.where(e <= 0.7, e * e / 2, 0.7 * (e - 0.35))
+    close(losses.huber(put(a), put(b), 0.7), rows.mean(), 1e-6)
+    close(losses.smooth_l1(put(a), put(b), 0.7), rows.mean() / 0.7, 1e-6)
+
+
+def test_binary_cross_entropy():
+    x, t = numbers(6, 3, 5) * 3, np.random.default_rng(7).uniform(0, 1, (3, 5))
+    p = 1 / (1 + np.exp(-x))
+    close(losses.binary_cross_entropy(put(x), put(t)), -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(), 1e-6)
+    assert np.isfinite(losses.binary_cross_entropy(put(x * 1000), put(t)).item())
+
+
+@pytest.mark.parametrize("ignore", [None, 2])
+@pytest.mark.parametrize("weighted, smoothing", [(True, 0.0), (False, 0.2), (True, 0.2)])
+def test_cross_entropy_with_weights_and_smoothing(ignore, weighted, smoothing):
+    logits, weight = numbers(0, 2, 3, 7), np.random.default_rng(1).uniform(0.5, 2.0, 7) if weighted else np.ones(7)
+    seen = np.ones(LABELS.shape, bool) if ignore is None else LABELS != ignore
+    target = (np.eye(7)[LABELS] * (1 - smoothing) + smoothing / 7) * weight
+    want = -(log_softmax(logits) * target).sum(-1)[seen].sum() / weight[LABELS][seen].sum()
+    got = losses.cross_entropy(put(logits), put(LABELS, "int32"), ignore, put(weight) if weighted else None, smoothing)
+    close(got, want, 1e-6)
+    with pytest.raises(ShapeError, match=r"cross_entropy: expected weight of shape \(7,\), got \(6,\)"):
+        losses.cross_entropy(put(logits), put(LABELS, "int32"), weight=em.ones((6,)))
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber", "smooth_l1", "binary_cross_entropy"])
 def test_shapes_must_be_equal(name):
+    name = {"smooth_l1": "huber"}.get(name, name)
     with pytest.raises(ShapeError, match=rf"{name}: expected .* of one shape, got \(3, 1\) and \(3,\)"):
         getattr(losses, name)(em.ones((3, 1)), em.ones((3,)))
 

@@ -32,6 +32,7 @@ CONFIGS = {
     "lstm": [dict(d_input=4), dict(d_input=3, bias=False)],
     "rnn": [dict(d_input=4), dict(d_input=3, bias=False, activation="relu")],
     "mamba": [dict(d_input=6, d_state=3), dict(d_input=4, d_state=5, expand=3, taps=2, dt_rank=2, bias=True, conv_bias=False)],
+    "feature_extraction": [dict(d_input=3, causal=True), dict(d_input=4, causal=True, channels=[5], taps=2, activation="silu", recurrent="gru")],
     "gated_conv": [dict(d_input=4, filter={"kind": "modal", "modes": 3}),
                    dict(d_input=4, short_bias=False, bias=False, filter={"kind": "modal", "modes": 2, "complex": True, "filters": 2}),
                    dict(d_input=4, out_bias=False, filter={"kind": "taps", "taps": 5, "order": "corr", "filters": 2, "skip": False}),

@@ -237,6 +237,20 @@ def _short(x, w, b):
     return sum(wide[:, :, j:j + x.shape[2]] * w[:, j, None] for j in range(3)) + b[:, None]
 
 
+def _conv1d(x, w, b=None, stride=1, padding=(0, 0), dilation=1, groups=1):
+    x = np.pad(x, ((0, 0), (0, 0), padding))
+    per, out = w.shape[1], w.shape[0] // groups
+    places = range(0, x.shape[2] - dilation * (w.shape[2] - 1), stride)
+    y = np.stack([[[sum(w[o, c, j] * x[n, o // out * per + c, t + j * dilation] for c in range(per) for j in range(w.shape[2]))
+                    for t in places] for o in range(w.shape[0])] for n in range(len(x))])
+    return y if b is None else y + b[:, None]
+
+
+for _label, _w, _kw in [("plain", real(4, 3, 2), {}), ("centred", real(4, 3, 3), {"padding": (1, 1)}), ("causal", real(4, 3, 3), {"padding": (2, 0)}),
+                        ("strided", real(4, 3, 3), {"stride": 2, "padding": (1, 2)}), ("dilated", real(4, 3, 2), {"dilation": 3}),
+                        ("grouped", real(6, 1, 2), {"groups": 3, "stride": 3})]:
+    row("conv1d_rows", lambda x, w, b, kw=_kw: ops.conv1d(x, w, b, **kw), [real(2, 3, 7), _w, real(_w.shape[0])],
+        lambda x, w, b, kw=_kw: _conv1d(x, w, b, **kw), label=_label)
 row("depthwise_rows", ops.short_conv, [real(2, 4, 6), real(4, 3), real(4)], _short)
 row("depthwise_rows", ops.short_conv, [real(2, 4, 1), real(4, 3), real(4)], _short, label="one step")
 row("fftconv_rows", lambda u, k: ops.fftconv(u, k), [real(2, 3, 9), real(3, 9)],

@@ -188,5 +188,6 @@ TABLE = {
     "rms_norm": lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps),
     "cross_entropy_rows": lambda x, labels: F.cross_entropy(
         x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction="none").reshape(labels.shape),
+    "conv1d_rows": lambda x, w, b=None, stride=1, dilation=1, groups=1: torch.nn.functional.conv1d(x, w, b, stride, 0, dilation, groups),
     "depthwise_rows": _depthwise, "adam_update": _adam_update,
 }
