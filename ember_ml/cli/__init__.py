@@ -37,11 +37,16 @@ def _generate(run: Run,
              length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
              prompt: Annotated[str, typer.Option(help="What to continue.")] = "ATG",
              temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
+             top_k: Annotated[Optional[int], typer.Option(help="Only the k likeliest tokens.")] = None,
+             top_p: Annotated[Optional[float], typer.Option(help="Only the likeliest tokens, up to this probability.")] = None,
+             repetition: Annotated[float, typer.Option(help="Above 1: tokens that were there already become less likely.")] = 1.0,
+             stop: Annotated[Optional[list[str]], typer.Option(help="A text that ends the sample; may be given more than once.")] = None,
              seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
              backend: Engine = None):
     """Sample from a trained model, one step at a time."""
     from ember_ml.cli import generate
-    generate.run(run, length, prompt, temperature, seed, backend)
+    generate.run(run, length, prompt, seed, backend, stop or [], temperature=temperature, top_k=top_k, top_p=top_p,
+                 repetition=repetition)
 
 
 @app.command("parity")

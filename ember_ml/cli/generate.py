@@ -9,7 +9,7 @@ from ember_ml import backend as engines
 from ember_ml import data
 from ember_ml.errors import ConfigError
 from ember_ml.nn.models import Model
-from ember_ml.nn.pipeline.inference import generate
+from ember_ml.nn.models.generation import generate, stream_text
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.ops import random, tensor
@@ -23,16 +23,16 @@ def existing_model(path: Path) -> tuple[configs.RunConfig, Path]:
     return configs.read(folder.config), folder.model
 
 
-def run(path: Path, length: int, prompt: str, temperature: float, seed: int, backend: str | None):
-    """Writes the prompt and `length` sampled tokens to standard output as they come."""
+def run(path: Path, length: int, prompt: str, seed: int, backend: str | None, stop: list[str], **sampling):
+    """Writes the prompt and `length` sampled tokens to standard output as they come, up to a stop string."""
     config, file = existing_model(path)
     engine, device = engines.parse(backend)
     model = Model.load(file, device=f"{engine.name}:{device}")
     alphabet = data.alphabet(config.data)
     tokens = tensor(alphabet.encode(prompt)[None], dtype="int32", device=f"{engine.name}:{device}")
-    key = random.key(seed, device=f"{engine.name}:{device}") if temperature > 0 else None
+    out = generate(model, tokens, length, random.key(seed, device=f"{engine.name}:{device}"), allowed=alphabet.samples, **sampling)
     sys.stdout.write(prompt)
-    for token in generate(model, tokens, length, key, temperature or 1.0, allowed=alphabet.samples):
-        sys.stdout.write(alphabet.decode(token.numpy()))
+    for text in stream_text(out, alphabet.decode, stop):
+        sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")

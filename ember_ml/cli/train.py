@@ -23,7 +23,7 @@ def run(path: Path, out: Path, backend: str | None, steps: int | None, resume: b
     configs.write(folder.config, run)
     display = TrainingDisplay(run.training.steps, stage.trainer.done, stage.data.unit, 10 * run.training.log_every)
     console = display.console
-    console.print(f"{run.model['family']} of {stage.model.count():,} parameters on {run.backend}, "
+    console.print(f"{run.model.get('family', 'model')} of {stage.model.count():,} parameters on {run.backend}, "
                   f"{stage.data.describe()}")
     with display:
         model = stage()

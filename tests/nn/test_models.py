@@ -125,7 +125,7 @@ def test_save_and_load(tmp_path, backend):
     ({"blocks": [{"d_input": 0}]}, r"blocks\.0\.d_input: Input should be greater than or equal to 1; received 0"),
     ({"blocks": [{"d_input": 6, "lyer": "mlp"}]}, r"unknown key 'blocks\.0\.lyer'; did you mean layer"),
     ({"blocks": [{"d_input": 6}], "head": "tied"}, "head='tied' needs vocab_size"),
-    ({"blocks": [{"d_input": 6}], "head": "loose"}, "head: Input should be 'tied' or 'dense'; received 'loose'"),
+    ({"blocks": [{"d_input": 6}], "head": "loose"}, "head: Input should be 'tied', 'dense', .* or 'features'; received 'loose'"),
     ({"blocks": [{"d_input": 6}], "vocabsize": 3}, "unknown key 'vocabsize'; did you mean vocab_size"),
     ([1, 2], "expected a table of blocks, vocab_size.*received"),
 ])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 import pydantic
 from pydantic_core import ArgsKwargs
 
+from ember_ml.backend import using
 from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.dropout import dropout
+from ember_ml.nn.layers.pool import Pool
 from ember_ml.nn.module import Module
 from ember_ml.ops import random
 from ember_ml.registry import Rate, Size, config, layers
@@ -25,9 +28,11 @@ class BlockConfig:
         layer: registered name. layer_config: its fields without d_input, as a dict or a ready config;
             `<layer>_config` is another spelling.
         residual: registered name of the connection, None for x + y. residual_config: its fields without d_input.
-        norm: registered name, None for none. prenorm: before the layer, else after the residual.
-        pool: registered name of what follows, None for nothing.
+        norm: registered name, None for none. norm_config: its fields without d_input.
+        pool: registered name of what follows, None for nothing. pool_config: its fields without d_input.
+        prenorm: norm before the layer, else after the residual.
         dropout: on the layer's output.
+
     """
 
     d_input: Size
@@ -36,7 +41,9 @@ class BlockConfig:
     residual: str | None = None
     residual_config: dict = dataclasses.field(default_factory=dict)
     norm: str | None = None
+    norm_config: dict = dataclasses.field(default_factory=dict)
     pool: str | None = None
+    pool_config: dict = dataclasses.field(default_factory=dict)
     prenorm: bool = True
     dropout: Rate = 0.0
 
@@ -58,7 +65,8 @@ class Block(Module):
         config: a BlockConfig; or give its fields: `Block(d_input, layer="hyena", norm="layer_norm", ...)`.
         key: random key of the initial weights.
 
-    forward and step return (y, state); the state is the layer's, None for channel mixers.
+    forward and step return (y, state); the state is the layer's, None for channel mixers; with a pool that keeps one of
+    its own, {"layer", "pool"}.
     """
 
     Config = BlockConfig
@@ -66,12 +74,10 @@ class Block(Module):
     def __init__(self, config: BlockConfig | int, key: EmberTensor | None = None, **fields):
         self.config = c = config if isinstance(config, BlockConfig) else BlockConfig(d_input=config, **fields)
         keys = random.split(key if key is not None else random.next_key(), 4)
-        self.norm = layers.instantiate(c.norm, c.d_input, key=keys[1]) if c.norm else None
+        self.norm = _part(c.norm, c.norm_config, c.d_input, keys[1])
         self.layer = _layer(c, keys[0]) if c.layer else None
-        self.residual = None
-        if c.residual:
-            self.residual = layers.instantiate(c.residual, c.d_input, key=keys[2], **c.residual_config)
-        self.pool = layers.instantiate(c.pool, c.d_input, key=keys[3]) if c.pool else None
+        self.residual = _part(c.residual, c.residual_config, c.d_input, keys[2])
+        self.pool = _part(c.pool, c.pool_config, c.d_input, keys[3])
 
     def forward(self, x: EmberTensor, state=None) -> tuple[EmberTensor, Any]:
         """(B, L, d_input) to the same shape (the pool may shorten it)."""
@@ -82,19 +88,47 @@ class Block(Module):
         return self._run(x, state, "step")
 
     def initial_state(self, batch: int, dtype="float32"):
-        """The layer's state before the first position, None for channel mixers."""
-        return self.layer.initial_state(batch, dtype) if getattr(self.layer, "mixes_sequence", False) else None
+        """The state before the first position: the layer's, None for channel mixers; with a pool {"layer", "pool"}."""
+        with beside(self):
+            state = self.layer.initial_state(batch, dtype) if getattr(self.layer, "mixes_sequence", False) else None
+            return {"layer": state, "pool": self.pool.initial_state(batch, dtype)} if self._pools else state
 
     def _run(self, x, state, form: str):
+        before, pooled = (state["layer"], state["pool"]) if self._pools and state is not None else (state, None)
         y = self.norm(x) if self.norm and self.config.prenorm else x
         if self.layer is not None:
-            out = getattr(self.layer, form)(y, state) if self.layer.mixes_sequence else getattr(self.layer, form)(y)
-            y, state = out if self.layer.mixes_sequence else (out, None)
+            y, before = apply(self.layer, y, before, form)
             y = dropout(y, self.config.dropout)
             y = self.residual(x, y) if self.residual else x + y
         if self.norm and not self.config.prenorm:
             y = self.norm(y)
-        return (self.pool(y) if self.pool else y), state
+        if self.pool is None:
+            return y, before
+        if not self._pools:
+            return getattr(self.pool, form)(y), before
+        y, pooled = getattr(self.pool, form)(y, pooled)
+        return y, before if state is None else {"layer": before, "pool": pooled}
+
+    @property
+    def _pools(self) -> bool:
+        return isinstance(self.pool, Pool)
+
+
+def beside(module: Module):
+    """Inside `with beside(module):` new tensors are made where the module's are."""
+    first = next(iter(module.tensors().values()), None)
+    return nullcontext() if first is None else using(first.device)
+
+
+def apply(layer: Module, x, state, form: str) -> tuple[EmberTensor, Any]:
+    """(y, state) of a mixer's "forward" or "step", also of a channel mixer, whose state stays None."""
+    if layer.mixes_sequence:
+        return getattr(layer, form)(x, state)
+    return getattr(layer, form)(x), None
+
+
+def _part(name: str | None, fields: dict, d_input: int, key) -> Module | None:
+    return layers.instantiate(name, d_input=d_input, key=key, **fields) if name else None
 
 
 def _layer(c: BlockConfig, key):

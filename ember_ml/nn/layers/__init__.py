@@ -22,6 +22,7 @@ from ember_ml.nn.layers.sequence_mixing.inner_filter import ModalFilter, ModalFi
 from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
 from ember_ml.nn.layers.sequence_mixing.mlstm import LargeMLSTM, LargeMLSTMConfig, MLSTM, MLSTMConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.cfc import CfC, CfCConfig, WiredCfC, WiredCfCConfig
+from ember_ml.nn.layers.sequence_mixing.parallel import BranchConfig, Parallel, ParallelConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.gru import GRU, GRUConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.lstm import LSTM, LSTMConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.ltc import LTC, LTCConfig
@@ -29,6 +30,7 @@ from ember_ml.nn.layers.sequence_mixing.recurrent.rnn import RNN, RNNConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.wirings import NCP, AutoNCP, FullyConnected, RandomWiring, Wiring
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.layers.sequence_mixing.slstm import SLSTM, SLSTMConfig
+from ember_ml.nn.layers.pool import Pool, PoolConfig
 from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
 
 __all__ = [name for name in dir() if name[0].isupper() or name == "dropout"]

@@ -1,6 +1,14 @@
 """Models: lists of blocks with embedding and head. Importing this registers them."""
 
-from ember_ml.nn.models.base import Model, ModelConfig
+from ember_ml.nn.models.base import Model
+from ember_ml.nn.models.config import ModelConfig
+from ember_ml.nn.models.generation import complete, generate, stream_text
 from ember_ml.nn.models.hyena import HyenaDNA, HyenaDNAConfig
+from ember_ml.nn.models.presets import (
+    FFTConvModel, HybridModel, HyenaModel, LSTMModel, MambaModel, MoEModel, RWKVModel, StackConfig, StackModel, Transformer,
+)
+from ember_ml.nn.models.sampling import SamplingConfig
 
-__all__ = ["HyenaDNA", "HyenaDNAConfig", "Model", "ModelConfig"]
+__all__ = ["FFTConvModel", "HybridModel", "HyenaDNA", "HyenaDNAConfig", "HyenaModel", "LSTMModel", "MambaModel", "MoEModel", "Model",
+           "ModelConfig", "RWKVModel", "SamplingConfig", "StackConfig", "StackModel", "Transformer", "complete", "generate",
+           "stream_text"]

@@ -2,108 +2,135 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from ember_ml import weights
 from ember_ml.backend import using
 from ember_ml.errors import ConfigError, ShapeError
-from ember_ml.nn.blocks.base import Block, BlockConfig
+from ember_ml.nn import losses
+from ember_ml.nn.blocks.base import Block, beside
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
+from ember_ml.nn.layers.pool import Pool, PoolConfig
+from ember_ml.nn.models.config import ModelConfig
+from ember_ml.nn.models.generation import generate
 from ember_ml.nn.module import Module
-from ember_ml.ops import random
-from ember_ml.registry import Rate, Size, config, from_dict, layers, models, to_dict
+from ember_ml.ops import random, tanh
+from ember_ml.registry import from_dict, layers, models, read_table, to_dict, without_defaults, write_table
 from ember_ml.tensor import EmberTensor
 
 
-@config
-class ModelConfig:
-    """A model as a list of blocks.
-
-    Args:
-        blocks: in order; each is a BlockConfig or a dict of its fields.
-        vocab_size: tokens; None for a model of real-valued channels, without embedding and head.
-        norm: registered name of the norm after the last block, None for none.
-        head: "tied" to the embedding, "dense" for its own, None for hidden states.
-        vocab_multiple: the embedding has the next multiple of this many rows.
-        dropout: on the embedding.
-    """
-
-    blocks: list[BlockConfig]
-    vocab_size: Size | None = None
-    norm: str | None = None
-    head: Literal["tied", "dense"] | None = None
-    vocab_multiple: Size = 1
-    dropout: Rate = 0.0
+#: heads that give one output a sequence, after pooling
+POOLED = ("classifier", "regressor", "features")
 
 
 @models.register("model")
 class Model(Module):
-    """logits = head(norm(blocks(embedding(tokens)))).
+    """y = head(norm(blocks(embedding(tokens)))).
 
     Args:
         config: see ModelConfig. key: random key of the initial weights.
 
-    forward and step return (y, states), one state per block.
+    forward and step return (y, states): one state per block, and with a pooled head the pool's.
     """
 
     Config = ModelConfig
 
     def __init__(self, config: ModelConfig, key: EmberTensor | None = None):
-        if not config.blocks:
-            raise ConfigError("model: expected at least one block, received none")
+        _check(config)
         self.config = c = config
         keys = random.split(key if key is not None else random.next_key(), len(c.blocks) + 2)
-        width = c.blocks[0].d_input
-        if c.head is not None and c.vocab_size is None:
-            raise ConfigError(f"model: head={c.head!r} needs vocab_size")
+        width, last = c.blocks[0].d_input, c.blocks[-1].d_input
         rows = -(-(c.vocab_size or 0) // c.vocab_multiple) * c.vocab_multiple
         self.embedding = Embedding(EmbeddingConfig(rows, width), key=keys[-1]) if c.vocab_size else None
         self.blocks = [Block(b, key=k) for b, k in zip(c.blocks, keys)]
-        self.norm = layers.instantiate(c.norm, c.blocks[-1].d_input) if c.norm else None
-        self.head = Dense(DenseConfig(c.blocks[-1].d_input, rows, bias=False), key=keys[-2]) if c.head == "dense" else None
+        self.norm = layers.instantiate(c.norm, d_input=last, **c.norm_config) if c.norm else None
+        self.pool = Pool(PoolConfig(last, c.pool)) if c.head in POOLED else None
+        self.head = None
+        if c.head in ("dense", "classifier", "regressor"):
+            out = DenseConfig(last, rows, bias=False) if c.head == "dense" else DenseConfig(last, c.outputs)
+            self.head = Dense(out, key=keys[-2])
 
     def forward(self, x: EmberTensor, state: list | None = None) -> tuple[EmberTensor, list]:
-        """Tokens (B, L), or channels (B, L, d_input), to logits (B, L, vocab) or hidden states (B, L, d_input)."""
+        """Tokens (B, L), or channels (B, L, d_input), to logits (B, L, vocab), to hidden states (B, L, d_input), or with a
+        pooled head to (B, outputs) or (B, d_input)."""
         return self._run(x, state, "forward", 2)
 
     def step(self, x: EmberTensor, state: list) -> tuple[EmberTensor, list]:
-        """One position: tokens (B,) or channels (B, d_input)."""
+        """One position: tokens (B,) or channels (B, d_input). A pooled head tells of the positions so far."""
         return self._run(x, state, "step", 1)
 
     def initial_state(self, batch: int, dtype="float32") -> list:
         """The states of all blocks before the first position."""
-        return [block.initial_state(batch, dtype) for block in self.blocks]
+        with beside(self):
+            states = [block.initial_state(batch, dtype) for block in self.blocks]
+            return states if self.pool is None else [*states, self.pool.initial_state(batch, dtype)]
 
     def hidden(self, x: EmberTensor, state: list | None = None) -> tuple[EmberTensor, list]:
-        """Like forward, without the head: (B, L, d_input) after the norm."""
+        """Like forward, without pool and head: (B, L, d_input) after the norm, and one state per block."""
         return self._body(x, state, "forward", 2)
+
+    def loss(self, x: EmberTensor, targets: EmberTensor) -> EmberTensor:
+        """What the head is trained with, a scalar: cross-entropy of tokens or classes, mean squared error of numbers."""
+        y, _ = self.forward(x)
+        return losses.cross_entropy(y, targets) if self.config.head in ("tied", "dense", "classifier") else losses.mse(y, targets)
+
+    def generate(self, prompt: EmberTensor, length: int, key: EmberTensor | None = None, **fields) -> Iterator[EmberTensor]:
+        """Yields tokens after the prompt (B, P), each int32 (B,): see `ember_ml.nn.models.generation.generate`."""
+        return generate(self, prompt, length, key, **fields)
 
     def _run(self, x, state, form: str, axes: int):
         x, after = self._body(x, state, form, axes)
-        if self.config.head == "tied":
+        c = self.config
+        if self.pool is not None:
+            x, pooled = getattr(self.pool, form)(x, None if state is None else state[-1])
+            after = [*after, pooled]
+        if c.head == "tied":
             x = self.embedding.as_head(x)
         elif self.head is not None:
             x = self.head(x)
-        return x, after
+        if c.logit_scale != 1.0:
+            x = x * c.logit_scale
+        return (x if c.logit_cap is None else tanh(x / c.logit_cap) * c.logit_cap), after
 
     def _body(self, x, state, form: str, axes: int):
         if self.embedding is not None:
             if x.ndim != axes:
                 raise ShapeError(f"model: expected tokens of shape {'(batch, length)' if axes == 2 else '(batch,)'}, got {x.shape}")
-            x = dropout(self.embedding(x), self.config.dropout)
+            x = self.embedding(x)
+            x = dropout(x if self.config.embedding_scale == 1.0 else x * self.config.embedding_scale, self.config.dropout)
         after = []
         for i, block in enumerate(self.blocks):
             x, s = getattr(block, form)(x, None if state is None else state[i])
             after.append(s)
         return (self.norm(x) if self.norm else x), after
 
-    @classmethod
-    def from_config(cls, values: dict[str, Any] | ModelConfig, key: EmberTensor | None = None) -> Model:
-        """The model of a config or of its plain dict. Raises ConfigError."""
-        return cls(values if isinstance(values, cls.Config) else from_dict(cls.Config, values), key=key)
+    @staticmethod
+    def from_config(values: dict[str, Any] | ModelConfig | str | Path, key: EmberTensor | None = None) -> Model:
+        """The model of a config, of its plain dict, or of a .toml or .json file.
+
+        `family` in the dict names a registered model ("transformer", "hyena_dna", ...) whose fields the others are; without
+        it they are ModelConfig's. Raises ConfigError, RegistryError for an unknown family.
+        """
+        if isinstance(values, (str, Path)):
+            try:
+                return Model.from_config(read_table(values), key)
+            except ConfigError as e:
+                raise e if str(e).startswith(str(values)) else ConfigError(f"{values}: {e}") from None
+        if isinstance(values, ModelConfig):
+            return Model(values, key=key)
+        family = values.get("family", "model") if isinstance(values, dict) else "model"
+        component = models.get(family)
+        fields = {k: v for k, v in values.items() if k != "family"} if isinstance(values, dict) else values
+        return component(from_dict(component.Config, fields), key=key)
+
+    def write_config(self, path: str | Path):
+        """Writes the config as .toml or .json, one block a line, fields with their default left out; `from_config` reads it."""
+        write_table(path, without_defaults(self.config))
 
     def save(self, path, metadata: dict[str, str] | None = None):
         """Writes weights and config into one safetensors file, atomically."""
@@ -122,3 +149,16 @@ class Model(Module):
                       {k: (t.shape, t.dtype) for k, t in tensors.items()}, path)
         model.update(tensors)
         return model
+
+
+def _check(c: ModelConfig):
+    if not c.blocks:
+        raise ConfigError("model: expected at least one block, received none")
+    if c.head in ("tied", "dense") and c.vocab_size is None:
+        raise ConfigError(f"model: head={c.head!r} needs vocab_size")
+    if (c.head in ("classifier", "regressor")) != (c.outputs is not None):
+        raise ConfigError(f"model: outputs belongs to head='classifier' and head='regressor', which need it; received "
+                          f"head={c.head!r}, outputs={c.outputs!r}")
+    if c.head == "tied" and c.blocks[0].d_input != c.blocks[-1].d_input:
+        raise ConfigError(f"model: head='tied' needs the last block's channels, {c.blocks[-1].d_input}, to be the first's, "
+                          f"{c.blocks[0].d_input}")

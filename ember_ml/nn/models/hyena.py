@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from ember_ml.nn.blocks.base import BlockConfig
-from ember_ml.nn.models.base import Model, ModelConfig
+from ember_ml.nn.models.base import Model
+from ember_ml.nn.models.config import ModelConfig
 from ember_ml.registry import Rate, Size, config, models
 from ember_ml.tensor import EmberTensor
 

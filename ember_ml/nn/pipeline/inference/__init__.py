@@ -1,5 +1,5 @@
 """Inference: generation."""
 
-from ember_ml.nn.pipeline.inference.generate import generate
+from ember_ml.nn.models.generation import complete, generate, stream_text
 
-__all__ = ["generate"]
+__all__ = ["complete", "generate", "stream_text"]

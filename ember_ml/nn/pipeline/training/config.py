@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from ember_ml.errors import ConfigError
 from ember_ml.nn.optimizers import OPTIMIZERS
 from ember_ml.nn.optimizers.base import Optimizer
-from ember_ml.registry import config, from_dict, to_dict
+from ember_ml.registry import config, from_dict, read_table, to_dict, write_table
 
 
 @config
@@ -55,44 +53,19 @@ class RunConfig:
 
 
 def read(path: str | Path) -> RunConfig:
-    """The RunConfig of a TOML file. Raises ConfigError with the file, and the line of a syntax error."""
-    path = Path(path)
+    """The RunConfig of a TOML or JSON file. Raises ConfigError with the file, and the line of a syntax error."""
+    if not Path(path).exists():
+        raise ConfigError(f"{path}: no such file; examples/dna_hyena.toml is one to start from")
+    values = read_table(path)
     try:
-        with path.open("rb") as f:
-            return from_dict(RunConfig, tomllib.load(f))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; examples/dna_hyena.toml is one to start from") from None
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{path}: is no TOML: {e}") from None
+        return from_dict(RunConfig, values)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from None
 
 
 def write(path: str | Path, value: RunConfig):
-    """Writes a config as TOML that `read` gives back."""
-    Path(path).write_text(to_toml(to_dict(value)), encoding="utf-8")
-
-
-def to_toml(table: dict[str, Any], prefix: str = "") -> str:
-    """TOML of a nested dict of numbers, strings, lists and dicts; None values, which TOML lacks, are left out."""
-    lines = [f"{key} = {_value(v)}" for key, v in table.items() if v is not None and not isinstance(v, dict)]
-    for key, v in table.items():
-        if isinstance(v, dict):
-            name = f"{prefix}{key}"
-            lines.append(f"\n[{name}]\n{to_toml(v, name + '.')}")
-    return "\n".join(lines) + ("\n" if not prefix else "")
-
-
-def _value(v) -> str:
-    if isinstance(v, bool):
-        return str(v).lower()
-    if isinstance(v, dict):
-        return "{ " + ", ".join(f"{k} = {_value(x)}" for k, x in v.items() if x is not None) + " }"
-    if isinstance(v, (list, tuple)):
-        return "[" + ", ".join(_value(x) for x in v) + "]"
-    if isinstance(v, str):
-        return json.dumps(v)                             # TOML's basic strings escape as JSON's do
-    return repr(v)
+    """Writes a config as TOML or JSON that `read` gives back."""
+    write_table(path, to_dict(value))
 
 
 def take_kind(table: dict[str, Any], key: str, known, where: str) -> tuple[str, dict[str, Any]]:

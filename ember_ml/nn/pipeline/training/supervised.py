@@ -9,11 +9,10 @@ from contextlib import nullcontext
 from ember_ml import autodiff, data, nn
 from ember_ml.backend import using
 from ember_ml.nn.models.base import Model
-from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer, take_kind
+from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.trainer import Trainer
 from ember_ml.ops import random, tensor
-from ember_ml.registry import from_dict, models
 
 
 def next_token_loss(model: Model, inputs, targets):
@@ -49,10 +48,8 @@ class SupervisedTraining:
         self.run = run
         with using(run.backend) if run.backend else nullcontext():
             self.data = data.open_source(run.data, run.seed)
-            family, fields = take_kind(run.model, "family", models.names(), "model")
-            fields.setdefault("vocab_size", self.data.vocab_size)
-            component = models.get(family)
-            self.model = component(from_dict(component.Config, fields), key=random.key(run.seed))
+            fields = {"family": "model", "vocab_size": self.data.vocab_size, **run.model}
+            self.model = Model.from_config(fields, key=random.key(run.seed))
         self.trainer = Trainer(self.model, next_token_loss, build_optimizer(run.optimizer), self.data.batch, run.training,
                                run.seed, folder, self._evaluate, watch)
         self._compiled = None

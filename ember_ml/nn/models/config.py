@@ -1,0 +1,89 @@
+"""The configuration of a model: its blocks, one a line, and what stands before and after them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import pydantic
+from pydantic_core import ArgsKwargs
+
+from ember_ml.errors import ConfigError
+from ember_ml.nn.blocks.base import BlockConfig
+from ember_ml.registry import Rate, Size, blocks, config, layers
+
+Head = Literal["tied", "dense", "classifier", "regressor", "features"]
+
+
+@config
+class ModelConfig:
+    """A model as a list of blocks.
+
+    Args:
+        blocks: in order. Each is a BlockConfig, or a table of its fields, or the name of a layer (`"mlp"`) or of a
+            registered block (`"transformer"`); a table `{block = "transformer", heads = 4}` gives a registered block its
+            options, and `repeat = 6` stands for as many equal ones. All of it is written out here: the config that a
+            model keeps holds one BlockConfig a block.
+        vocab_size: tokens; None for a model of real-valued channels, without embedding.
+        norm: registered name of the norm after the last block, None for none. norm_config: its fields without d_input.
+        head: what comes last. Language models: "tied" to the embedding, or "dense", a map of its own. For whole
+            sequences, after `pool`: "classifier" and "regressor", `outputs` numbers, and "features", the pooled channels.
+            None for the hidden states.
+        vocab_multiple: the embedding has the next multiple of this many rows.
+        dropout: on the embedding.
+        outputs: classes of a classifier, numbers of a regressor. pool: kind of PoolConfig.
+        embedding_scale: factor of the embedding. logit_scale: factor of the logits.
+        logit_cap: logits become cap tanh(logits / cap), None for no cap.
+        defaults: fields that blocks have where they do not say otherwise, such as {d_input = 64, norm = "rms_norm"}.
+    """
+
+    blocks: list[BlockConfig]
+    vocab_size: Size | None = None
+    norm: str | None = None
+    head: Head | None = None
+    vocab_multiple: Size = 1
+    dropout: Rate = 0.0
+    norm_config: dict = dataclasses.field(default_factory=dict)
+    outputs: Size | None = None
+    pool: Literal["mean", "max", "last", "first"] = "mean"
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
+    defaults: dict = dataclasses.field(default_factory=dict)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, values):
+        called = isinstance(values, ArgsKwargs)
+        fields = dict((values.kwargs or {}) if called else values) if called or isinstance(values, dict) else {}
+        entries = values.args[0] if called and values.args else fields.get("blocks")
+        if not isinstance(entries, (list, tuple)):
+            return values
+        written = written_out(entries, fields.get("defaults") or {})
+        fields["defaults"] = {}
+        if called and values.args:
+            return ArgsKwargs((written, *values.args[1:]), fields)
+        fields["blocks"] = written
+        return ArgsKwargs((), fields) if called else fields
+
+
+def written_out(entries: list, defaults: dict[str, Any]) -> list:
+    """Each entry of a list of blocks as BlockConfigs or tables of a BlockConfig's fields. Raises ConfigError."""
+    known = {f.name for f in dataclasses.fields(BlockConfig)} - {"layer", "layer_config"}
+    if not isinstance(defaults, dict) or not defaults.keys() <= known:
+        raise ConfigError(f"model: expected defaults to be a table of {', '.join(sorted(known))}; received {defaults!r}")
+    return [block for entry in entries for block in _one(entry, defaults)]
+
+
+def _one(entry, defaults: dict[str, Any]) -> list:
+    if isinstance(entry, str):
+        entry = {"layer": entry} if entry in layers else {"block": entry}
+    if not isinstance(entry, dict):
+        return [entry]
+    fields = {**defaults, **entry}
+    times = fields.pop("repeat", 1)
+    if not isinstance(times, int) or not 1 <= times <= 10_000:
+        raise ConfigError(f"model: expected repeat to be a number from 1 to 10,000; received {times!r}")
+    if "block" not in fields:
+        return [fields] * times
+    return blocks.get(fields.pop("block")).expand(**fields) * times
