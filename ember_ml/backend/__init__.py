@@ -90,7 +90,8 @@ def parse(where: str | None) -> tuple:
         raise TypeError(f"device: expected a string such as 'torch' or 'torch:cuda:0'; got {where!r}")
     name, _, device = where.partition(":")
     if name in names():
-        backend = get(name)
+        chosen = _chosen.get()
+        backend = chosen[0] if chosen is not None and chosen[0].name == name else get(name)
         return backend, device or backend.default_device
     return current()[0], where
 
@@ -106,14 +107,14 @@ def current() -> tuple:
 
 
 @contextmanager
-def using(backend: str, device: str | None = None):
+def using(backend, device: str | None = None):
     """Inside `with em.using("torch", device="cuda:0"):`, new tensors are made there. Ops follow their inputs.
 
     Args:
-        backend: engine name, or "engine:device".
+        backend: engine name, or "engine:device"; or an engine object, which then stands for all of its name.
         device: device of that engine; None is the engine's default.
     """
-    engine, found = parse(backend)
+    engine, found = parse(backend) if backend is None or isinstance(backend, str) else (backend, backend.default_device)
     token = _chosen.set((engine, device or found))
     try:
         yield engine

@@ -18,6 +18,8 @@ class BackendBase:
     """
 
     default_device = "cpu"
+    #: whether ops remember what they resolved to here; not for engines that are made for one use
+    remembered = True
     #: which of the twins it launches: "metal", "cuda", or None
     language: str | None = None
 
@@ -74,6 +76,9 @@ class BackendBase:
     def scalar(self, value, dtype: DType):
         """A Python scalar in the form in which the engine's functions treat it as `dtype`."""
         return value
+
+    def reserve(self, size: int):
+        """Told before as many Python numbers are made into an array. An engine with limits raises ShapeError."""
 
     def launchers(self) -> dict:
         """Functions that launch Ember's kernels, by the name of their KernelSpec; empty where none can run."""

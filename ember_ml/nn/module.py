@@ -73,6 +73,12 @@ class Module:
         for name, new in tensors.items():
             _set(places[name], new)
 
+    def install(self, tensors: dict[str, EmberTensor]):
+        """Replaces tensors by name whatever their shapes, dtypes and engines. Raises WeightsError for unknown names."""
+        places = self._find(tensors, "install")
+        for name, new in tensors.items():
+            _set(places[name], new)
+
     @contextmanager
     def using(self, tensors: dict[str, EmberTensor]):
         """Inside `with model.using({...}):`, these tensors stand in for the module's own, which come back at the end.

@@ -89,6 +89,7 @@ def arange(start, stop=None, step=1, dtype=None, device: str | None = None,
 def linspace(start: float, stop: float, num: int, dtype=dt.float32, device: str | None = None,
              like: EmberTensor | None = None) -> EmberTensor:
     """`num` evenly spaced numbers from start to stop, both included, computed in float64 and rounded once."""
+    _place(device, like)[0].reserve(num)                # before Python has a list as long
     step = (stop - start) / max(num - 1, 1)
     values = [start + i * step for i in range(num)]
     if num > 1:

@@ -96,7 +96,8 @@ class Op:
                                 f"{', '.join(have) or 'none that is loaded'}); move the tensor with x.to(...)")
         if self.owns_gradient:
             native = self._native_with_rule(backend, native)
-        self.resolved[backend] = native
+        if backend.remembered:
+            self.resolved[backend] = native
         return native
 
     def _native_with_rule(self, backend, native):

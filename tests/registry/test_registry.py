@@ -86,7 +86,7 @@ def test_fields_that_do_not_fit(args, fields, message):
 
 
 def test_tables_do_not_see_each_other():
-    assert "hyena" in layers and "hyena" not in models and "hyena" not in blocks
+    assert "layer_norm" in layers and "layer_norm" not in models and "layer_norm" not in blocks
     assert models.get("hyena_dna") is nn.HyenaDNA and blocks.get("block") is nn.Block
 
 

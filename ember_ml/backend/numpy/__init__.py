@@ -29,6 +29,11 @@ class ArrayModuleBackend(BackendBase):
         self.weak_floats = self.inexact - {native[dt.bfloat16]}
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 
+    def outline(self, **limits):
+        """An engine like this one that knows shapes and no values: see `ember_ml.backend.numpy.outline`."""
+        from ember_ml.backend.numpy.outline import Outline
+        return Outline(**limits)
+
     def scalar(self, value, dtype):
         """bfloat16 is no NumPy dtype of its own, so Python floats would widen it: they are made bfloat16 first."""
         return self.xp.asarray(value, self.dtypes[dtype]) if dtype is dt.bfloat16 else value

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ember_ml import weights
+from ember_ml.backend import get as engine
 from ember_ml.backend import using
-from ember_ml.errors import ConfigError, ShapeError
+from ember_ml.errors import ConfigError, ShapeError, WeightsError
 from ember_ml.nn import losses
 from ember_ml.nn.blocks.base import Block, beside
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
@@ -18,6 +18,7 @@ from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
 from ember_ml.nn.layers.pool import Pool, PoolConfig
 from ember_ml.nn.models.config import ModelConfig
 from ember_ml.nn.models.generation import generate
+from ember_ml.nn.models.summary import Summary, summarize
 from ember_ml.nn.module import Module
 from ember_ml.ops import random, tanh
 from ember_ml.registry import from_dict, layers, models, read_table, to_dict, without_defaults, write_table
@@ -83,6 +84,10 @@ class Model(Module):
         """Yields tokens after the prompt (B, P), each int32 (B,): see `ember_ml.nn.models.generation.generate`."""
         return generate(self, prompt, length, key, **fields)
 
+    def summary(self, length: int = 256) -> Summary:
+        """Parameters, FLOPs a token and bytes of state, a row a block; print it for a table."""
+        return summarize(self, length)
+
     def _run(self, x, state, form: str, axes: int):
         x, after = self._body(x, state, form, axes)
         c = self.config
@@ -138,17 +143,34 @@ class Model(Module):
 
     @staticmethod
     def load(path, device: str | None = None) -> Model:
-        """The model of a file that `save` wrote, on the current engine or `device`.
+        """The model of a file that `save` wrote, on the current engine or `device`, with the file's floating-point dtypes.
 
-        Raises WeightsError for a damaged file or one whose tensors do not fit its config.
+        The config is a stranger's: the model is built in outline, compared with the tensors, and then given them, so
+        that a small file cannot ask for a large model.
+
+        Raises WeightsError for a damaged file or one whose tensors do not fit its config, ConfigError for the config.
         """
         tensors, config, _ = weights.load(path, device=device)
-        with using(device) if device else nullcontext():
-            model = Model.from_config(config)
-        weights.check({k: (t.shape, t.dtype) for k, t in model.tensors().items()},
-                      {k: (t.shape, t.dtype) for k, t in tensors.items()}, path)
-        model.update(tensors)
+        size = sum(t.size for t in tensors.values())
+        try:
+            with using(engine("numpy").outline(limit=size + _SLACK, budget=4 * size + _SLACK)):
+                model = Model.from_config(config)
+        except ShapeError as e:
+            raise WeightsError(f"{path}: its config does not describe a model of the {size:,} numbers that it holds: {e}") from None
+        found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
+        expected = {name: (t.shape, _as_found(t.dtype, found.get(name))) for name, t in model.tensors().items()}
+        weights.check(expected, found, path)
+        model.install(tensors)
         return model
+
+
+#: elements beyond those of its tensors that building a model takes: keys, ranges
+_SLACK = 1 << 20
+
+
+def _as_found(dtype, found):
+    """The dtype that a tensor of a file should have: any real floating-point one where the config's is one."""
+    return found[1] if found is not None and dtype.kind == found[1].kind == "float" else dtype
 
 
 def _check(c: ModelConfig):

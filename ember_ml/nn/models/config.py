@@ -12,6 +12,9 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.registry import Rate, Size, blocks, config, layers
 
+#: far beyond any model, near enough that a file of a few bytes cannot fill the memory with configs
+MAX_BLOCKS = 10_000
+
 Head = Literal["tied", "dense", "classifier", "regressor", "features"]
 
 
@@ -72,7 +75,12 @@ def written_out(entries: list, defaults: dict[str, Any]) -> list:
     known = {f.name for f in dataclasses.fields(BlockConfig)} - {"layer", "layer_config"}
     if not isinstance(defaults, dict) or not defaults.keys() <= known:
         raise ConfigError(f"model: expected defaults to be a table of {', '.join(sorted(known))}; received {defaults!r}")
-    return [block for entry in entries for block in _one(entry, defaults)]
+    written: list = []
+    for entry in entries:
+        written += _one(entry, defaults)
+        if len(written) > MAX_BLOCKS:
+            raise ConfigError(f"model: expected at most {MAX_BLOCKS:,} blocks")
+    return written
 
 
 def _one(entry, defaults: dict[str, Any]) -> list:
@@ -82,8 +90,8 @@ def _one(entry, defaults: dict[str, Any]) -> list:
         return [entry]
     fields = {**defaults, **entry}
     times = fields.pop("repeat", 1)
-    if not isinstance(times, int) or not 1 <= times <= 10_000:
-        raise ConfigError(f"model: expected repeat to be a number from 1 to 10,000; received {times!r}")
+    if not isinstance(times, int) or not 1 <= times <= MAX_BLOCKS:
+        raise ConfigError(f"model: expected repeat to be a number from 1 to {MAX_BLOCKS:,}; received {times!r}")
     if "block" not in fields:
         return [fields] * times
     return blocks.get(fields.pop("block")).expand(**fields) * times
