@@ -87,7 +87,7 @@ def test_misuse_is_told_in_one_line(job, args, words):
 
 @pytest.mark.parametrize("old, new, words", [
     ("d_input = 8", "d_inptu = 8", "d_input"),
-    ('family = "hyena_dna"', 'family = "hyena"', "hyena_dna"),
+    ('family = "hyena_dna"', 'family = "hyena_dan"', "did you mean hyena_dna"),
     ('name = "adamw"', 'name = "adamax"', "adamw"),
     ('kind = "dna"', 'kind = "rna"', "dna"),
     ("steps = 4", "stepz = 4", "steps"),

@@ -4,7 +4,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import nn
-from ember_ml.errors import ConfigError, RegistryError
+from ember_ml.errors import ConfigError, RegistryError, ShapeError, UnsupportedOp
 from ember_ml.nn.layers import MLPConfig
 from ember_ml.registry import blocks
 from tests.nn._help import close, get, numbers, put
@@ -41,6 +41,88 @@ def test_residual_kinds(kind, config, backend):
 def test_pool_comes_last(backend):
     made = block(layer="mlp", norm="layer_norm", prenorm=False, pool="dense")
     close(made(x())[0], made.pool(made.norm(x() + made.layer(x()))), 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "last", "first"])
+def test_pooling_whole_sequences_and_by_strides(kind, backend):
+    reduce = {"mean": lambda a, axis: a.mean(axis), "max": lambda a, axis: a.max(axis), "last": lambda a, axis: a.take(-1, axis),
+              "first": lambda a, axis: a.take(0, axis)}[kind]
+    whole = block(layer="lstm", pool="pool", pool_config={"kind": kind})
+    y = get(block(layer="lstm")(x())[0])
+    close(whole(x())[0], reduce(y, 1), 1e-6)
+    close(block(layer="lstm", pool="pool", pool_config={"kind": kind, "stride": 4})(x())[0], reduce(y.reshape(2, 2, 4, D), 2), 1e-6)
+    state = whole.initial_state(2)
+    _, state = whole(x()[:, :3], state)
+    for t in range(3, 8):                                   # a step tells of the positions so far
+        got, state = whole.step(x()[:, t], state)
+        close(got, reduce(y[:, :t + 1], 1), 1e-5)
+
+
+def test_pooling_by_strides_has_no_step(backend):
+    with pytest.raises(UnsupportedOp, match="only every 2th step would have an output"):
+        block(pool="pool", pool_config={"stride": 2}).initial_state(1)
+    with pytest.raises(ShapeError, match="a length that is a multiple of 3 and not 0, got 8"):
+        block(pool="pool", pool_config={"stride": 3})(x())
+
+
+def test_parts_take_their_own_configs(backend):
+    made = block(layer="mlp", norm="layer_norm", norm_config={"eps": 0.5, "bias": False})
+    assert made.norm.config.eps == 0.5 and "norm.bias" not in made.parameters()
+
+
+PRESETS = {
+    "transformer": (dict(heads=2, rope={}, d_inner=6), ["self_attention", "gated_mlp"]),
+    "lstm": ({}, ["lstm"]),
+    "mamba": (dict(d_state=3), ["mamba"]),
+    "hyena": (dict(**HYENA, d_inner=6), ["hyena", "mlp"]),
+    "fftconv": (dict(l_max=8), ["long_conv", "mlp"]),
+    "moe": (dict(heads=2, num_experts=3, d_inner=5), ["self_attention", "moe"]),
+    "hybrid": (dict(mixers=[{"layer": "mamba"}, {"layer": "self_attention", "layer_config": {"heads": 2}}], d_inner=6),
+               ["parallel", "gated_mlp"]),
+}
+
+
+def test_every_preset_has_a_row():
+    assert sorted(PRESETS) == sorted(set(blocks.names()) - {"block"})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_its_layers_in_a_row(name, backend):
+    options, listed = PRESETS[name]
+    made = blocks.instantiate(name, D, key=em.random.key(0), dropout=0.1, **options)
+    assert [b.config.layer for b in made.blocks] == listed and all(b.norm and b.config.dropout == 0.1 for b in made.blocks)
+    want = x()
+    for b in made.blocks:
+        want, _ = b(want)
+    whole, states = made(x())
+    close(whole, want, 0.0)
+    assert states == [None] * len(listed)
+    got, states = made(x()[:, :5], made.initial_state(2))
+    close(got, whole[:, :5], 1e-4)
+    for t in range(5, 8):
+        got, states = made.step(x()[:, t], states)
+        close(got, whole[:, t], 1e-4)
+
+
+def test_an_option_goes_to_the_layers_that_have_it():
+    with em.using("numpy"):
+        made = blocks.instantiate("hyena", D, activation="relu", norm="rms_norm", **HYENA)
+        assert [b.layer.config.activation for b in made.blocks] == ["relu", "relu"]
+        assert [type(b.norm).__name__ for b in made.blocks] == ["RMSNorm", "RMSNorm"]
+        with pytest.raises(ConfigError, match="TransformerBlock: unknown key 'haeds'; did you mean heads"):
+            blocks.instantiate("transformer", D, haeds=2)
+        with pytest.raises(ConfigError, match="SelfAttentionConfig: heads: Input should be"):
+            blocks.instantiate("transformer", D, heads="two")
+
+
+def test_parallel_sums_its_mixers(backend):
+    mixers = [{"layer": "gru"}, {"layer": "mlp", "layer_config": {"d_inner": 3}}]
+    made = block(layer="parallel", layer_config={"mixers": mixers}).layer
+    close(made(x())[0], made.mixers[0](x())[0] + made.mixers[1](x()), 1e-6)
+    with pytest.raises(ConfigError, match="at least one mixer"):
+        block(layer="parallel", layer_config={"mixers": []})
+    with pytest.raises(ConfigError, match="channel or sequence mixers; received 'residual'"):
+        block(layer="parallel", layer_config={"mixers": [{"layer": "residual"}]})
 
 
 def test_without_a_layer_norm_and_pool_are_left(backend):

@@ -91,9 +91,9 @@ def test_repetition_counts_prompt_and_generated_tokens(backend):
     for _ in range(8):
         logits = made(em.tensor([ids]))[0][0, -1].numpy()
         for t in set(ids):
-            logits[t] = logits[t] / 3.0 if logits[t] > 0 else logits[t] * 3.0
+            logits[t] = logits[t] / 30.0 if logits[t] > 0 else logits[t] * 30.0
         ids.append(int(logits.argmax()))
-    assert rows(made.generate(x, 8, repetition=3.0))[0].tolist() == ids[4:]
+    assert rows(made.generate(x, 8, repetition=30.0))[0].tolist() == ids[4:]
     assert rows(made.generate(x, 8))[0].tolist() != ids[4:]
 
 

@@ -2,11 +2,12 @@
 
 import tomllib
 
+import numpy as np
 import pytest
 
 import ember_ml as em
 from ember_ml import nn
-from ember_ml.errors import ConfigError, ShapeError
+from ember_ml.errors import ConfigError, RegistryError, ShapeError, WeightsError
 from ember_ml.registry import models, to_dict
 from tests.nn._help import close, get, numbers, put, same_trees
 
@@ -117,6 +118,159 @@ def test_save_and_load(tmp_path, backend):
     close(other(tokens())[0], model(tokens())[0], 0.0)
 
 
+def test_a_block_a_line_with_defaults_presets_and_repeats(backend, tmp_path):
+    (tmp_path / "model.toml").write_text("""
+vocab_size = 5
+head = "tied"
+norm = "rms_norm"
+defaults = {d_input = 6, norm = "rms_norm", dropout = 0.1}
+blocks = [
+    "gru",
+    {layer = "hyena", hyena_config = {l_max = 9, filter = {width = 8}}, norm = "layer_norm"},
+    {block = "transformer", heads = 2, repeat = 2},
+    {layer = "mlp", repeat = 2},
+    "lstm",
+]
+""")
+    made = nn.Model.from_config(tmp_path / "model.toml", key=em.random.key(0))
+    got = [(b.config.layer, b.config.norm, b.config.dropout) for b in made.blocks]
+    assert got == [("gru", "rms_norm", 0.1), ("hyena", "layer_norm", 0.1), *[("self_attention", "rms_norm", 0.1),
+                   ("gated_mlp", "rms_norm", 0.1)] * 2, *[("mlp", "rms_norm", 0.1)] * 2, ("lstm", "rms_norm", 0.1)]
+    assert made.config.defaults == {} and made.blocks[2].layer.config.heads == 2
+    assert made(tokens())[0].shape == (2, 9, 5)
+    for name in ("again.toml", "again.json"):
+        made.write_config(tmp_path / name)
+        again = nn.Model.from_config(tmp_path / name, key=em.random.key(0))
+        assert again.config == made.config
+        same_trees(again.tensors(), made.tensors(), 0.0)
+    lines = (tmp_path / "again.toml").read_text().splitlines()
+    assert sum("layer =" in line for line in lines) == 9                      # one line a block
+
+
+FAMILIES = {
+    "transformer": dict(heads=2), "lstm": {}, "mamba": dict(d_state=3), "hyena": dict(l_max=9, filter={"width": 8}),
+    "fftconv": dict(l_max=9), "moe": dict(heads=2, num_experts=3, d_inner=5),
+    "hybrid": dict(mixers=[{"layer": "gru"}, {"layer": "self_attention"}]), "hyena_dna": dict(l_max=9, filter={"width": 8}),
+}
+
+
+def family(name, **fields):
+    return models.instantiate(name, vocab_size=5, d_input=6, n_layer=2, key=em.random.key(0), **FAMILIES[name], **fields)
+
+
+def test_every_family_has_a_row():
+    assert set(FAMILIES) <= set(models.names())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_run_step_save_and_load(name, backend, tmp_path):
+    made = family(name)
+    whole, _ = made(tokens())
+    got, states = made(tokens()[:, :4], made.initial_state(2))
+    close(got, whole[:, :4], 1e-4)
+    for t in range(4, 9):
+        got, states = made.step(tokens()[:, t], states)
+        close(got, whole[:, t], 1e-4)
+    made.save(tmp_path / "m.safetensors")
+    close(nn.Model.load(tmp_path / "m.safetensors")(tokens())[0], whole, 0.0)
+    run = nn.value_and_grad(made, lambda m, x: m.loss(x[:, :-1], x[:, 1:]))
+    _, grads = run(made.parameters(trainable=True), made.buffers(), em.random.key(0), tokens())
+    assert [k for k, g in grads.items() if not get(g).any() and not k.endswith(("D", "balance"))] == []
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_heads_for_whole_sequences(pool, backend):
+    features = family("lstm", head="features", pool=pool)
+    hidden = get(features.hidden(tokens())[0])
+    pooled = hidden.mean(axis=1) if pool == "mean" else hidden[:, -1]
+    close(features(tokens())[0], pooled, 1e-6)
+    classifier = family("lstm", head="classifier", outputs=3, pool=pool)
+    weight, bias = get(classifier.head.weight), get(classifier.head.bias)
+    y, _ = classifier(tokens())
+    close(y, pooled @ weight.T + bias, 1e-5)
+    states = classifier.initial_state(2)
+    for t in range(9):
+        step, states = classifier.step(tokens()[:, t], states)
+    close(step, y, 1e-5)
+    labels = em.tensor([2, 0])
+    close(classifier.loss(tokens(), labels), nn.losses.cross_entropy(y, labels), 1e-6)
+    regressor = family("lstm", head="regressor", outputs=3, pool=pool)
+    close(regressor(tokens())[0], y, 0.0)
+    close(regressor.loss(tokens(), y + 2.0), 4.0, 1e-5)
+
+
+def test_scales_and_caps(backend):
+    config = {"vocab_size": 5, "blocks": [{"d_input": 6, "layer": "mlp"}], "head": "dense"}
+    plain = nn.Model.from_config(config, key=em.random.key(0))
+    scaled = nn.Model.from_config({**config, "embedding_scale": 2.0, "logit_scale": 3.0, "logit_cap": 1.5}, key=em.random.key(0))
+    hidden, _ = plain.blocks[0](plain.embedding(tokens()) * 2.0)
+    logits = 3.0 * get(plain.head(hidden))
+    close(scaled(tokens())[0], 1.5 * np.tanh(logits / 1.5), 1e-5)
+
+
+def bytes_of(file: str, config: dict) -> str:
+    """A small file of one tensor, with a config that describes another model."""
+    from ember_ml import weights
+    with em.using("numpy"):
+        weights.save(file, {"embedding.weight": em.zeros((4, 4))}, config=config)
+    return file
+
+
+HUGE = 10 ** 9
+
+
+@pytest.mark.parametrize("config", [
+    {"blocks": [{"d_input": HUGE, "layer": "mlp"}]},
+    {"blocks": [{"d_input": 4, "layer": "mlp", "layer_config": {"d_inner": HUGE}}]},
+    {"blocks": [{"d_input": 4}], "vocab_size": HUGE},
+    {"blocks": [{"d_input": 4, "layer": "hyena", "layer_config": {"l_max": HUGE}}]},
+    {"blocks": [{"d_input": 4, "layer": "hyena", "layer_config": {"l_max": 900_001, "filter": {"features": 900_001}}}]},
+    {"blocks": [{"d_input": 4, "layer": "hyena", "layer_config": {"l_max": 8, "filter": {"depth": HUGE}}}]},
+    {"blocks": [{"d_input": 4, "layer": "moe", "layer_config": {"num_experts": HUGE, "d_inner": 4}}]},
+    {"blocks": [{"d_input": 64, "layer": "gru"}] * 5000},
+    {"blocks": [{"d_input": 4, "layer": "mlp", "repeat": HUGE}]},
+    {"blocks": [{"d_input": 4, "layer": "mlp", "repeat": 10_000}] * 1000},
+    {"family": "transformer", "d_input": 4, "n_layer": HUGE},
+])
+def test_a_hostile_config_cannot_ask_for_more_than_its_file_holds(config, tmp_path):
+    import tracemalloc
+
+    path = bytes_of(tmp_path / "small.safetensors", config)
+    tracemalloc.start()
+    try:
+        with pytest.raises((WeightsError, ConfigError)):
+            nn.Model.load(path, device="numpy")
+        assert tracemalloc.get_traced_memory()[1] < 64e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_loading_keeps_the_files_dtype_and_engine(backend, tmp_path):
+    made = dna().astype("bfloat16")
+    made.save(tmp_path / "m.safetensors")
+    again = nn.Model.load(tmp_path / "m.safetensors")
+    same_trees(again.tensors(), made.tensors(), 0.0)
+    assert {t.dtype.name for t in again.tensors().values()} == {"bfloat16"}
+    assert all(t.backend is em.backend.get(backend) for t in again.tensors().values())
+
+
+def test_the_summary_counts_parameters_products_and_state():
+    with em.using("numpy"):
+        made = family("transformer", head="dense", d_inner=8)
+    summary = made.summary(length=16)
+    assert summary.total.parameters == made.count() and summary.total.bytes == 4 * made.count()
+    rows = {row.name: row for row in summary.rows}
+    assert list(rows) == ["embedding", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "norm", "head"]
+    assert rows["head"].flops == 2 * 6 * 5
+    assert rows["blocks.1"].layer == "gated_mlp" and 2 * 3 * 6 * 8 <= rows["blocks.1"].flops < 2 * 3 * 6 * 8 + 15 * 8
+    products = 2 * (6 * 18 + 6 * 6) + 2 * 2 * 16 * 6                         # projections, scores and sums over 16 positions
+    assert products <= rows["blocks.0"].flops < products + 2 * 16 * 12 + 200
+    assert 2 * 16 * 6 * 4 <= rows["blocks.0"].state_bytes <= 2 * 16 * 6 * 4 + 8
+    assert "self_attention" in str(summary) and "total" in str(summary)
+    tied = family("lstm").summary()
+    assert tied.total.parameters == family("lstm").count() and tied.rows[1].state_bytes == 2 * 6 * 4
+
+
 @pytest.mark.parametrize("config, message", [
     ({"blocks": []}, "expected at least one block"),
     ({}, "ModelConfig: needs 'blocks'"),
@@ -126,11 +280,18 @@ def test_save_and_load(tmp_path, backend):
     ({"blocks": [{"d_input": 6, "lyer": "mlp"}]}, r"unknown key 'blocks\.0\.lyer'; did you mean layer"),
     ({"blocks": [{"d_input": 6}], "head": "tied"}, "head='tied' needs vocab_size"),
     ({"blocks": [{"d_input": 6}], "head": "loose"}, "head: Input should be 'tied', 'dense', .* or 'features'; received 'loose'"),
+    ({"blocks": [{"d_input": 6}], "head": "classifier"}, "outputs belongs to head='classifier'.*outputs=None"),
+    ({"blocks": [{"d_input": 6}], "outputs": 2}, "outputs belongs to"),
+    ({"blocks": [{"d_input": 6}, {"d_input": 4}], "head": "tied", "vocab_size": 3}, "head='tied' needs the last block's channels, 4"),
+    ({"blocks": ["mpl"]}, "unknown block 'mpl'"),
+    ({"blocks": [{"layer": "mlp", "repeat": 0}], "defaults": {"d_input": 6}}, "repeat to be a number from 1 .* received 0"),
+    ({"blocks": ["mlp"], "defaults": {"layer": "gru"}}, "expected defaults to be a table of d_input"),
+    ({"family": "transfromer", "d_input": 4}, "unknown model 'transfromer': did you mean transformer"),
     ({"blocks": [{"d_input": 6}], "vocabsize": 3}, "unknown key 'vocabsize'; did you mean vocab_size"),
     ([1, 2], "expected a table of blocks, vocab_size.*received"),
 ])
 def test_wrong_configs(config, message):
-    with em.using("numpy"), pytest.raises(ConfigError, match=message):
+    with em.using("numpy"), pytest.raises((ConfigError, RegistryError), match=message):
         nn.Model.from_config(config)
 
 

@@ -30,6 +30,7 @@ CONFIGS = {
                                                             decay_rank=3, decay_scale=2.0, decay_floor=-0.3)],
     "gru": [dict(d_input=4), dict(d_input=3, bias=False)],
     "lstm": [dict(d_input=4), dict(d_input=3, bias=False)],
+    "parallel": [dict(d_input=4, mixers=[{"layer": "gru"}, {"layer": "self_attention"}, {"layer": "mlp"}])],
     "rnn": [dict(d_input=4), dict(d_input=3, bias=False, activation="relu")],
     "mamba": [dict(d_input=6, d_state=3), dict(d_input=4, d_state=5, expand=3, taps=2, dt_rank=2, bias=True, conv_bias=False)],
     "feature_extraction": [dict(d_input=3, causal=True), dict(d_input=4, causal=True, channels=[5], taps=2, activation="silu", recurrent="gru")],

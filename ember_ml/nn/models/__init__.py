@@ -5,10 +5,10 @@ from ember_ml.nn.models.config import ModelConfig
 from ember_ml.nn.models.generation import complete, generate, stream_text
 from ember_ml.nn.models.hyena import HyenaDNA, HyenaDNAConfig
 from ember_ml.nn.models.presets import (
-    FFTConvModel, HybridModel, HyenaModel, LSTMModel, MambaModel, MoEModel, RWKVModel, StackConfig, StackModel, Transformer,
+    FFTConvModel, HybridModel, HyenaModel, LSTMModel, MambaModel, MoEModel, StackConfig, StackModel, Transformer,
 )
 from ember_ml.nn.models.sampling import SamplingConfig
 
 __all__ = ["FFTConvModel", "HybridModel", "HyenaDNA", "HyenaDNAConfig", "HyenaModel", "LSTMModel", "MambaModel", "MoEModel", "Model",
-           "ModelConfig", "RWKVModel", "SamplingConfig", "StackConfig", "StackModel", "Transformer", "complete", "generate",
+           "ModelConfig", "SamplingConfig", "StackConfig", "StackModel", "Transformer", "complete", "generate",
            "stream_text"]
