@@ -121,7 +121,7 @@ def test_doctor_lists_engines_and_kernels(job):
     assert done.returncode == 0, done.stderr
     found = json.loads((job / "d.json").read_text())
     assert found["engines"]["numpy"]["ops"]["none"] == 0
-    assert set(found["kernels"]["numpy"]) == {"moe_combine_rows", "moe_combine_grad"}
+    assert set(found["kernels"]["numpy"]) >= {"moe_combine_rows", "moe_combine_grad"}
     assert "numpy" in done.stdout
 
 
