@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml import ops
 from ember_ml.nn.layers import (
     GatedLinearAttention, GatedLinearAttentionConfig, GatedMLP, GatedMLPConfig, Mamba, MambaConfig, MLP, MLPConfig, RoPEConfig, SelfAttention,
-    SelfAttentionConfig,
+    RWKV5, RWKV5Config, RWKV6, RWKV6Config, RWKVChannelMixing, RWKVChannelMixingConfig, SelfAttentionConfig,
 )
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
@@ -107,5 +107,59 @@ def perceptron(case: Case, dtype: str) -> Built:
         renamed = {".".join([names[n.partition(".")[0]], n.partition(".")[2]]): w for n, w in p.items()}
         with with_weights(module, renamed):
             return {"y": module(x["x"])}
+
+    return Built(forward, case.params(dtype))
+
+
+def _flat(w):
+    """(1, 1, D) as (D,)."""
+    return ops.reshape(w, w.shape[-1:])
+
+
+def _rwkv_names(p: Tensors) -> Tensors:
+    """Version 5 keeps the share of the present in `time_mix_*`, version 6 that of the past in `time_maa_*`, as Ember does."""
+    named = {}
+    for name, w in p.items():
+        kind, _, which = name.rpartition("_")
+        if kind == "time_mix":
+            named[f"mix_{which}"] = 1.0 - _flat(w)
+        elif kind == "time_maa" and which[0] != "w" or name == "time_maa_w":
+            named[f"mix_{which}"] = _flat(w)
+        else:
+            named[name.replace("ln_x", "norm").replace("time_faaaa", "bonus")] = w
+    return named
+
+
+@builder("mad/rwkv5_time_mixer", "mad/rwkv6_time_mixer")
+def rwkv_time_mixer(case: Case, dtype: str) -> Built:
+    """Version 5 divides by head_dim_divisor before its norm; version 6 multiplies the norm's eps by its square, which is the same."""
+    c, eps = case.config, 1e-5 * case.config["head_dim_divisor"] ** 2
+    five = case.name.startswith("rwkv5")
+    module = (RWKV5(RWKV5Config(c["dim"], c["head_dim"], c["dim_att"], eps)) if five else
+              RWKV6(RWKV6Config(c["dim"], c["head_dim"], c["dim_att"], eps)))
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        named = _rwkv_names(p)
+        if five:
+            named["decay"] = named.pop("time_decay")
+        else:
+            named |= {"decay": _flat(named.pop("time_decay")), "mix_up": named.pop("time_maa_w2"),
+                      "mix_down.weight": ops.swap_axes(named.pop("time_maa_w1")),
+                      "decay_down.weight": ops.swap_axes(named.pop("time_decay_w1")),
+                      "decay_up.weight": ops.swap_axes(named.pop("time_decay_w2"))}
+        with with_weights(module, named):
+            return {"y": module(x["x"])[0]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("mad/rwkv5_channel_mixer", "mad/rwkv6_channel_mixer")
+def rwkv_channel_mixer(case: Case, dtype: str) -> Built:
+    """The same layer, whose shares two versions keep differently."""
+    module = RWKVChannelMixing(RWKVChannelMixingConfig(case.config["dim"], case.config["dim_inner"]))
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        with with_weights(module, _rwkv_names(p)):
+            return {"y": module(x["x"])[0]}
 
     return Built(forward, case.params(dtype))

@@ -27,9 +27,10 @@ class LayerNormConfig(NormConfig):
 
 @config
 class RMSNormConfig(NormConfig):
-    """eps_outside: eps is added to the root and not under it."""
+    """eps_outside: eps is added to the root and not under it. groups: of neighbouring channels, each with its own mean."""
 
     eps_outside: bool = False
+    groups: Size = 1
 
 
 @config
@@ -52,6 +53,15 @@ class _Norm(ChannelMixer):
         return 1.0 + self.weight if self.config.unit_offset else self.weight
 
 
+def _check_groups(name: str, c):
+    if c.d_input % c.groups:
+        raise ConfigError(f"{name}: expected groups to divide d_input = {c.d_input}, received {c.groups}")
+
+
+def _grouped(x: EmberTensor, groups: int) -> EmberTensor:
+    return reshape(x, (*x.shape[:-1], groups, x.shape[-1] // groups))
+
+
 @layers.register("layer_norm")
 class LayerNorm(_Norm):
     """(x - mean) / sqrt(var + eps) * weight + bias over the channels. Source: Ba, Kiros and Hinton 2016.
@@ -72,20 +82,29 @@ class RMSNorm(_Norm):
 
     Parameters: weight (d_input,).
 
-    Source: Zhang and Sennrich 2019; eps_outside is StripedHyena's, unit_offset Gemma's.
+    Source: Zhang and Sennrich 2019; eps_outside is StripedHyena's, unit_offset Gemma's, groups are Mamba-2's.
     """
 
     Config = RMSNormConfig
 
+    def __init__(self, config: RMSNormConfig, key: EmberTensor | None = None):
+        _check_groups("rms_norm", config)
+        super().__init__(config, key)
+
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
         c = self.config
-        if not c.eps_outside:
+        if c.groups == 1 and not c.eps_outside:
             return rms_norm(x, self.factor(), eps=c.eps)
-        power = mean(square(x), axis=-1, keepdims=True)
-        some = power > 0.0                                 # the root has no slope at 0, where the output is 0 anyway
-        root = sqrt(where(some, power, 1.0))
-        return where(some, x / (root + c.eps), 0.0) * self.factor()
+        parts = _grouped(x, c.groups)
+        y = _outside(parts, c.eps) if c.eps_outside else rms_norm(parts, ones(parts.shape[-1:], x.dtype, like=x), eps=c.eps)
+        return reshape(y, x.shape) * self.factor()
+
+
+def _outside(x: EmberTensor, eps: float) -> EmberTensor:
+    power = mean(square(x), axis=-1, keepdims=True)
+    some = power > 0.0                                     # the root has no slope at 0, where the output is 0 anyway
+    return where(some, x / (sqrt(where(some, power, 1.0)) + eps), 0.0)
 
 
 @layers.register("group_norm")
@@ -100,13 +119,11 @@ class GroupNorm(_Norm):
     Config = GroupNormConfig
 
     def __init__(self, config: GroupNormConfig, key: EmberTensor | None = None):
-        if config.d_input % config.groups:
-            raise ConfigError(f"group_norm: expected groups to divide d_input = {config.d_input}, received {config.groups}")
+        _check_groups("group_norm", config)
         super().__init__(config, key)
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
         c = self.config
-        grouped = reshape(x, (*x.shape[:-1], c.groups, c.d_input // c.groups))
-        y = reshape(layer_norm(grouped, None, None, eps=c.eps), x.shape) * self.factor()
+        y = reshape(layer_norm(_grouped(x, c.groups), None, None, eps=c.eps), x.shape) * self.factor()
         return y if self.bias is None else y + self.bias

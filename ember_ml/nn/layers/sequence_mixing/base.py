@@ -9,6 +9,11 @@ from ember_ml.tensor import EmberTensor
 State = object
 
 
+def state_dtype(dtype):
+    """The dtype of a recurrent state beside activations of `dtype`: float32 at least."""
+    return "float32" if str(dtype) in ("float16", "bfloat16") else dtype
+
+
 class SequenceMixer(Module):
     """A layer that mixes positions: (B, L, d_input) to (B, L, d_input), channels last.
 

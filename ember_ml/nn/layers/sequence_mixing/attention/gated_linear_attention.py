@@ -8,7 +8,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import RMSNormConfig, RMSNorm
-from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.ops import clip, linear_attention, random, reshape, softplus, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -83,7 +83,6 @@ class GatedLinearAttention(SequenceMixer):
 
     def initial_state(self, batch: int, dtype="float32"):
         """A zero state, in float32 at least."""
-        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
         c = self.config
         shape = (batch, c.heads, self.k_proj.weight.shape[0] // c.heads, self.norm.weight.shape[0])
-        return zeros(shape, wide, like=self.norm.weight)
+        return zeros(shape, state_dtype(dtype), like=self.norm.weight)

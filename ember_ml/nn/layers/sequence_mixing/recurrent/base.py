@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.nn import initializers
-from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.ops import random, zeros
 from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
@@ -51,5 +51,4 @@ class Recurrent(SequenceMixer):
 
     def initial_state(self, batch: int, dtype="float32"):
         """Zeros, in float32 at least."""
-        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
-        return {name: zeros((batch, self.weight_hh.shape[1]), wide, like=self.weight_hh) for name in self.parts}
+        return {name: zeros((batch, self.weight_hh.shape[1]), state_dtype(dtype), like=self.weight_hh) for name in self.parts}

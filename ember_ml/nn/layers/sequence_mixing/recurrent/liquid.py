@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ember_ml.errors import ShapeError
 from ember_ml.nn import initializers
-from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.module import Module
 from ember_ml.ops import broadcast_to, concat, expand_dims, linear, ones, random, zeros
 from ember_ml.ops.recurrence import Memory
@@ -64,6 +64,5 @@ class Liquid(SequenceMixer):
 
     def initial_state(self, batch: int, dtype="float32"):
         """Zeros, in float32 at least."""
-        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
         some = next(iter(self.parameters().values()))
-        return {part: zeros((batch, self.units), wide, like=some) for part in ("h",) + (() if self.memory is None else ("c",))}
+        return {part: zeros((batch, self.units), state_dtype(dtype), like=some) for part in ("h",) + (() if self.memory is None else ("c",))}
