@@ -151,6 +151,29 @@ def _fold(key, number):
     return mx.concatenate((x, y))
 
 
+def _grouped_rows(x, w, offsets, *, block, complete):
+    """Whole blocks through gather_mm, one expert each: rows of a product share their matrix, and nothing waits for the offsets.
+
+    gather_mm by single rows is one small product per row on a CPU.
+    """
+    rows = x.shape[0]
+    if rows == 0:
+        return mx.zeros((0, w.shape[1]), x.dtype)
+    firsts = mx.arange(rows // block, dtype=mx.int32) * block
+    experts = mx.minimum(mx.sum(offsets[1:] <= firsts[:, None], axis=1), w.shape[0] - 1).astype(mx.uint32)
+    narrow = x.dtype != mx.float32 and mx.default_device() == mx.cpu           # where gather_mm knows float32 only
+    a, b = (t.astype(mx.float32) if narrow else t for t in (x, w))
+    y = mx.gather_mm(a.reshape(rows // block, block, -1), b.swapaxes(1, 2), rhs_indices=experts, sorted_indices=True)
+    y = y.reshape(rows, w.shape[1]).astype(x.dtype)
+    return y if complete else mx.where((mx.arange(rows, dtype=mx.int32) < offsets[-1])[:, None], y, 0.0)
+
+
+def _grouped_outer(a, b, offsets, *, block, complete):
+    if a.shape[0] == 0:
+        return mx.zeros((offsets.shape[0] - 1, a.shape[1], b.shape[1]), a.dtype)
+    return mx.segmented_mm(a.T, b, mx.stack([offsets[:-1], offsets[1:]], axis=1).astype(mx.uint32))
+
+
 def _mean(x, axis=None, keepdims=False):
     return mx.mean(x, axis=axis, keepdims=keepdims)
 
@@ -195,6 +218,7 @@ TABLE = {
     "put_add_along_axis": _put_add_along_axis,
     "get_at": _get_at, "set_at": _set_at,
     "add_at": _add_at,
+    "grouped_rows": _grouped_rows, "grouped_outer_rows": _grouped_outer,
     "argsort": _argsort, "fft": _fft(mx.fft.fft), "ifft": _fft(mx.fft.ifft), "rfft": _fft(mx.fft.rfft),
     "irfft": _fft(mx.fft.irfft), "random_bits": _random_bits, "fold": _fold,
     "sigmoid": mx.sigmoid, "silu": mlx_nn.silu, "gelu": mlx_nn.gelu,

@@ -83,3 +83,7 @@ class BackendBase:
     def launchers(self) -> dict:
         """Functions that launch Ember's kernels, by the name of their KernelSpec; empty where none can run."""
         return {}
+
+    def grouped_block(self, rows: int, groups: int) -> int:
+        """Rows that the engine's grouped matrix product takes at a time: each group's rows begin at a multiple of it."""
+        return 1

@@ -22,7 +22,7 @@ from ember_ml.ops.index import debug_checks, one_hot, put_add_along_axis, scatte
 from ember_ml.ops.linear import linear, matmul, outer
 from ember_ml.ops.loss import cross_entropy
 from ember_ml.ops.modal import modal_filter, modal_response, modal_state, modal_step
-from ember_ml.ops.moe import moe_combine
+from ember_ml.ops.moe import Plan, grouped_linear, grouped_outer, moe_combine, moe_gather, moe_mlp, moe_plan
 from ember_ml.ops.normalization import layer_norm, rms_norm
 from ember_ml.ops.recurrence import (
     cfc, cumlogsumexp, cummax, cumsum, delta_rule, gated_delta_rule, gated_scan, gru, linear_attention, linear_scan, lstm,

@@ -140,3 +140,9 @@ def glu(x, axis: int = -1):
     """The first half along `axis` times the sigmoid of the second. Source: Dauphin et al. 2017."""
     first, second = split(x, 2, axis=axis)
     return first * sigmoid(second)
+
+
+#: activations by the names that configurations use; "gelu" is the exact one, "gelu_tanh" GPT-2's approximation
+ACTIVATIONS = {"identity": lambda x: x, "relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu,
+               "sigmoid": sigmoid, "tanh": tanh, "relu_squared": relu_squared, "elu": elu, "selu": selu, "mish": mish,
+               "leaky_relu": leaky_relu, "hard_swish": hard_swish, "softsign": softsign}

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
+from ember_ml.ops.creation import arange
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
+from ember_ml.ops.elementwise import where
 from ember_ml.ops.index import take_along_axis
-from ember_ml.ops.shape import cut
+from ember_ml.ops.reduce import argmax
+from ember_ml.ops.shape import cut, expand_dims, stack, swap_axes
 from ember_ml.tensor import EmberTensor
+
+#: up to this k, taking the largest k times beats a sort
+_PASSES = 16
+
+#: the least finite number of each dtype
+_LEAST = {"float16": -65504.0, "bfloat16": -(2.0 - 2.0 ** -7) * 2.0 ** 127, "float32": -(2.0 - 2.0 ** -23) * 2.0 ** 127,
+          "float64": -(2.0 - 2.0 ** -52) * 2.0 ** 1023}
 
 
 @op(vjp=CONSTANT)
@@ -21,12 +31,37 @@ def sort(x: EmberTensor, axis: int = -1, descending: bool = False) -> EmberTenso
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis)
 
 
+@op(vjp=CONSTANT)
+def topk_indices(x, *, k):
+    """int32 indices of the k largest elements along the last axis, by falling value, ties to the lower index.
+
+    NaN and minus infinity count as the least finite number, so that they are chosen last.
+    """
+    if x.dtype.name not in _LEAST:
+        return cut(argsort(x, axis=-1, descending=True), 0, k, axis=-1)
+    least = _LEAST[x.dtype.name]
+    x = where(x > least, x, least)
+    if k > _PASSES:
+        return cut(argsort(x, axis=-1, descending=True), 0, k, axis=-1)
+    places, found = arange(x.shape[-1], like=x), []
+    for i in range(k):
+        found.append(argmax(x, axis=-1))
+        if i < k - 1:
+            x = where(places == expand_dims(found[-1], -1), float("-inf"), x)
+    return stack(found, axis=-1)
+
+
 def topk(x: EmberTensor, k: int, axis: int = -1) -> tuple[EmberTensor, EmberTensor]:
     """The k largest elements along `axis` in descending order, and their int32 indices; ties to the lower index.
+
+    NaN and minus infinity count as the least finite number of x's dtype: chosen only where nothing else is left.
 
     Raises ShapeError unless 1 <= k <= length.
     """
     if not 1 <= k <= x.shape[axis]:
         raise ShapeError(f"topk: expected 1 <= k <= {x.shape[axis]} for shape {x.shape}, got k={k}")
-    indices = cut(argsort(x, axis=axis, descending=True), 0, k, axis=axis)
+    if axis % x.ndim != x.ndim - 1:
+        indices = swap_axes(topk_indices(swap_axes(x, axis, -1), k=k), axis, -1)
+    else:
+        indices = topk_indices(x, k=k)
     return take_along_axis(x, indices, axis), indices

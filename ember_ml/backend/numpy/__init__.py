@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from ember_ml.backend.base import BackendBase
-from ember_ml.backend.numpy import ops, scan, special
+from ember_ml.backend.numpy import moe, ops, scan, special
 from ember_ml.errors import ShapeError, UnsupportedDevice, UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
 
@@ -106,6 +106,9 @@ class NumpyRuntime:
         """The tape holds the rule; natively there is only the forward."""
         return forward(*args)
 
+    def is_watched(self, x) -> bool:
+        return False
+
     def checkpoint(self, fn):
         return fn
 
@@ -134,6 +137,6 @@ class NumpyRuntime:
 
 
 backend = ArrayModuleBackend("numpy", np, NumpyRuntime())
-backend.table.update(erf=special.erf, erfinv=special.erfinv, **scan.TABLE,
+backend.table.update(erf=special.erf, erfinv=special.erfinv, **moe.TABLE, **scan.TABLE,
                      cummax=lambda x, axis=0: np.maximum.accumulate(x, axis=axis),
                      cumlogsumexp=lambda x, axis=0: np.logaddexp.accumulate(x, axis=axis))

@@ -6,6 +6,7 @@ promoted already). bfloat16 comes from ml_dtypes; where its NumPy functions wide
 
 from __future__ import annotations
 
+from ember_ml.backend.numpy import moe
 from ember_ml.tensor.common.index import fill
 
 
@@ -106,7 +107,7 @@ def build(xp) -> dict:
         "get_at": lambda x, *tensors, index: x[fill(index, tensors)], "set_at": set_at, "add_at": add_at,
         "argsort": argsort, "fft": transform(xp.fft.fft), "ifft": transform(xp.fft.ifft),
         "rfft": transform(xp.fft.rfft), "irfft": transform(xp.fft.irfft),
-        "random_bits": bits, "fold": lambda key, number: _fold(xp, key, number),
+        **moe.build(xp), "random_bits": bits, "fold": lambda key, number: _fold(xp, key, number),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import base, random, rnn, scan
+from ember_ml.backend.torch import base, moe, random, rnn, scan
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
@@ -21,7 +21,7 @@ class TorchBackend(BackendBase):
 
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
-        super().__init__("torch", dtypes, {**base.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}, TorchRuntime())
+        super().__init__("torch", dtypes, {**base.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}, TorchRuntime())
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 

@@ -38,6 +38,9 @@ class TorchRuntime:
             return forward(*args)
         return _Rule.apply(forward, rule, *args)
 
+    def is_watched(self, x) -> bool:
+        return torch.is_grad_enabled() and x.requires_grad
+
     def checkpoint(self, fn):
         return lambda *args: torch_checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)
 

@@ -22,6 +22,9 @@ class Runtime(Protocol):
     def with_rule(self, forward: Callable, rule: Callable, args: list[Native]) -> Native | tuple[Native, ...]:
         """`forward(*args)` whose gradient is `rule(cotangents, outputs, args, needs) -> [gradient or None per arg]`."""
 
+    def is_watched(self, x: Native) -> bool:
+        """Whether the engine's own gradient may run through x; True where that costs nothing, as on a lazy engine."""
+
     def checkpoint(self, fn: Callable) -> Callable:
         """`fn(*natives)`, keeping only its inputs for the gradient and computing the rest again."""
 

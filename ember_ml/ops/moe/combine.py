@@ -15,12 +15,13 @@ from ember_ml.tensor.common import dtypes as dt
 
 @op(kernel=MOE_COMBINE_BACKWARD)
 def moe_combine_grad(g, expert_out, inverse, weights):
-    """(d_expert_out (N, D), d_weights float32 (T, K)) of `moe_combine` for its output's gradient g (T, D).
+    """(d_expert_out (N, D), d_weights (T, K)) of `moe_combine` for its output's gradient g (T, D).
 
     A row that no pair owns gets zero; equal rows, which the op rules out, would not add up in the kernels.
     """
-    rows = take_axis(expert_out, inverse, axis=0).astype(dt.float32)
-    wide = expand_dims(g.astype(dt.float32), 1)
+    kind = dt.promote(expert_out.dtype, dt.float32)
+    rows = take_axis(expert_out, inverse, axis=0).astype(kind)
+    wide = expand_dims(g.astype(kind), 1)
     d_rows = reshape(wide * expand_dims(weights, -1), (-1, g.shape[-1])).astype(expert_out.dtype)
     d_expert_out = scatter_add(expert_out.zeros_like(), reshape(inverse, (-1,)), d_rows, axis=0)
     return d_expert_out, total(rows * wide, axis=-1)
@@ -34,7 +35,7 @@ def _grad(g, _y, expert_out, inverse, weights):
 @op(vjp=_grad, owns_gradient=True, kernel=MOE_COMBINE)
 def moe_combine_rows(expert_out, inverse, weights):
     """Native form of `moe_combine`, for checked shapes and indices."""
-    rows = take_axis(expert_out, inverse, axis=0).astype(dt.float32)
+    rows = take_axis(expert_out, inverse, axis=0).astype(dt.promote(expert_out.dtype, dt.float32))
     return total(multiply(rows, expand_dims(weights, -1)), axis=1).astype(expert_out.dtype)
 
 
@@ -44,9 +45,9 @@ def moe_combine(expert_out: EmberTensor, inverse: EmberTensor, weights: EmberTen
     Args:
         expert_out: (N, D), one row per (token, slot) pair, in whatever order the experts worked; floating point.
         inverse: (T, K), integers in [0, N): the row of each pair, every row at most once.
-        weights: (T, K), float32: the router's weights.
+        weights: (T, K), float32: the router's weights (float64 where expert_out is).
 
-    Returns: (T, D) in expert_out's dtype, summed in float32.
+    Returns: (T, D) in expert_out's dtype, summed in float32 (float64), slot by slot.
 
     Raises ShapeError for shapes that do not fit; IndexError for rows out of range, where indices are checked.
     """
@@ -54,4 +55,4 @@ def moe_combine(expert_out: EmberTensor, inverse: EmberTensor, weights: EmberTen
         raise ShapeError("moe_combine: expected expert_out (N, D), inverse (T, K) and weights (T, K); got "
                          f"{expert_out.shape}, {inverse.shape} and {weights.shape}")
     inverse = checked_indices("moe_combine", inverse, expert_out.shape[0]).astype(dt.int32)
-    return moe_combine_rows(expert_out, inverse, weights.astype(dt.float32))
+    return moe_combine_rows(expert_out, inverse, weights.astype(dt.promote(expert_out.dtype, dt.float32)))

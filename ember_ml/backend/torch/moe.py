@@ -1,0 +1,232 @@
+"""Mixture of experts on torch: on a CPU a loop over experts, on a GPU torch's grouped matrix product.
+
+The loop waits for the offsets, which on a CPU are at hand. A compiler that reads the program sees one operator instead.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+#: rows that go through an expert at a time: their hidden part stays in the cache, and a matrix product of them is no slower
+CHUNK = 512
+
+_aten = torch.ops.aten
+
+
+def _wide(dtype):
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _spans(offsets):
+    ends = offsets.tolist()
+    return [(e, lo, hi) for e, (lo, hi) in enumerate(zip(ends, ends[1:])) if hi > lo]
+
+
+def moe_plan_rows(ids, *, experts, block, rows):
+    flat = ids.reshape(-1)
+    sorted_ids, order = torch.sort(flat, stable=True)
+    row = torch.arange(flat.numel(), dtype=torch.int32, device=ids.device)
+    inverse = torch.empty_like(flat).scatter(0, order, row)
+    firsts = torch.arange(experts + 1, dtype=torch.int32, device=ids.device)
+    offsets = torch.searchsorted(sorted_ids, firsts, out_int32=True)          # rows before each expert's
+    return order.to(torch.int32), inverse.reshape(ids.shape), offsets
+
+
+def moe_combine_rows(expert_out, inverse, weights):
+    kind = _wide(expert_out.dtype)
+    if expert_out.is_cuda and kind is not expert_out.dtype:                   # gathers, weighs and adds in one kernel
+        if expert_out.shape[0] and inverse.numel():
+            return F.embedding_bag(inverse, expert_out, mode="sum", per_sample_weights=weights.to(expert_out.dtype))
+        return expert_out.new_zeros((inverse.shape[0], expert_out.shape[1]))
+    out = torch.zeros((inverse.shape[0], expert_out.shape[1]), dtype=kind, device=expert_out.device)
+    for k in range(inverse.shape[1]):
+        rows = torch.index_select(expert_out, 0, inverse[:, k])
+        out = torch.addcmul(out, rows.to(kind), weights[:, k, None])
+    return out.to(expert_out.dtype)
+
+
+def _fits_grouped_mm(*tensors) -> bool:
+    """torch's grouped product wants rows that begin at multiples of 16 bytes, on a GPU bfloat16."""
+    return all(t.is_cuda and t.dtype is torch.bfloat16 and t.shape[-1] % 8 == 0 and t.shape[-2] % 8 == 0 for t in tensors)
+
+
+def _plain(t):
+    """A tensor whose two last axes are plain or transposed memory, which is what a grouped product reads."""
+    return t if t.stride(-1) == 1 or t.stride(-2) == 1 else t.contiguous()
+
+
+def grouped_rows(x, w, offsets, *, block, complete):
+    if w.is_cuda and _fits_grouped_mm(w) and x.shape[0]:
+        x = x.contiguous()
+        y = F.grouped_mm(x, _plain(w).transpose(1, 2), offs=offsets[1:])
+        if complete:
+            return y
+        row = torch.arange(x.shape[0], dtype=torch.int32, device=x.device)    # it leaves the other rows unwritten
+        return torch.where((row < offsets[-1])[:, None], y, 0.0)
+    return _rows(x, w, offsets) if get_proxy_mode() is None else _rows_op(x, w, offsets)
+
+
+def _rows(x, w, offsets):
+    y = x.new_zeros((x.shape[0], w.shape[1]))
+    for e, lo, hi in _spans(offsets):
+        torch.mm(x[lo:hi], w[e].T, out=y[lo:hi])
+    return y
+
+
+def grouped_outer_rows(a, b, offsets, *, block, complete):
+    if a.is_cuda and a.dtype is torch.bfloat16 and a.shape[1] % 8 == 0 and b.shape[1] % 8 == 0 and a.shape[0]:
+        return F.grouped_mm(a.contiguous().T, b.contiguous(), offs=offsets[1:])
+    return _outer(a, b, offsets) if get_proxy_mode() is None else _outer_op(a, b, offsets)
+
+
+def _outer(a, b, offsets):
+    c = a.new_empty((offsets.shape[0] - 1, a.shape[1], b.shape[1]))
+    ends = offsets.tolist()
+    for e, (lo, hi) in enumerate(zip(ends, ends[1:])):
+        torch.mm(a[lo:hi].T, b[lo:hi], out=c[e])
+    return c
+
+
+@torch.library.custom_op("ember::grouped_rows", mutates_args=())
+def _rows_op(x: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    return _rows(x, w, offsets)
+
+
+@_rows_op.register_fake
+def _(x, w, offsets):
+    return x.new_empty((x.shape[0], w.shape[1]))
+
+
+@torch.library.custom_op("ember::grouped_outer", mutates_args=())
+def _outer_op(a: torch.Tensor, b: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    return _outer(a, b, offsets)
+
+
+@_outer_op.register_fake
+def _(a, b, offsets):
+    return a.new_empty((offsets.shape[0] - 1, a.shape[1], b.shape[1]))
+
+
+def _gelu(approximate):
+    return (lambda z: F.gelu(z, approximate=approximate),
+            lambda z, da: (F.gelu(z, approximate=approximate), _aten.gelu_backward(da, z, approximate=approximate)))
+
+
+def _with_slope(fn, backward):
+    def both(z, da):
+        a = fn(z)
+        return a, backward(da, a)
+    return fn, both
+
+
+#: name -> (value, value and gradient for the value's gradient)
+_ACTIVATIONS = {
+    "identity": (lambda z: z, lambda z, da: (z, da)),
+    "relu": _with_slope(torch.relu, lambda da, a: _aten.threshold_backward(da, a, 0)),
+    "tanh": _with_slope(torch.tanh, _aten.tanh_backward), "sigmoid": _with_slope(torch.sigmoid, _aten.sigmoid_backward),
+    "silu": (F.silu, lambda z, da: (F.silu(z), _aten.silu_backward(da, z))),
+    "gelu": _gelu("none"), "gelu_tanh": _gelu("tanh"),
+}
+
+
+def _mlp(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, glu: bool, keep: bool):
+    act, inner = _ACTIVATIONS[activation][0], w2.shape[2]
+    hidden = x.new_empty((order.numel() if keep else min(CHUNK, order.numel()), w1.shape[1]))
+    tokens = torch.div(order, max(inverse.shape[1], 1), rounding_mode="floor")
+    out = x.new_zeros((order.numel(), w2.shape[1]))
+    for e, first, last in _spans(offsets):
+        for lo in range(first, last, CHUNK):
+            hi = min(lo + CHUNK, last)
+            h = hidden[lo:hi] if keep else hidden[:hi - lo]
+            torch.mm(torch.index_select(x, 0, tokens[lo:hi]), w1[e].T, out=h)
+            if b1 is not None:
+                h += b1[e]
+            a = act(h[:, :inner])
+            if glu:
+                a = a * h[:, inner:] if activation == "identity" else a.mul_(h[:, inner:])
+            torch.mm(a, w2[e].T, out=out[lo:hi])
+            if b2 is not None:
+                out[lo:hi] += b2[e]
+    return moe_combine_rows(out, inverse, weights), hidden if keep else hidden[:0]
+
+
+def _mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, glu: bool):
+    both, inner, wide = _ACTIVATIONS[activation][1], w2.shape[2], weights.dtype
+    d_w1, d_w2 = torch.empty(w1.shape, dtype=w1.dtype), torch.empty(w2.shape, dtype=w2.dtype)
+    d_b1, d_b2 = (x.new_zeros((0,) if b is None else b.shape) for b in (b1, b2))
+    d_rows, d_weights = x.new_zeros((order.numel(), x.shape[1])), weights.new_zeros(order.numel())
+    row_weights = weights.reshape(-1)[order]
+    tokens = torch.div(order, max(inverse.shape[1], 1), rounding_mode="floor")
+    ends = offsets.tolist()
+    for e, (first, last) in enumerate(zip(ends, ends[1:])):
+        rows = last - first
+        scaled, dh = x.new_empty((rows, inner)), x.new_empty((rows, w1.shape[1]))
+        gs, xs = torch.index_select(g, 0, tokens[first:last]), torch.index_select(x, 0, tokens[first:last])
+        for lo in range(first, last, CHUNK):
+            hi = min(lo + CHUNK, last)
+            here, w = slice(lo - first, hi - first), row_weights[lo:hi, None].to(x.dtype)
+            da = torch.mm(gs[here], w2[e])
+            gate, up = h[lo:hi, :inner], h[lo:hi, inner:]
+            if glu:
+                a, d_gate = both(gate, da * up)
+                d_up = a * da
+                torch.sum((d_up * up).to(wide), 1, out=d_weights[lo:hi])
+                torch.mul(d_up, w, out=dh[here, inner:])
+                torch.mul(d_gate, w, out=dh[here, :inner])
+                torch.mul(a.mul_(w) if activation != "identity" else a * w, up, out=scaled[here])
+            else:
+                a, d_gate = both(gate, da)
+                torch.sum((a * da).to(wide), 1, out=d_weights[lo:hi])
+                torch.mul(d_gate, w, out=dh[here])
+                torch.mul(a, w, out=scaled[here])
+            torch.mm(dh[here], w1[e], out=d_rows[lo:hi])
+        torch.mm(gs.T, scaled, out=d_w2[e])
+        torch.mm(dh.T, xs, out=d_w1[e])
+        if b1 is not None:
+            torch.sum(dh, 0, out=d_b1[e])
+        if b2 is not None:
+            torch.sum(gs * row_weights[first:last, None].to(x.dtype), 0, out=d_b2[e])
+            d_weights[first:last] += (gs @ b2[e]).to(wide)
+    d_x = moe_combine_rows(d_rows, inverse, torch.ones_like(weights))
+    return d_x, d_weights[inverse], d_w1, d_b1, d_w2, d_b2
+
+
+@torch.library.custom_op("ember::moe_mlp", mutates_args=())
+def _mlp_op(x: torch.Tensor, weights: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor | None, w2: torch.Tensor,
+            b2: torch.Tensor | None, order: torch.Tensor, inverse: torch.Tensor, offsets: torch.Tensor, activation: str,
+            glu: bool, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    return _mlp(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation, glu, keep)
+
+
+@_mlp_op.register_fake
+def _(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation, glu, keep):
+    return x.new_empty((x.shape[0], w2.shape[1])), x.new_empty((order.numel() if keep else 0, w1.shape[1]))
+
+
+@torch.library.custom_op("ember::moe_mlp_grad", mutates_args=())
+def _mlp_grad_op(g: torch.Tensor, h: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, w1: torch.Tensor,
+                 b1: torch.Tensor | None, w2: torch.Tensor, b2: torch.Tensor | None, order: torch.Tensor,
+                 inverse: torch.Tensor, offsets: torch.Tensor, activation: str, glu: bool) -> list[torch.Tensor]:
+    return list(_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation, glu))
+
+
+@_mlp_grad_op.register_fake
+def _(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation, glu):
+    d_b1, d_b2 = (x.new_empty((0,) if b is None else b.shape) for b in (b1, b2))
+    return [x.new_empty(x.shape), weights.new_empty(inverse.shape), w1.new_empty(w1.shape), d_b1, w2.new_empty(w2.shape), d_b2]
+
+
+def moe_mlp_host(*args, activation, glu, block, complete, keep):
+    run = _mlp if get_proxy_mode() is None else _mlp_op
+    return run(*args, activation, glu, keep)
+
+
+def moe_mlp_grad(*args, activation, glu, block, complete):
+    run = _mlp_grad if get_proxy_mode() is None else _mlp_grad_op
+    return tuple(run(*args, activation, glu))
+
+
+TABLE = {"moe_plan_rows": moe_plan_rows, "moe_combine_rows": moe_combine_rows, "grouped_rows": grouped_rows,
+         "grouped_outer_rows": grouped_outer_rows, "moe_mlp_host": moe_mlp_host, "moe_mlp_grad": moe_mlp_grad}

@@ -1,0 +1,157 @@
+"""Perceptrons as experts, from tokens to tokens: gather, two grouped products, activation, weighted combine."""
+
+from __future__ import annotations
+
+from ember_ml.autodiff.tape import pull
+from ember_ml.errors import ShapeError
+from ember_ml.ops.activation import ACTIVATIONS
+from ember_ml.ops.creation import ones_like, zeros
+from ember_ml.ops.declare import op
+from ember_ml.ops.index import take_axis
+from ember_ml.ops.moe.combine import moe_combine_rows
+from ember_ml.ops.moe.grouped import grouped_outer_rows, grouped_rows
+from ember_ml.ops.moe.plan import Plan, moe_gather, pair_values
+from ember_ml.ops.reduce import sum as total
+from ember_ml.ops.shape import expand_dims, reshape, split, swap_axes
+from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
+
+
+def _activate(h, activation, glu):
+    act = ACTIVATIONS[activation]
+    if not glu:
+        return act(h)
+    gate, up = split(h, 2, axis=1)
+    return act(gate) * up
+
+
+def _activate_grad(g, _y, h, *, activation, glu):
+    return pull(lambda inputs: [_activate(*inputs, activation, glu)], [h], [g])
+
+
+@op(vjp=_activate_grad, owns_gradient=True)
+def expert_activation(h, *, activation, glu):
+    """activation(h), or with glu activation(h[:, :f]) h[:, f:] for h (R, 2 f)."""
+    return _activate(h, activation, glu)
+
+
+def activation_grad(g, h, row_weights, *, activation, glu):
+    """What the gradient of the weighted experts needs, from g = d y W2 (R, f), before the rows' weights (R, 1).
+
+    Returns: d_h, weighted; the activation times the weight; the gradient of the weight, (R,) in float32 at least:
+    <a, d y W2> = <W2 a, d y>, so the experts' outputs need not be kept (Guo et al. 2025, SonicMoE).
+    """
+    a = _activate(h, activation, glu)
+    wide = dt.promote(h.dtype, dt.float32)
+    d_weights = total(a.astype(wide) * g.astype(wide), axis=1)
+    w = row_weights.astype(h.dtype)
+    d_h, = _activate_grad(g * w, None, h, activation=activation, glu=glu)
+    return d_h, a * w, d_weights
+
+
+def _bias_rows(bias, plan):
+    """(R, n) from (E, n): every row its expert's, as a grouped product with ones."""
+    ones = ones_like(plan.order).astype(bias.dtype)
+    return grouped_rows(expand_dims(ones, 1), expand_dims(bias, 2), plan.offsets, block=plan.block, complete=plan.complete)
+
+
+def _bias_grad(d_rows, plan):
+    ones = ones_like(plan.order).astype(d_rows.dtype)
+    return reshape(grouped_outer_rows(d_rows, expand_dims(ones, 1), plan.offsets, block=plan.block, complete=plan.complete),
+                   (plan.num_experts, d_rows.shape[1]))
+
+
+def _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
+    plan, kw = Plan(order, inverse, offsets, block, complete), {"block": block, "complete": complete}
+    h = grouped_rows(moe_gather(x, plan), w1, offsets, **kw)
+    h = h if b1 is None else h + _bias_rows(b1, plan)
+    y = grouped_rows(expert_activation(h, activation=activation, glu=glu), w2, offsets, **kw)
+    y = y if b2 is None else y + _bias_rows(b2, plan)
+    return moe_combine_rows(y, inverse, weights), h if keep else zeros((0, h.shape[1]), h.dtype, like=h)
+
+
+def _backward(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
+    """Gradients of x, weights, w1, b1, w2, b2 in the terms of the forward; what is not kept is computed again."""
+    plan, kw = Plan(order, inverse, offsets, block, complete), {"block": block, "complete": complete}
+    rows = moe_gather(g, plan)
+    row_weights = pair_values(weights, plan)
+    d_h, a, d_weights = activation_grad(grouped_rows(rows, swap_axes(w2), offsets, **kw), h, row_weights,
+                                        activation=activation, glu=glu)
+    d_w2 = grouped_outer_rows(rows, a, offsets, **kw)
+    d_w1 = grouped_outer_rows(d_h, moe_gather(x, plan), offsets, **kw)
+    d_b1 = d_b2 = zeros((0,), like=g)
+    if b1 is not None:
+        d_b1 = _bias_grad(d_h, plan)
+    if b2 is not None:
+        d_b2 = _bias_grad(rows * row_weights.astype(rows.dtype), plan)
+        wide = d_weights.dtype
+        d_weights = d_weights + total(rows.astype(wide) * _bias_rows(b2, plan).astype(wide), axis=1)
+    d_x = moe_combine_rows(grouped_rows(d_h, swap_axes(w1), offsets, **kw), inverse, ones_like(weights))
+    return d_x, take_axis(d_weights, inverse, axis=0), d_w1, d_b1, d_w2, d_b2
+
+
+def _rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, **kw):
+    args = (x, weights, w1, b1, w2, b2, order, inverse, offsets)
+    given = (g[0], out[1], *args)
+    again = any(t is not None and _is_watched(t) for t in given)         # someone differentiates this gradient
+    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = (_backward if again or x.device != "cpu" else moe_mlp_grad)(*given, **kw)
+    return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
+
+
+def _is_watched(t) -> bool:
+    return t.node is not None or t.backend.runtime.is_watched(t.data)
+
+
+@op(no_grad="moe_mlp's rule takes its parts where a second gradient is wanted")
+def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
+    """(d_x, d_weights, d_w1, d_b1, d_w2, d_b2) of `moe_mlp` on a CPU, for its output's gradient g; d_b of no bias is empty."""
+    return _backward(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
+                     complete=complete)
+
+
+@op(vjp=_rule, owns_gradient=True)
+def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
+    """Native form of `moe_mlp` on a CPU, where an expert's rows go through both layers while they are in the cache."""
+    return _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
+                    complete=complete, keep=keep)
+
+
+@op(vjp=_rule, owns_gradient=True)
+def moe_mlp_rows(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
+    """`moe_mlp` elsewhere: grouped products over all rows. Returns (y, h) with h (R, hidden) before the activation, for the
+    gradient; h is empty without keep."""
+    return _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
+                    complete=complete, keep=keep)
+
+
+def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w2: EmberTensor, b1: EmberTensor | None = None,
+            b2: EmberTensor | None = None, activation: str = "silu", glu: bool = True) -> EmberTensor:
+    """y[t] = sum_k weights[t, k] f_e(x[t]), e the expert of (t, k); f_e(x) = w2_e a(w1_e x + b1_e) + b2_e.
+
+    a is the activation; with glu it is a(h) = activation(h_gate) h_up, the first half of w1's rows giving h_gate, the second
+    h_up (Shazeer 2020, GLU Variants Improve Transformer).
+
+    Args:
+        x: (T, D). weights: (T, K), float32. plan: of the routing's ids (T, K).
+        w1: (E, F, D), with glu (E, 2 F, D). b1: (E, F) or (E, 2 F). w2: (E, D_out, F). b2: (E, D_out).
+        activation: identity, relu, gelu, gelu_tanh, silu, sigmoid or tanh.
+
+    Returns: (T, D_out). For the gradient x and the rows before the activation are kept, nothing else.
+
+    The cost grows with T K, not with E. The same input gives the same bits: nothing is added in a racing order.
+    """
+    inner, experts = w2.shape[2], plan.num_experts
+    if x.ndim != 2 or w1.shape != (experts, inner * (2 if glu else 1), x.shape[1]) or w2.shape[0] != experts:
+        raise ShapeError(f"moe_mlp: expected x (T, D), w1 (E, {'2 F' if glu else 'F'}, D) and w2 (E, D_out, F) for E = "
+                         f"{experts}; got {x.shape}, {w1.shape} and {w2.shape}")
+    if weights.shape != plan.inverse.shape or x.shape[0] != weights.shape[0]:
+        raise ShapeError(f"moe_mlp: expected weights {plan.inverse.shape} for x of {plan.inverse.shape[0]} tokens; got "
+                         f"{weights.shape} and {x.shape}")
+    common = dt.promote(x.dtype, w1.dtype)
+    x, w1, w2 = x.astype(common), w1.astype(common), w2.astype(common)
+    b1, b2 = (b if b is None else b.astype(common) for b in (b1, b2))
+    weights = weights.astype(dt.promote(common, dt.float32))
+    keep = any(t is not None and _is_watched(t) for t in (x, weights, w1, b1, w2, b2))
+    run = moe_mlp_host if x.device == "cpu" else moe_mlp_rows
+    return run(x, weights, w1, b1, w2, b2, plan.order, plan.inverse, plan.offsets, activation=activation, glu=glu,
+               block=plan.block, complete=plan.complete, keep=keep)[0]
