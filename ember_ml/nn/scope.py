@@ -66,7 +66,7 @@ def add_loss(name: str, value: EmberTensor):
 
 
 def add_metric(name: str, value: EmberTensor, module=None):
-    """Reports a scalar of this step; a later one of the same name replaces it. Does nothing in evaluation.
+    """Reports a number, vector or matrix of this step; a later one of the same name replaces it. Does nothing in evaluation.
 
     Args:
         module: a module with tensors of its own; the name is then preceded by its place, as in

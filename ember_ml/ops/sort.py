@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
-from ember_ml.ops.creation import arange
+from ember_ml.ops.creation import arange, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import where
@@ -37,6 +37,8 @@ def topk_indices(x, *, k):
 
     NaN and minus infinity count as the least finite number, so that they are chosen last.
     """
+    if x.size == 0:
+        return zeros((*x.shape[:-1], k), dtype="int32", like=x)
     if x.dtype.name not in _LEAST:
         return cut(argsort(x, axis=-1, descending=True), 0, k, axis=-1)
     least = _LEAST[x.dtype.name]

@@ -13,11 +13,12 @@ CONFIG = {
         {"d_input": 8, "layer": "hyena", "norm": "layer_norm", "dropout": 0.2,
          "layer_config": {"l_max": LENGTH, "filter": {"width": 8, "depth": 1}}},
         {"d_input": 8, "layer": "moe", "norm": "layer_norm",
-         "layer_config": {"num_experts": 4, "d_inner": 8, "k": 2, "balance_rate": 0.05}},
+         "layer_config": {"num_experts": 4, "k": 2, "expert_config": {"d_inner": 8}, "router_config": {"balance_rate": 0.05}}},
     ],
 }
-BIAS = "blocks.1.layer.router.bias"
-LOAD = "blocks.1.layer.router.load_cv"
+ROUTER = "blocks.1.layer.router"
+BIAS = f"{ROUTER}.bias"
+LOAD = f"{ROUTER}.load_cv"
 
 
 def model(seed: int = 0) -> nn.Model:

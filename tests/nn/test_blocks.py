@@ -153,7 +153,7 @@ def test_a_sequence_mixer_hands_its_state_on(backend):
 
 
 def test_channel_mixers_have_no_state(backend):
-    made = block(layer="moe", layer_config={"num_experts": 3, "d_inner": 5})
+    made = block(layer="moe", layer_config={"num_experts": 3, "expert_config": {"d_inner": 5}})
     assert made.initial_state(2) is None
     y, state = made.step(x()[:, 0], None)
     assert state is None

@@ -104,9 +104,9 @@ MIXERS = {
     "group_norm": [({"groups": 2}, lambda t, x: group_norm(t, x, 2)),
                    ({"groups": 3, "eps": 0.5, "bias": False}, lambda t, x: group_norm(t, x, 3, 0.5))],
     "dropout": [({"p": 0.5}, lambda t, x: x)],
-    "mixture_of_experts": [({"num_experts": 3, "d_inner": 5, "activation": "silu"}, lambda t, x: moe(t, x, 3, "silu"))],
-    "moe": [({"num_experts": 4, "d_inner": 5}, moe),
-            ({"num_experts": 3, "d_inner": 4, "k": 1}, lambda t, x: moe(t, x, 1))],
+    "mixture_of_experts": [({"num_experts": 3, "expert_config": {"d_inner": 5, "activation": "silu"}}, lambda t, x: moe(t, x, 3, "silu"))],
+    "moe": [({"num_experts": 4, "expert_config": {"d_inner": 5}}, moe),
+            ({"num_experts": 3, "expert_config": {"d_inner": 4}, "k": 1}, lambda t, x: moe(t, x, 1))],
 }
 RESIDUALS = {
     "residual": [({}, lambda t, x, y: x + y)],

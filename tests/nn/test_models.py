@@ -27,7 +27,7 @@ d_input = 6
 layer = "moe"
 residual = "affine_residual"
 residual_config = {depth = 2}
-layer_config = {num_experts = 3, d_inner = 4}
+layer_config = {num_experts = 3, expert_config = {d_inner = 4}}
 """
 DNA = dict(vocab_size=5, d_input=6, n_layer=2, l_max=9, d_inner=7, filter={"width": 8})
 

@@ -21,7 +21,7 @@ D, E = 6, 4
 def router(logits, k=2, rate=1e-3, bias=None):
     """A router whose logits for the tokens x = identity are the given rows (tokens, experts)."""
     logits = np.asarray(logits, np.float64)
-    made = SoftmaxRouter(SoftmaxRouterConfig(len(logits), logits.shape[1], k, rate), key=em.random.key(0))
+    made = SoftmaxRouter(SoftmaxRouterConfig(len(logits), logits.shape[1], k, balance_rate=rate), key=em.random.key(0))
     made.update({"weight": put(logits.T)})
     if bias is not None:
         made.update({"bias": put(bias)})
@@ -29,13 +29,13 @@ def router(logits, k=2, rate=1e-3, bias=None):
 
 
 def moe(**fields):
-    return layers.instantiate("moe", D, E, 5, key=em.random.key(1), **fields)
+    return layers.instantiate("moe", D, E, key=em.random.key(1), **{"expert_config": {"d_inner": 5}, **fields})
 
 
 def test_the_choice_is_by_value_then_by_index(backend):
     logits = np.random.default_rng(0).integers(0, 3, size=(200, 8)) / 2.0         # ties in almost every row
     made, x = router(logits, k=3)
-    ids, weights = made(x)
+    ids, weights, _ = made(x)
     want = np.array([sorted(range(8), key=lambda e: (-row[e], e))[:3] for row in logits])
     assert ids.dtype is em.int32 and (ids.numpy() == want).all()
     p = np.exp(np.take_along_axis(logits, want, -1))
@@ -56,7 +56,7 @@ def test_one_expert_keeps_its_probability_so_that_the_router_learns(backend):
 
 def test_the_bias_chooses_and_does_not_weigh(backend):
     made, x = router([[0.0, 1.0, 2.0, 3.0]], bias=[9.0, 0.0, 0.0, 0.0])
-    ids, weights = made(x)
+    ids, weights, _ = made(x)
     assert ids.tolist() == [[0, 3]]
     close(weights, [[1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))]], 1e-6)
 
@@ -66,9 +66,9 @@ def test_half_precision_tokens_are_routed_in_float32(dtype, backend):
     made = SoftmaxRouter(SoftmaxRouterConfig(D, 16, 4), key=em.random.key(2))
     x = put(numbers(0, 50, D), dtype)
     scores = get(x) @ get(made.weight).T
-    ids, weights = made(x)
+    ids, weights, _ = made(x)
     assert weights.dtype is em.float32 and (ids.numpy() == np.argsort(-scores, -1)[:, :4]).all()
-    assert layers.instantiate("moe", D, E, 5)(x).dtype is x.dtype
+    assert layers.instantiate("moe", D, E)(x).dtype is x.dtype
 
 
 def test_training_moves_the_bias_towards_idle_experts(backend):
@@ -99,7 +99,7 @@ def test_no_rate_no_update(backend):
 def test_the_bias_balances_a_skewed_router():
     """Without updates one expert has almost everything; with them the load evens out."""
     with em.using("numpy"):
-        made = SoftmaxRouter(SoftmaxRouterConfig(D, E, 1, 0.005), key=em.random.key(0))
+        made = SoftmaxRouter(SoftmaxRouterConfig(D, E, 1, balance_rate=0.005), key=em.random.key(0))
         skew = numbers(1, E, D) * 0.3
         skew[2, 0] += 2.0
         made.update({"weight": put(skew)})
@@ -116,7 +116,7 @@ def test_the_bias_balances_a_skewed_router():
 
 def test_sparse_is_dense_when_every_expert_is_chosen(backend):
     sparse = moe(k=E)
-    dense = layers.instantiate("mixture_of_experts", D, E, 5, key=em.random.key(1))
+    dense = layers.instantiate("mixture_of_experts", D, E, expert_config={"d_inner": 5}, key=em.random.key(1))
     assert [t.tolist() for t in sparse.tensors().values()] == [t.tolist() for t in dense.tensors().values()]
     x = put(numbers(0, 3, 7, D))
     close(sparse(x), dense(x), 1e-6)
@@ -172,7 +172,7 @@ def test_elsewhere_an_invalid_expert_is_never_chosen(engine):
         weight[1] = math.nan
         layer.update({"router.weight": put(weight), "router.bias": put([0.0, 9.0, 0.0, 0.0])})
         x = put(numbers(0, 20, D))
-        ids, weights = layer.router(x)
+        ids, weights, _ = layer.router(x)
         assert not (ids.numpy() == 1).any() and np.isfinite(weights.numpy()).all()
         close(weights.sum(axis=-1), np.ones(20), 1e-6)
         with nn.training() as scope:
@@ -191,8 +191,8 @@ def test_a_token_without_valid_logits_gets_zero(engine):
 @pytest.mark.parametrize("fields, message", [
     (dict(k=5), "expected k of at most num_experts = 4, received 5"),
     (dict(k=0), "k: Input should be greater than or equal to 1; received 0"),
-    (dict(experts=3), "SparseMoEConfig: unknown key 'experts'; did you mean num_experts"),
-    (dict(activation="swish"), "activation: Input should be 'identity'.*received 'swish'"),
+    (dict(expert=3), "SparseMoEConfig: unknown key 'expert'; did you mean num_experts"),
+    (dict(expert_config={"activation": "swish"}), "activation: Input should be 'identity'.*received 'swish'"),
 ])
 def test_wrong_configs(fields, message):
     with em.using("numpy"), pytest.raises(ConfigError, match=message):
@@ -200,6 +200,6 @@ def test_wrong_configs(fields, message):
 
 
 def test_the_documents_spelling_of_the_config(backend):
-    config = nn.moe.MoEConfig(D, E, 5, k=1)
+    config = nn.moe.MoEConfig(D, E, "mlp", 1)
     block = nn.Block(D, layer="moe", moe_config=config, key=em.random.key(0))
     assert isinstance(block.layer, nn.SparseMoE) and block.layer.config == config

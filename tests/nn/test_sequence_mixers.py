@@ -65,6 +65,7 @@ CONFIGS = {
     "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False),
                        dict(d_input=4, heads=4, kv_heads=2, head_dim=6, rope={"base": 50.0, "dims": 4}, qk_norm=True, out_bias=False),
                        dict(d_input=4, heads=2, kv_heads=1, rope={"interleaved": True, "scale": 3.0, "base": 7.0}, window=4, taps=3)],
+    "transformer": [dict(d_input=4, heads=2, d_inner=5)],
 }
 CASES = [pytest.param(name, row, id=f"{name}-{i}") for name, rows in CONFIGS.items() for i, row in enumerate(rows)]
 PRECISIONS = [pytest.param(e, "float32", 1e-4, id=f"{e}-float32") for e in ENGINES] + [

@@ -66,7 +66,8 @@ def test_compiled_is_eager(engine, runs):
 def test_compiled_is_numpy(engine, runs):
     states, metrics, _, _ = runs(engine, True)
     want_states, want_metrics, _, _ = runs("numpy")
-    assert [set(m) for m in metrics] == [{"loss", _tiny.LOAD, "rate", "grad_norm"}] * UPDATES
+    reported = {f"{_tiny.ROUTER}.{name}" for name in ("load", "load_cv", "dead", "entropy", "coactivation")}
+    assert [set(m) for m in metrics] == [{"loss", "rate", "grad_norm"} | reported] * UPDATES
     for i in range(UPDATES):
         same_trees({k: metrics[i][k] for k in want_metrics[i]}, want_metrics[i], 1e-3, f"metrics of update {i}")
         assert states[i]["buffers"][_tiny.BIAS].tolist() == want_states[i]["buffers"][_tiny.BIAS].tolist()

@@ -14,7 +14,8 @@ import numpy as np
 
 from ember_ml import ops
 from ember_ml.ops import index, shape
-from ember_ml.ops.moe import moe_combine_grad
+from ember_ml.ops.moe.combine import moe_combine_grad
+from ember_ml.ops.moe.mlp import expert_activation, moe_mlp_grad, moe_mlp_host, moe_mlp_rows
 from ember_ml.ops.optimizer import adam_update
 from ember_ml.ops.recurrence import cells
 from ember_ml.ops.recurrence.delta_rule import unit_inverse
@@ -260,6 +261,91 @@ row("moe_combine_rows", ops.moe_combine, [real(6, 5), _INVERSE, real(3, 2)],
     lambda e, i, w: np.einsum("tkd,tk->td", e[i], w))
 row("moe_combine_grad", lambda g, e, i, w: moe_combine_grad(g, e, i, w)[1], [real(3, 5), real(6, 5), _INVERSE, real(3, 2)],
     lambda g, e, i, w: np.einsum("td,tkd->tk", g, e[i]), ())
+row("topk_indices", lambda x: ops.topk(x, 3)[0], [X], lambda x: -np.sort(-x, -1)[:, :3], ())
+row("topk_indices", lambda x: ops.topk(x * 0.5, 3)[1], [ints(9, 6, high=3).astype(float)],
+    lambda x: np.argsort(-x, -1, kind="stable")[:, :3].astype(np.int32), (), label="ties")
+_IDS = np.array([[2, 0], [3, 2], [0, 4], [2, 3], [4, 4]], np.int32)               # 4 of 4 experts: none; expert 1 has nothing
+
+
+def _plan(i):
+    return ops.moe_plan(i, 4, complete=False)
+
+
+def _by_expert(ids, experts=4):
+    """The pairs of each expert, in order."""
+    return [np.flatnonzero(ids.reshape(-1) == e) for e in range(experts)]
+
+
+def _grouped(x, w, ids):
+    y = np.zeros((ids.size, w.shape[1]))
+    for pairs, matrix in zip(_by_expert(ids), w):
+        y[pairs] = x[pairs // 2] @ matrix.T
+    return y.reshape(*ids.shape, -1)
+
+
+def _pairs(x, i):
+    plan = _plan(i)
+    return ops.moe_gather(x, plan), plan
+
+
+row("moe_plan_rows", lambda i: ops.take(_plan(i).order, _plan(i).inverse), [_IDS],
+    lambda i: np.arange(10, dtype=np.int32).reshape(5, 2), (), label="round trip")
+row("moe_plan_rows", lambda i: ops.moe_plan(i, 4, complete=False, block=1).offsets, [_IDS],
+    lambda i: np.array([0, 2, 2, 5, 7], np.int32), (), label="offsets")
+row("moe_gather_rows", lambda x, i: ops.take(ops.moe_gather(x, _plan(i)), _plan(i).inverse), [real(5, 3), _IDS],
+    lambda x, i: np.stack([x, x], 1))
+row("grouped_rows", lambda x, w, i: ops.take(ops.grouped_linear(_pairs(x, i)[0], w, _pairs(x, i)[1]), _plan(i).inverse),
+    [real(5, 3), real(4, 2, 3), _IDS], _grouped)
+row("grouped_outer_rows", lambda a, b, i: ops.grouped_outer(_pairs(a, i)[0], _pairs(b, i)[0], _plan(i)), [real(5, 3), real(5, 2), _IDS],
+    lambda a, b, i: np.stack([a[p // 2].T @ b[p // 2] for p in _by_expert(i)]))
+
+
+def _silu(x):
+    return x / (1.0 + np.exp(-x))
+
+
+row("expert_activation", lambda h: expert_activation(h, activation="silu", glu=True), [real(5, 6)],
+    lambda h: _silu(h[:, :3]) * h[:, 3:])
+
+
+def _experts(x, w, w1, b1, w2, b2, ids):
+    y = np.zeros((5, w2.shape[1]))
+    for e, pairs in enumerate(_by_expert(ids)):
+        h = x[pairs // 2] @ w1[e].T + b1[e]
+        np.add.at(y, pairs // 2, w.reshape(-1)[pairs, None] * ((_silu(h[:, :4]) * h[:, 4:]) @ w2[e].T + b2[e]))
+    return y
+
+
+_EXPERTS = [real(5, 3), real(5, 2, low=0.1, high=0.9), real(4, 8, 3), real(4, 8), real(4, 3, 4), real(4, 3), _IDS]
+
+
+def _rows_form(form):
+    def call(x, w, w1, b1, w2, b2, i):
+        plan = _plan(i)
+        return form(x, w, w1, b1, w2, b2, *plan[:3], activation="silu", glu=True, block=plan.block, complete=False, keep=True)[0]
+    return call
+
+
+row("moe_mlp_host", _rows_form(moe_mlp_host), _EXPERTS, _experts)
+row("moe_mlp_rows", _rows_form(moe_mlp_rows), _EXPERTS, _experts)
+row("moe_mlp_grad", lambda *a: _gradient_of_weights(*a), _EXPERTS, lambda *a: _slope_of_weights(*a), ())
+
+
+def _gradient_of_weights(x, w, w1, b1, w2, b2, i):
+    """moe_mlp_grad's gradient of the weights for the output's gradient x, so with D = 3 for both."""
+    plan, kw = _plan(i), {"activation": "silu", "glu": True}
+    h = moe_mlp_rows(x, w, w1, b1, w2, b2, *plan[:3], **kw, block=plan.block, complete=False, keep=True)[1]
+    return moe_mlp_grad(x, h, x, w, w1, b1, w2, b2, *plan[:3], **kw, block=plan.block, complete=False)[1]
+
+
+def _slope_of_weights(x, w, w1, b1, w2, b2, ids):
+    """The output is linear in the weights: one pair at a time."""
+    out = np.zeros_like(w)
+    for t, k in np.ndindex(*w.shape):
+        one = np.zeros_like(w)
+        one[t, k] = 1.0
+        out[t, k] = (_experts(x, one, w1, b1, w2, b2, ids) * x).sum()
+    return out
 
 
 _WAVES = real(3, 9, low=-3.0, high=2.0)

@@ -15,7 +15,7 @@ def run_config(fasta: str, engine: str) -> RunConfig:
     """Dropout, a 4-expert mixture with a balance bias, and Hyena, compiled where the engine can."""
     blocks = [{"d_input": 8, "layer": "hyena", "layer_config": {"l_max": 16, "filter": {"width": 4}}, "norm": "layer_norm",
                "dropout": 0.2},
-              {"d_input": 8, "layer": "moe", "layer_config": {"num_experts": 4, "k": 2, "d_inner": 8}, "norm": "layer_norm"}]
+              {"d_input": 8, "layer": "moe", "layer_config": {"num_experts": 4, "k": 2, "expert_config": {"d_inner": 8}}, "norm": "layer_norm"}]
     return from_dict(RunConfig, {
         "data": {"kind": "dna", "fasta": fasta, "length": 16, "batch": 2, "held_out": 100},
         "model": {"family": "model", "blocks": blocks, "norm": "layer_norm", "head": "tied"},

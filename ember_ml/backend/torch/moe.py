@@ -109,6 +109,24 @@ def _(a, b, offsets):
     return a.new_empty((offsets.shape[0] - 1, a.shape[1], b.shape[1]))
 
 
+def _save_groups(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _rows_grad(ctx, g):
+    x, w, offsets = ctx.saved_tensors
+    return _rows_op(g, w.transpose(1, 2), offsets), _outer_op(g, x, offsets), None
+
+
+def _outer_grad(ctx, g):
+    a, b, offsets = ctx.saved_tensors
+    return _rows_op(b, g, offsets), _rows_op(a, g.transpose(1, 2), offsets), None
+
+
+_rows_op.register_autograd(_rows_grad, setup_context=_save_groups)
+_outer_op.register_autograd(_outer_grad, setup_context=_save_groups)
+
+
 def _gelu(approximate):
     return (lambda z: F.gelu(z, approximate=approximate),
             lambda z, da: (F.gelu(z, approximate=approximate), _aten.gelu_backward(da, z, approximate=approximate)))
@@ -216,6 +234,21 @@ def _mlp_grad_op(g: torch.Tensor, h: torch.Tensor, x: torch.Tensor, weights: tor
 def _(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation, glu):
     d_b1, d_b2 = (x.new_empty((0,) if b is None else b.shape) for b in (b1, b2))
     return [x.new_empty(x.shape), weights.new_empty(inverse.shape), w1.new_empty(w1.shape), d_b1, w2.new_empty(w2.shape), d_b2]
+
+
+def _save_mlp(ctx, inputs, output):
+    *tensors, ctx.activation, ctx.glu, _ = inputs
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _mlp_op_grad(ctx, g, _g_hidden):
+    saved = ctx.saved_tensors
+    grads = list(_mlp_grad_op(g, *saved, ctx.activation, ctx.glu))
+    grads[3], grads[5] = (None if b is None else d for b, d in ((saved[4], grads[3]), (saved[6], grads[5])))
+    return *grads, None, None, None, None, None, None
+
+
+_mlp_op.register_autograd(_mlp_op_grad, setup_context=_save_mlp)
 
 
 def moe_mlp_host(*args, activation, glu, block, complete, keep):

@@ -9,7 +9,7 @@ import warnings
 from functools import lru_cache
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 
@@ -40,6 +40,9 @@ class TorchRuntime:
 
     def is_watched(self, x) -> bool:
         return torch.is_grad_enabled() and x.requires_grad
+
+    def read(self, x) -> list | None:
+        return None if get_proxy_mode() is not None else x.tolist()
 
     def checkpoint(self, fn):
         return lambda *args: torch_checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)

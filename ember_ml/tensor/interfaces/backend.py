@@ -25,6 +25,9 @@ class Runtime(Protocol):
     def is_watched(self, x: Native) -> bool:
         """Whether the engine's own gradient may run through x; True where that costs nothing, as on a lazy engine."""
 
+    def read(self, x: Native) -> list | None:
+        """The values of x, if the engine may be waited for here; None inside a compiled step and on a lazy engine."""
+
     def checkpoint(self, fn: Callable) -> Callable:
         """`fn(*natives)`, keeping only its inputs for the gradient and computing the rest again."""
 

@@ -1,5 +1,11 @@
-"""Routers: which experts work on a token, and with what weight."""
+"""Routers: which experts work on a token, and with what weight. Importing this registers them all."""
 
-from ember_ml.nn.moe.routing.softmax import Routing, SoftmaxRouter, SoftmaxRouterConfig
+from ember_ml.nn.moe.routing.base import Router, RouterConfig, Routing, routers
+from ember_ml.nn.moe.routing.dynamic import ExpertChoiceRouter, ExpertChoiceRouterConfig, TopPRouter, TopPRouterConfig
+from ember_ml.nn.moe.routing.position import PositionRouter, PositionRouterConfig
+from ember_ml.nn.moe.routing.sigmoid import SigmoidRouter, SigmoidRouterConfig
+from ember_ml.nn.moe.routing.softmax import NoisyTopKRouter, NoisyTopKRouterConfig, SoftmaxRouter, SoftmaxRouterConfig
 
-__all__ = ["Routing", "SoftmaxRouter", "SoftmaxRouterConfig"]
+__all__ = ["ExpertChoiceRouter", "ExpertChoiceRouterConfig", "NoisyTopKRouter", "NoisyTopKRouterConfig", "PositionRouter",
+           "PositionRouterConfig", "Router", "RouterConfig", "Routing", "SigmoidRouter", "SigmoidRouterConfig", "SoftmaxRouter",
+           "SoftmaxRouterConfig", "TopPRouter", "TopPRouterConfig", "routers"]

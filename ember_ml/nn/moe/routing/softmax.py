@@ -1,106 +1,78 @@
-"""The softmax router with top-k selection, balanced by a selection bias instead of an auxiliary loss."""
+"""Routers by softmax: plain, and with noise on the logits."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from ember_ml.errors import ConfigError
-from ember_ml.nn import initializers, scope
-from ember_ml.nn.module import Module
-from ember_ml.ops import (
-    argmax, isfinite, linear, logical_not, maximum, one_hot, random, sign, softmax, sqrt, square, take_along_axis, topk,
-    where, zeros,
-)
-from ember_ml.ops.index import checks_values
-from ember_ml.registry import Size, config
+from ember_ml.nn import scope
+from ember_ml.nn.moe import balance
+from ember_ml.nn.moe.routing.base import NEVER, Router, RouterConfig, Routing, routers
+from ember_ml.ops import linear, put_add_along_axis, random, softmax, softplus, where, zeros
+from ember_ml.ops import sum as total
+from ember_ml.registry import config
 from ember_ml.tensor import EmberTensor
-from ember_ml.tensor.common import dtypes as dt
-
-#: a logit that stands in for one that is not finite: its probability is 0, and it stays finite itself
-_NEVER = -1e30
-
-
-class Routing(NamedTuple):
-    """ids: (T, K) int32, experts of each token by falling score, ties to the lower index. weights: (T, K) float32."""
-
-    ids: EmberTensor
-    weights: EmberTensor
 
 
 @config
-class SoftmaxRouterConfig:
-    """d_input: channels. num_experts: E. k: experts per token. balance_rate: step of the selection bias, 0 for none."""
-
-    d_input: Size
-    num_experts: Size
-    k: Size = 2
-    balance_rate: float = 1e-3
+class SoftmaxRouterConfig(RouterConfig):
+    """Fields of RouterConfig; normalize=True is Mixtral's weights, False Switch's and OLMoE's."""
 
 
-class SoftmaxRouter(Module):
-    """Experts by probability, and a bias that steers the choice towards the idle ones.
+@routers.register("softmax")
+class SoftmaxRouter(Router):
+    """p = softmax(z) over all experts; S = the k experts of largest p + b; w_e = p_e, or p_e / sum_S p with normalize.
 
-        p = softmax(W x)                          in float32, whatever x is
-        S = the k experts of largest p + b        ties to the lower index
-        w_e = p_e / sum_{j in S} p_j              for k > 1
-        w_e = p_e                                 for k = 1, where the quotient would be 1 and train nothing
+    The normalised weights equal a softmax over the chosen logits alone.
 
-    After each training step, with n_e the number of tokens of expert e: b_e <- b_e + rate * sign(mean(n) - n_e).
-    The bias chooses and does not weigh, so balancing puts no gradient of its own into the model.
-
-    An expert whose logit is not finite is never chosen: NumPy and `em.debug_checks` raise; elsewhere a slot that is
-    left without an expert has weight 0.
-
-    Args:
-        config: see SoftmaxRouterConfig. key: random key of the initial weights, uniform in +-1/sqrt(d_input).
-
-    Parameters: weight (E, d_input). Buffers: bias (E,), float32.
-    Metrics: load_cv, the standard deviation of n over its mean (0 when balanced, sqrt(E - 1) when one expert has all).
-
-    Source: Wang et al. 2024, Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts, algorithm 1;
-    DeepSeek-AI 2024, DeepSeek-V3 Technical Report, section 2.1.2.
+    Source: Fedus et al. 2021, Switch Transformers, eq. 1-2; Jiang et al. 2024, Mixtral of Experts, section 2.1.
     """
 
     Config = SoftmaxRouterConfig
 
-    def __init__(self, config: SoftmaxRouterConfig, key: EmberTensor | None = None):
-        if config.k > config.num_experts:
-            raise ConfigError(f"router: expected k of at most num_experts = {config.num_experts}, received {config.k}")
-        self.config = config
-        key = key if key is not None else random.next_key()
-        self.weight = initializers.fan_in_uniform(key, (config.num_experts, config.d_input))
-        self.buffer("bias", zeros((config.num_experts,)))
+    def scores(self, z, valid):
+        return where(valid, softmax(z, axis=-1), 0.0)
 
-    def probabilities(self, x: EmberTensor) -> tuple[EmberTensor, EmberTensor]:
-        """(p, valid) of tokens x (T, d_input): p (T, E) float32, 0 where the logit is not finite; valid (T, E) bool.
 
-        Raises FloatingPointError for such logits on NumPy and under `em.debug_checks`, naming the first.
-        """
-        wide = dt.promote(x.dtype, dt.float32)
-        z = linear(x.astype(wide), self.weight.astype(wide))
-        valid = isfinite(z)
-        if checks_values(z) and not valid.all().item():
-            token, expert = divmod(argmax(logical_not(valid).astype(dt.int32)).item(), self.config.num_experts)
-            raise FloatingPointError(f"router: expected finite logits, got {z[token, expert].item()} for token "
-                                     f"{token}, expert {expert}; look for an overflow before this layer")
-        return where(valid, softmax(where(valid, z, _NEVER), axis=-1), 0.0), valid
+@config
+class NoisyTopKRouterConfig(RouterConfig):
+    """importance_loss: coefficient of CV(sum_t w_te)^2. Other fields: RouterConfig."""
 
-    def forward(self, x: EmberTensor) -> Routing:
+    balance_rate: float = 0.0
+    importance_loss: float = 0.0
+
+
+@routers.register("noisy_topk")
+class NoisyTopKRouter(Router):
+    """h = z + n softplus(W_noise x) with n normal, in training only; S = the k largest h + b; w = softmax of h over S.
+
+    Parameters: as Router, and noise_weight (E, d_input), zero at first.
+
+    Source: Shazeer et al. 2017, Outrageously Large Neural Networks, eq. 3-5; the importance loss is their eq. 6-7.
+    """
+
+    Config = NoisyTopKRouterConfig
+
+    def __init__(self, config: NoisyTopKRouterConfig, key: EmberTensor | None = None):
+        super().__init__(config, key)
+        self.noise_weight = zeros((config.num_experts, config.d_input))
+
+    def scores(self, z, valid):
+        return where(valid, softmax(z, axis=-1), 0.0)
+
+    def forward(self, x: EmberTensor, positions: EmberTensor | None = None) -> Routing:
         """The experts of tokens x (T, d_input)."""
-        c = self.config
-        p, valid = self.probabilities(x)
-        _, ids = topk(where(valid, p + self.bias, _NEVER), c.k)
-        weights = take_along_axis(p, ids, axis=-1)
-        if c.k > 1:
-            weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)   # all 0 where no logit was finite
-        if scope.current() is not None:
-            self._balance(one_hot(ids, c.num_experts), valid)
-        return Routing(ids, weights)
+        z, valid = self.logits(x)
+        here = scope.current()
+        if here is not None and here.key is not None:
+            spread = softplus(linear(x.astype(z.dtype), self.noise_weight.astype(z.dtype)))
+            z = where(valid, z + random.normal(scope.next_key(), z.shape).astype(z.dtype) * spread, NEVER)
+        scores = self.scores(z, valid)
+        routing = self.choose(scores, valid)
+        if here is not None and self.config.importance_loss:
+            dense = _spread(routing, z)
+            scope.add_loss("moe_importance", self.config.importance_loss * balance.cv_squared(total(dense, axis=0)))
+        self.report(z, scores, routing)
+        return routing
 
-    def _balance(self, chosen: EmberTensor, valid: EmberTensor):
-        """Reports the load and moves the bias. chosen: (T, K, E), 1 where a slot has the expert."""
-        load = (chosen.sum(axis=1) * valid.astype(dt.float32)).sum(axis=0)
-        mean = load.mean()
-        scope.add_metric("load_cv", sqrt(square(load - mean).mean()) / maximum(mean, 1e-20), self)
-        if self.config.balance_rate:
-            scope.update_buffer(self, "bias", self.bias + self.config.balance_rate * sign(mean - load))
+
+def _spread(routing: Routing, like: EmberTensor) -> EmberTensor:
+    """(T, E): the weights at the places of their experts."""
+    return put_add_along_axis(like.zeros_like(), routing.ids, routing.weights, axis=1)

@@ -30,7 +30,8 @@ class Trainer:
         watch: functions called with each row that is logged: for progress bars and other displays.
 
     A row is a dict: step (updates done), seconds, tokens (seen so far), tokens_per_second (since the last row), memory
-    (peak, bytes) and the metrics of the step; or step, seconds and eval (what `evaluate` gave).
+    (peak, bytes) and the metrics of the step, matrices among them only where it is evaluated; or step, seconds and eval (what
+    `evaluate` gave).
     """
 
     def __init__(self, model: Module, loss: Callable, optimizer: Optimizer, batch: Callable, config: TrainingConfig,
@@ -88,7 +89,9 @@ class Trainer:
         self.model.update({**self.state["params"], **self.state["buffers"]})
 
     def _row(self, metrics, seconds: float, rate: float) -> dict:
-        values = {name: value.item() for name, value in metrics.items()}
+        whole = self.done == self.config.steps or self.done % self.config.eval_every == 0
+        values = {name: value.item() if value.ndim == 0 else value.tolist() for name, value in metrics.items()
+                  if value.ndim < 2 or whole}
         row = {"step": self.done, "seconds": seconds, "tokens": self.tokens, "tokens_per_second": rate,
                "memory": self.runtime.peak_memory(), **values}
         if not math.isfinite(values["loss"]):
