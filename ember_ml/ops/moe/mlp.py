@@ -16,6 +16,9 @@ from ember_ml.ops.shape import expand_dims, reshape, split, swap_axes
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
+#: activations whose slopes the loops over experts know; others take the grouped products
+_ON_HOST = ("identity", "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
+
 
 def _activate(h, activation, glu):
     act = ACTIVATIONS[activation]
@@ -94,8 +97,13 @@ def _rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, 
     args = (x, weights, w1, b1, w2, b2, order, inverse, offsets)
     given = (g[0], out[1], *args)
     again = any(t is not None and _is_watched(t) for t in given)         # someone differentiates this gradient
-    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = (_backward if again or x.device != "cpu" else moe_mlp_grad)(*given, **kw)
+    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = (
+        moe_mlp_grad if _on_host(x, kw["activation"]) and not again else _backward)(*given, **kw)
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
+
+
+def _on_host(x, activation) -> bool:
+    return x.device == "cpu" and activation in _ON_HOST
 
 
 def _is_watched(t) -> bool:
@@ -134,7 +142,7 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w
     Args:
         x: (T, D). weights: (T, K), float32. plan: of the routing's ids (T, K).
         w1: (E, F, D), with glu (E, 2 F, D). b1: (E, F) or (E, 2 F). w2: (E, D_out, F). b2: (E, D_out).
-        activation: identity, relu, gelu, gelu_tanh, silu, sigmoid or tanh.
+        activation: a name in `ember_ml.ops.activation.ACTIVATIONS`.
 
     Returns: (T, D_out). For the gradient x and the rows before the activation are kept, nothing else.
 
@@ -152,6 +160,6 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w
     b1, b2 = (b if b is None else b.astype(common) for b in (b1, b2))
     weights = weights.astype(dt.promote(common, dt.float32))
     keep = any(t is not None and _is_watched(t) for t in (x, weights, w1, b1, w2, b2))
-    run = moe_mlp_host if x.device == "cpu" else moe_mlp_rows
+    run = moe_mlp_host if _on_host(x, activation) else moe_mlp_rows
     return run(x, weights, w1, b1, w2, b2, plan.order, plan.inverse, plan.offsets, activation=activation, glu=glu,
                block=plan.block, complete=plan.complete, keep=keep)[0]
