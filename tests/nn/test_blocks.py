@@ -76,7 +76,7 @@ PRESETS = {
     "mamba": (dict(d_state=3), ["mamba"]),
     "hyena": (dict(**HYENA, d_inner=6), ["hyena", "mlp"]),
     "fftconv": (dict(l_max=8), ["long_conv", "mlp"]),
-    "moe": (dict(heads=2, num_experts=3, d_inner=5), ["self_attention", "moe"]),
+    "moe": (dict(heads=2, num_experts=3, expert_config={"d_inner": 5}), ["self_attention", "moe"]),
     "hybrid": (dict(mixers=[{"layer": "mamba"}, {"layer": "self_attention", "layer_config": {"heads": 2}}], d_inner=6),
                ["parallel", "gated_mlp"]),
 }

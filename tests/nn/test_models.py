@@ -149,7 +149,7 @@ blocks = [
 
 FAMILIES = {
     "transformer": dict(heads=2), "lstm": {}, "mamba": dict(d_state=3), "hyena": dict(l_max=9, filter={"width": 8}),
-    "fftconv": dict(l_max=9), "moe": dict(heads=2, num_experts=3, d_inner=5),
+    "fftconv": dict(l_max=9), "moe": dict(heads=2, num_experts=3, expert_config={"d_inner": 5}),
     "hybrid": dict(mixers=[{"layer": "gru"}, {"layer": "self_attention"}]), "hyena_dna": dict(l_max=9, filter={"width": 8}),
 }
 
@@ -226,7 +226,8 @@ HUGE = 10 ** 9
     {"blocks": [{"d_input": 4, "layer": "hyena", "layer_config": {"l_max": HUGE}}]},
     {"blocks": [{"d_input": 4, "layer": "hyena", "layer_config": {"l_max": 900_001, "filter": {"features": 900_001}}}]},
     {"blocks": [{"d_input": 4, "layer": "hyena", "layer_config": {"l_max": 8, "filter": {"depth": HUGE}}}]},
-    {"blocks": [{"d_input": 4, "layer": "moe", "layer_config": {"num_experts": HUGE, "d_inner": 4}}]},
+    {"blocks": [{"d_input": 4, "layer": "moe", "layer_config": {"num_experts": HUGE, "expert_config": {"d_inner": 4}}}]},
+    {"blocks": [{"d_input": 4, "layer": "moe", "layer_config": {"num_experts": HUGE, "expert_type": "dense"}}]},
     {"blocks": [{"d_input": 64, "layer": "gru"}] * 5000},
     {"blocks": [{"d_input": 4, "layer": "mlp", "repeat": HUGE}]},
     {"blocks": [{"d_input": 4, "layer": "mlp", "repeat": 10_000}] * 1000},
