@@ -36,7 +36,7 @@ class MlxBackend(BackendBase):
     def device_of(self, x) -> str:
         return self.default_device
 
-    def launchers(self) -> dict:
+    def launchers(self, device: str) -> dict:
         return kernels.KERNELS if kernels.available() else {}
 
     def grouped_block(self, rows: int, groups: int) -> int:

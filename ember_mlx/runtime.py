@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import mlx.core as mx
 
 
@@ -10,6 +12,7 @@ class MlxRuntime:
 
     compiles = "step"
     has_gradients = True
+    operator = None
 
     def value_and_grad(self, fn, leaves):
         """(value, aux, gradients), lazily."""
@@ -46,6 +49,9 @@ class MlxRuntime:
 
     def read(self, x) -> list | None:
         return None
+
+    def untraced(self):
+        return nullcontext()
 
     def checkpoint(self, fn):
         return mx.checkpoint(fn)

@@ -134,8 +134,8 @@ def _taped(call, inputs):
         one = EmberTensor(value.data, value.backend).ones_like()
         grads = tape.backward([value], [one], [w.node for w in watched])
         grads = [EmberTensor(x.data, x.backend).zeros_like() if g is None else g for x, g in zip(inputs, grads)]
-    if any(x.node is not None for x in inputs):          # an enclosing gradient goes on from here
-        return value, aux, grads
+        if tape.enclosed():                              # it goes on from here, also to what `call` has from outside
+            return value, aux, grads
     return (EmberTensor(value.data, value.backend), tree.map(_without_node, aux), [_without_node(g) for g in grads])
 
 

@@ -81,6 +81,11 @@ def record(op, args, kw, out):
             node.out = EmberTensor(out.data, out.backend)
 
 
+def enclosed() -> bool:
+    """Whether the gradient that is being recorded lies inside another one."""
+    return _depth.get() > 1
+
+
 def fit(g: EmberTensor, shape: tuple, dtype) -> EmberTensor:
     """A gradient brought to its input's shape and dtype: what broadcasting and promotion did is undone."""
     if g.shape != shape:
@@ -100,7 +105,7 @@ def backward(outputs, cotangents, leaves: list[Node]) -> list[EmberTensor | None
 
     Raises UnsupportedOp where the path leads through an op that has no rule.
     """
-    nested = _depth.get() > 1
+    nested = enclosed()
     targets = {id(n) for n in leaves}
     useful = _useful([o.node for o in outputs if o.node is not None], targets)
     grads: dict[int, object] = {}

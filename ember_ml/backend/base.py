@@ -80,10 +80,18 @@ class BackendBase:
     def reserve(self, size: int):
         """Told before as many Python numbers are made into an array. An engine with limits raises ShapeError."""
 
-    def launchers(self) -> dict:
-        """Functions that launch Ember's kernels, by the name of their KernelSpec; empty where none can run."""
+    def devices(self) -> list[str]:
+        """Every device of this engine that is there."""
+        return [self.default_device]
+
+    def launchers(self, device: str) -> dict:
+        """Functions that launch Ember's kernels on that device, by the name of their KernelSpec; empty if none can run."""
         return {}
 
     def grouped_block(self, rows: int, groups: int) -> int:
         """Rows that the engine's grouped matrix product takes at a time: each group's rows begin at a multiple of it."""
         return 1
+
+    def no_launchers(self, device: str) -> str:
+        """Why `launchers` is empty."""
+        return "no Metal or CUDA device"

@@ -1,4 +1,4 @@
-"""`ember doctor`: what is installed, what runs where, and why a kernel is not taken."""
+"""`ember doctor`: what is installed, which path each op takes where and why, and whether the kernels are right here."""
 
 from __future__ import annotations
 
@@ -13,56 +13,87 @@ from ember_ml import backend as engines
 from ember_ml.errors import BackendMissing
 from ember_ml.kernels import outcomes
 from ember_ml.ops import REGISTRY
-from ember_ml.ops.kernel import kernel_function
+from ember_ml.ops.kernel import agrees
+from ember_ml.parity import compare_kernels, render
+
+PATHS = ("kernel", "native", "composite", "none")
 
 
 def findings(selftest: bool) -> dict:
     """Everything that doctor tells, as plain dicts.
 
     Args:
-        selftest: run each kernel's self-check now on every engine that can launch it.
+        selftest: run every kernel now, on every device that can launch it.
     """
     found: dict = {"ember": ember_ml.__version__, "python": platform.python_version(), "system": platform.platform(),
-                   "engines": {}, "kernels": {}}
+                   "engines": {}, "devices": {}, "selftest": []}
     for name in engines.names():
         try:
             backend = engines.get(name)
         except BackendMissing as e:
             found["engines"][name] = {"missing": str(e)}
             continue
-        counts = {path: sum(op.path(backend) == path for op in REGISTRY.values()) for path in ("native", "composite", "none")}
-        found["engines"][name] = {**backend.runtime.describe(), "ops": counts}
-        found["kernels"][name] = {op.name: kernel_state(op, backend, selftest)
-                                  for op in REGISTRY.values() if op.kernel is not None}
+        found["engines"][name] = backend.runtime.describe()
+        for device in backend.devices():
+            if selftest:
+                found["selftest"] += compare_kernels(backend, device)
+            found["devices"][f"{name}:{device}"] = {
+                "ops": {op.name: op.path(backend, device) for op in REGISTRY.values()},
+                "kernels": {op.name: kernel_state(op, backend, device, selftest)
+                            for op in REGISTRY.values() if op.kernel is not None}}
     return found
 
 
-def kernel_state(op, backend, check: bool) -> dict[str, str]:
-    """{"path": "kernel", "composite", "failed" or "unchecked", "reason": why} of an op's kernel on one engine."""
-    if op.kernel.name not in backend.launchers():
-        return {"path": "composite", "reason": "no Metal or CUDA device for it here"}
+def kernel_state(op, backend, device: str, check: bool) -> dict[str, str]:
+    """{"path": "kernel", "native", "composite", "failed" or "unchecked", "reason": why} of an op that has a kernel."""
+    launchers = backend.launchers(device)
+    if op.kernel.name not in launchers:
+        path = "native" if op.name in backend.table else "composite"
+        return {"path": path, "reason": backend.no_launchers(device) if not launchers else "the engine has no launcher for it"}
     if check:
-        kernel_function(op, backend)
-    found = [o for o in outcomes() if o.kernel == op.kernel.name and o.engine == backend.name]
+        agrees(op, backend, device)
+    found = [o for o in outcomes() if o.kernel == op.kernel.name and o.engine == backend.name and device in o.device]
     if not found:
         return {"path": "unchecked", "reason": "compared with the composite at first use; --selftest does it now"}
     return {"path": "failed" if found[-1].reason else "kernel", "reason": found[-1].reason or "agrees with the composite"}
 
 
 def run(selftest: bool, json_path: Path | None) -> int:
-    """Prints the findings. Returns the exit code: 1 if a kernel that runs here fails its self-check."""
+    """Prints the findings; with `selftest` writes them to selftest.json too, or to `json_path`.
+
+    Returns the exit code: 1 if a kernel that runs here is wrong.
+    """
     found = findings(selftest)
+    json_path = json_path or (Path("selftest.json") if selftest else None)
     if json_path:
         json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"ember {found['ember']}, Python {found['python']}, {found['system']}")
     for name, facts in found["engines"].items():
         if "missing" in facts:
-            console.print(f"  {name:<6} -  {facts['missing']}")
+            console.print(f"  {name:<8} -  {facts['missing']}")
             continue
-        ops = facts.pop("ops")
-        console.print(f"  {name:<6} " + ", ".join(f"{k} {v}" for k, v in facts.items()))
-        console.print(f"         ops: {ops['native']} native, {ops['composite']} composite, {ops['none']} missing")
-        for op, state in found["kernels"][name].items():
-            console.print(f"         kernel of {op}: {state['path']} ({state['reason']})")
-    return int(any(s["path"] == "failed" for kernels in found["kernels"].values() for s in kernels.values()))
+        console.print(f"  {name:<8} " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        for place, device in found["devices"].items():
+            if place.partition(":")[0] == name:
+                _print_device(console, place, device)
+    if selftest:
+        failed = sum(not r["pass"] for r in found["selftest"])
+        if found["selftest"]:
+            console.print(render(found["selftest"]))
+            console.print(f"{len(found['selftest']) - failed} passed, {failed} failed; written to {json_path}")
+        else:
+            console.print(f"no device here runs Ember's kernels, so none was tested; written to {json_path}")
+    wrong = [s for device in found["devices"].values() for s in device["kernels"].values() if s["path"] == "failed"]
+    return int(bool(wrong) or not all(r["pass"] for r in found["selftest"]))
+
+
+def _print_device(console, place: str, device: dict) -> None:
+    taking = {path: [name for name, taken in device["ops"].items() if taken == path] for path in PATHS}
+    console.print(f"    {place}: " + ", ".join(f"{len(names)} ops {path}" for path, names in taking.items() if names))
+    console.print(f"      composite, for want of a function of the engine's own: {', '.join(taking['composite']) or 'none'}")
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, state in device["kernels"].items():
+        reasons.setdefault((state["path"], state["reason"]), []).append(name)
+    for (path, reason), names in reasons.items():
+        console.print(f"      with a kernel, {path} ({reason}): {', '.join(names)}")

@@ -69,6 +69,8 @@ class KernelSpec:
         sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
         registers: the most that a CUDA thread may use, without spilling.
         shared_bytes: the shared memory that a CUDA block uses.
+        serves: whether the kernel serves a call, asked with the launcher's arguments, of which it may read shapes and
+            dtypes; for others, such as sizes beyond a limit, the op runs its composite.
     """
 
     name: str
@@ -76,6 +78,7 @@ class KernelSpec:
     sample: Callable[[], tuple[list, ...]]
     registers: int
     shared_bytes: int = 0
+    serves: Callable[..., bool] = lambda *args, **static: True
 
     @property
     def stem(self) -> str:

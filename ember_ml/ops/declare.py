@@ -20,6 +20,7 @@ from collections.abc import Callable
 from ember_ml.errors import UnsupportedOp
 from ember_ml.autodiff.tape import fit
 from ember_ml.ops.dispatch import make_dispatch
+from ember_ml.ops.kernel import body as composite
 from ember_ml.ops.kernel import kernel_function
 from ember_ml.tensor import EmberTensor
 
@@ -88,56 +89,60 @@ class Op:
 
     def resolve(self, backend) -> Callable | None:
         """The native function for this engine, None for "run the body". Raises UnsupportedOp if there is neither."""
-        native = kernel_function(self, backend) if self.kernel is not None else None
-        native = native or backend.table.get(self.name)
+        native = backend.table.get(self.name)
         if native is None and not self.is_composite:
             have = [n for n, b in _loaded_tables().items() if self.name in b]
             raise UnsupportedOp(f"{self.name}: the {backend.name} engine does not have it (it is on: "
                                 f"{', '.join(have) or 'none that is loaded'}); move the tensor with x.to(...)")
         if self.owns_gradient:
-            native = self._native_with_rule(backend, native)
+            native = self.with_rule(backend, native)
+        if self.kernel is not None:
+            native = kernel_function(self, backend, native) or native
         if backend.remembered:
             self.resolved[backend] = native
         return native
 
-    def _native_with_rule(self, backend, native):
+    def with_rule(self, backend, native):
         """The body, or the native function if there is one, as a native function whose gradient in the engine is our rule."""
         op = self
 
         def run(*raw, **kw):
             where = [i for i, a in enumerate(raw) if isinstance(a, backend.array_types)]
 
-            def fill(natives, wrap):
+            def fill(natives):
                 full = list(raw)
                 for i, a in zip(where, natives):
-                    full[i] = EmberTensor(a, backend) if wrap else a
+                    full[i] = a
                 return full
 
             def forward(*natives):
-                if native is not None:
-                    return native(*fill(natives, False), **kw)
-                out = op.body(*fill(natives, True), **kw)
-                return tuple(o.data for o in out) if isinstance(out, tuple) else out.data
+                return native(*fill(natives), **kw) if native is not None else composite(op, backend, fill(natives), kw)
 
             def rule(cotangents, outputs, natives, needs):
-                many = isinstance(outputs, (tuple, list))
-                g = tuple(EmberTensor(c, backend) for c in cotangents) if many else EmberTensor(cotangents, backend)
-                out = tuple(EmberTensor(o, backend) for o in outputs) if many else EmberTensor(outputs, backend)
-                args = fill(natives, True)
-                wanted = [False] * len(args)
+                wanted = [False] * len(raw)
                 for i, need in zip(where, needs):
                     wanted[i] = need
-                grads = op.apply_rule(g, out, args, kw, wanted, None)
-                return [None if grads[i] is None or not wanted[i] else fit(grads[i], args[i].shape, args[i].dtype).data
-                        for i in where]
+                grads = op.native_rule(backend, fill(natives), kw, cotangents, outputs, wanted)
+                return [grads[i] for i in where]
 
             return backend.runtime.with_rule(forward, rule, [raw[i] for i in where])
 
         return run
 
-    def path(self, backend) -> str:
-        """"kernel", "native", "composite" or "none" on this engine, for tables of support."""
-        if self.kernel is not None and self.kernel.name in backend.launchers():
+    def native_rule(self, backend, args, kw, cotangents, outputs, needs) -> list:
+        """`apply_rule` on the engine's own arrays: a native gradient, or None, for each of `args`."""
+        def wrap(x):
+            return EmberTensor(x, backend) if isinstance(x, backend.array_types) else x
+
+        many = isinstance(outputs, (tuple, list))
+        g, out = (tuple(map(wrap, x)) if many else wrap(x) for x in (cotangents, outputs))
+        args = [wrap(a) for a in args]
+        grads = self.apply_rule(g, out, args, kw, needs, None)
+        return [None if x is None or not need else fit(x, a.shape, a.dtype).data for x, a, need in zip(grads, args, needs)]
+
+    def path(self, backend, device: str | None = None) -> str:
+        """"kernel", "native", "composite" or "none" on this engine's device (its default), for tables of support."""
+        if self.kernel is not None and self.kernel.name in backend.launchers(device or backend.default_device):
             return "kernel"
         return "native" if self.name in backend.table else "composite" if self.is_composite else "none"
 

@@ -1,4 +1,4 @@
-"""The kernel of an op on one engine: launched where it was compared with the composite and agreed, else None."""
+"""The kernel of an op on one engine: launched where it was compared with the composite and agreed."""
 
 from __future__ import annotations
 
@@ -10,35 +10,60 @@ from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
 
-def kernel_function(op, backend) -> Callable | None:
-    """The native function that launches the op's kernel; for dtypes that the kernel does not serve it runs the body.
+def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
+    """The native function that launches the op's kernel where it can, and elsewhere runs `otherwise`, or the body.
 
-    None if the engine launches no such kernel here, or if its first-use check failed (see `ember_ml.kernels.selfcheck`).
+    "Can" is decided by the first argument's device and dtype, by the spec's `serves`, and by the first-use check of that
+    device (see `ember_ml.kernels.selfcheck`). None if the engine launches no such kernel on any device here.
     """
-    launcher = backend.launchers().get(op.kernel.name)
-    if launcher is None:
+    spec = op.kernel
+    if not any(spec.name in backend.launchers(device) for device in backend.devices()):
         return None
 
-    def compare(dtype: str):
-        kinds = [dtype if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
-        args = [backend.from_python(v, dt.dtype(k), None) for v, k in zip(op.kernel.sample(), kinds)]
-        return [(f"output {i}", _numbers(a, backend), _numbers(b, backend))
-                for i, (a, b) in enumerate(zip(_tuple(launcher(*args)), _tuple(_body(op, backend, args))))]
+    def launch(*args, **kw):
+        return backend.launchers(backend.device_of(args[0]))[spec.name](*args, **kw)
 
-    about = backend.runtime.describe()
-    if not selfcheck.trusted(op.kernel, backend.language, backend.name, about["device"], about["version"], compare):
-        return None
+    if backend.runtime.operator is not None:
+        launch = backend.runtime.operator(op.name, op.signature, launch, lambda *args, **kw: body(op, backend, args, kw),
+                                          op.vjp and (lambda *given: op.native_rule(backend, *given)))
+    elif op.owns_gradient:
+        launch = op.with_rule(backend, launch)
+    agreed: dict[str, bool] = {}
 
     def run(*args, **kw):
-        if backend.dtype_of(args[0]).name in DTYPES:
-            return launcher(*args, **kw)
-        return _body(op, backend, args, **kw)
+        first = args[0]
+        if backend.dtype_of(first).name in DTYPES and spec.serves(*args, **kw):
+            device = backend.device_of(first)
+            if device not in agreed:
+                agreed[device] = agrees(op, backend, device)
+            if agreed[device]:
+                return launch(*args, **kw)
+        return body(op, backend, args, kw) if otherwise is None else otherwise(*args, **kw)
     return run
 
 
-def _body(op, backend, args, **kw):
+def agrees(op, backend, device: str) -> bool:
+    """Whether the op's kernel can be launched on the device and agreed with the composite when that was first asked."""
+    launcher = backend.launchers(device).get(op.kernel.name)
+    if launcher is None:
+        return False
+
+    def compare(dtype: str):
+        kinds = [dtype if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
+        args = [backend.from_python(v, dt.dtype(k), device) for v, k in zip(op.kernel.sample(), kinds)]
+        pairs = zip(_tuple(launcher(*args)), _tuple(body(op, backend, args, {})))
+        return [(f"output {i}", _numbers(a, backend), _numbers(b, backend)) for i, (a, b) in enumerate(pairs)]
+
+    about = backend.runtime.describe()
+    where = f"{device}, {about['device']}" if device not in about["device"] else about["device"]
+    with backend.runtime.untraced():
+        return selfcheck.trusted(op.kernel, backend.language, backend.name, where, about["version"], compare)
+
+
+def body(op, backend, args, kw):
+    """The op's composite on native arrays."""
     out = op.body(*(EmberTensor(a, backend) if isinstance(a, backend.array_types) else a for a in args), **kw)
-    return tuple(o.data for o in out) if isinstance(out, tuple) else out.data
+    return tuple(None if o is None else o.data for o in out) if isinstance(out, tuple) else out.data
 
 
 def _tuple(out) -> tuple:

@@ -6,10 +6,14 @@ from ember_ml.parity.compare import Row
 
 
 def render(rows: list[Row]) -> str:
-    """One line per row: engine, quantity, error, tolerance, ok or FAILED; columns aligned."""
-    head = ("engine", "quantity", "error", "tolerance", "")
-    lines = [head] + [(r["engine"], r["quantity"], _number(r["error"]), _number(r["tolerance"]), "ok" if r["pass"] else "FAILED")
-                      for r in rows]
+    """One line per row: engine, quantity, error, tolerance, ok or FAILED; columns aligned.
+
+    Where the rows have several cases, each line begins with its case and dtype.
+    """
+    several = len({r["case"] for r in rows}) > 1
+    head = (*(("case", "dtype") if several else ()), "engine", "quantity", "error", "tolerance", "")
+    lines = [head] + [(*((r["case"], r["dtype"]) if several else ()), r["engine"], r["quantity"], _number(r["error"]),
+                       _number(r["tolerance"]), "ok" if r["pass"] else "FAILED") for r in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
 

@@ -84,6 +84,16 @@ def test_second_order(backend, mode):
     np.testing.assert_allclose(em.grad(outer, mode=mode)(x).numpy(), 2 * first * second, rtol=1e-4)
 
 
+def test_second_order_in_what_the_inner_function_has_from_outside(backend, mode):
+    """sum((d/dr sum(r^2 w))^2) = sum(4 r^2 w^2), so its slope in w is 8 r^2 w."""
+    r, w = em.tensor([1.0, 2.0]), em.tensor([3.0, 4.0])
+
+    def outer(w):
+        return (em.grad(lambda r: (r * r * w).sum(), mode=mode)(r) ** 2).sum()
+
+    np.testing.assert_allclose(em.grad(outer, mode=mode)(w).numpy(), [24.0, 128.0], rtol=1e-6)
+
+
 def test_a_write_after_use_does_not_change_the_gradient(backend, mode):
     def loss(x):
         y = x * 2.0

@@ -61,7 +61,7 @@ def test_value_and_gradients_come_from_the_kernels(engine, mode):
     checks = len(selfcheck.DTYPES)                          # the first-use check launches once per dtype
     assert calls.count("moe_combine") == calls.count("moe_combine_backward") == checks + 1
     assert all(op.path(found) == "kernel" for op in OPS)
-    assert doctor.kernel_state(OPS[0], found, False) == {"path": "kernel", "reason": "agrees with the composite"}
+    assert doctor.kernel_state(OPS[0], found, found.default_device, False) == {"path": "kernel", "reason": "agrees with the composite"}
 
 
 @pytest.mark.parametrize("mode", ["auto", "tape"])
@@ -87,7 +87,7 @@ def test_other_dtypes_take_the_composite(engine):
     a = np.exp(1j * np.arange(12).reshape(1, 6, 2)).astype(np.complex64)
     h, _ = em.ops.linear_scan(*tensors(found, a, a))
     np.testing.assert_allclose(h.numpy(), test_scan.forward_complex(a, a), atol=1e-5)
-    assert calls.count("linear_scan") == len(selfcheck.DTYPES)
+    assert calls.count("linear_scan") == 0
 
 
 @pytest.mark.parametrize("fault, words", [
@@ -104,11 +104,11 @@ def test_a_kernel_that_is_wrong_is_left_alone(engine, fault, words, monkeypatch)
         y = em.ops.moe_combine(rows, index, w)
     np.testing.assert_allclose(y.numpy(), forward(expert_out, inverse, weights), atol=1e-5)
     assert em.ops.moe_combine(rows, index, w).shape == y.shape     # no second warning, which would be an error here
-    assert doctor.kernel_state(OPS[0], found, False)["path"] == "failed"
-    assert words in doctor.kernel_state(OPS[0], found, False)["reason"]
+    assert doctor.kernel_state(OPS[0], found, found.default_device, False)["path"] == "failed"
+    assert words in doctor.kernel_state(OPS[0], found, found.default_device, False)["reason"]
 
 
 def test_without_a_device_the_composite_serves():
     numpy = engines.get("numpy")
     assert OPS[0].path(numpy) == "composite"
-    assert doctor.kernel_state(OPS[0], numpy, True)["path"] == "composite"
+    assert doctor.kernel_state(OPS[0], numpy, "cpu", True)["path"] == "composite"

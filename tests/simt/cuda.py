@@ -6,11 +6,13 @@ cuda/*.h bring what NVIDIA's compiler brings. Checked beyond what CuPy checks: n
 import ctypes
 import re
 import types
+from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 
 import ml_dtypes
 import numpy as np
 
+from ember_ml.backend.numpy import special
 from tests.simt.build import HERE, shared_library
 from tests.simt.executor import Buffer, KernelFault, Module, mode
 
@@ -90,9 +92,30 @@ def _slots(module, name, arguments) -> tuple[list, list]:
 
 
 def _empty(shape, dtype):
-    array = np.zeros(shape, dtype).view(ndarray)
+    """An array that no kernel has written, in memory from the allocator that `cuda.using_allocator` has set."""
+    dtype, count = np.dtype(dtype), int(np.prod(shape))
+    if _allocator is None or not count:
+        array = np.zeros(shape, dtype).view(ndarray)
+    else:
+        memory = _allocator(count * dtype.itemsize).mem
+        room = (ctypes.c_char * memory.size).from_address(memory.ptr)
+        room.owner = memory.owner
+        array = np.frombuffer(room, dtype, count).reshape(shape).view(ndarray)
     array.fresh = True
     return array
+
+
+_allocator = None
+
+
+@contextmanager
+def _using_allocator(allocator):
+    global _allocator
+    before, _allocator = _allocator, allocator
+    try:
+        yield
+    finally:
+        _allocator = before
 
 
 def _on_device(make):
@@ -103,11 +126,16 @@ def stand_in() -> dict[str, types.ModuleType]:
     """Modules for sys.modules: cupy, and of cupyx what Ember's CuPy engine imports; the CPU poses as cuda:0."""
     cupy, cupyx, scipy = types.ModuleType("cupy"), types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     cupy.__getattr__ = lambda name: getattr(np, name)
-    for name in ("array", "asarray", "zeros", "ones", "full", "arange", "broadcast_to"):
+    for name in ("array", "asarray", "zeros", "ones", "full", "arange", "from_dlpack"):
         setattr(cupy, name, _on_device(getattr(np, name)))
     cupy.RawModule, cupy.ndarray, cupy.empty, cupy.asnumpy = RawModule, ndarray, _empty, np.array
-    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(
-        getDeviceCount=lambda: 1, CUDARuntimeError=OSError, driverGetVersion=lambda: 0,
-        getDeviceProperties=lambda number: {"name": b"executor on the CPU"}))
-    scipy.special = types.SimpleNamespace(erf=None, erfinv=None)
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0, free_all_blocks=lambda: None)
+    cupy.cuda = types.SimpleNamespace(
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=OSError, driverGetVersion=lambda: 0,
+                                      getDeviceProperties=lambda number: {"name": b"executor on the CPU"}),
+        Device=lambda number: nullcontext(), ExternalStream=lambda pointer, device: nullcontext(),
+        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None), using_allocator=_using_allocator,
+        UnownedMemory=lambda ptr, size, owner, device: types.SimpleNamespace(ptr=ptr, size=size, owner=owner),
+        MemoryPointer=lambda mem, offset: types.SimpleNamespace(mem=mem))
+    scipy.special = types.SimpleNamespace(erf=special.erf, erfinv=special.erfinv)
     return {"cupy": cupy, "cupyx": cupyx, "cupyx.scipy": scipy}

@@ -34,7 +34,10 @@ class CupyBackend(ArrayModuleBackend):
     default_device = "cuda:0"
     language = "cuda"
 
-    def launchers(self) -> dict:
+    def devices(self) -> list[str]:
+        return [f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount())]
+
+    def launchers(self, device: str) -> dict:
         return KERNELS
 
     def device_of(self, x) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
@@ -101,6 +102,7 @@ class NumpyRuntime:
 
     compiles = None
     has_gradients = False
+    operator = None
 
     def with_rule(self, forward, rule, args):
         """The tape holds the rule; natively there is only the forward."""
@@ -111,6 +113,9 @@ class NumpyRuntime:
 
     def read(self, x) -> list | None:
         return x.tolist()
+
+    def untraced(self):
+        return nullcontext()
 
     def checkpoint(self, fn):
         return fn

@@ -8,7 +8,7 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import base, moe, random, rnn, scan
+from ember_ml.backend.torch import base, cuda, moe, random, rnn, scan
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
@@ -18,6 +18,7 @@ class TorchBackend(BackendBase):
     """torch as an engine. Devices: cpu, cuda:0 and so on, mps."""
 
     array_types = (torch.Tensor,)
+    language = "cuda"
 
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
@@ -29,6 +30,17 @@ class TorchBackend(BackendBase):
     def default_device(self) -> str:
         """cuda where there is one, else cpu. mps is used when named."""
         return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+    def devices(self) -> list[str]:
+        """cpu, every NVIDIA GPU, and mps where it is."""
+        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
+                *(["mps"] if torch.backends.mps.is_available() else [])]
+
+    def launchers(self, device: str) -> dict:
+        return cuda.launchers() if device.startswith("cuda") else {}
+
+    def no_launchers(self, device: str) -> str:
+        return cuda.missing() if device.startswith("cuda") else "torch has Ember's kernels on NVIDIA GPUs only"
 
     def device_of(self, x) -> str:
         return str(x.device)

@@ -6,11 +6,17 @@ import platform
 import resource
 import shutil
 import warnings
+from contextvars import ContextVar
 from functools import lru_cache
 
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from ember_ml.backend.torch.operator import operator, untraced
+
+
+_inside: ContextVar[bool] = ContextVar("ember_torch_gradient", default=False)
 
 
 class TorchRuntime:
@@ -21,10 +27,14 @@ class TorchRuntime:
 
     def value_and_grad(self, fn, leaves):
         """(value, aux, gradients). Inside another gradient the result stays differentiable."""
-        nested = any(x.requires_grad for x in leaves)
+        nested = _inside.get()                           # then also what `fn` has from outside may be asked for
         inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in leaves]
         with torch.enable_grad():
-            value, aux = fn(inputs)
+            token = _inside.set(True)
+            try:
+                value, aux = fn(inputs)
+            finally:
+                _inside.reset(token)
             grads = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True) \
                 if value.requires_grad else [None] * len(inputs)
         grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads)]
@@ -43,6 +53,11 @@ class TorchRuntime:
 
     def read(self, x) -> list | None:
         return None if get_proxy_mode() is not None else x.tolist()
+
+    operator = staticmethod(operator)
+
+    def untraced(self):
+        return untraced()
 
     def checkpoint(self, fn):
         return lambda *args: torch_checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)

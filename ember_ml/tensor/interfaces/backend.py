@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ember_ml.tensor.common.dtypes import DType
@@ -27,6 +28,15 @@ class Runtime(Protocol):
 
     def read(self, x: Native) -> list | None:
         """The values of x, if the engine may be waited for here; None inside a compiled step and on a lazy engine."""
+
+    operator: Callable | None
+    """Makes a kernel an operator of the engine's own, where its tracing and compilation ask for that:
+    `operator(name, signature, launch, composite, rule) -> function of natives`. `composite(*natives, **static)` tells
+    the outputs' shapes and dtypes; `rule(args, static, cotangents, outputs, needs)` is the gradient, None for the
+    composite's. None on engines that take any function."""
+
+    def untraced(self) -> AbstractContextManager:
+        """Inside, nothing is recorded for a gradient or a compilation that is going on."""
 
     def checkpoint(self, fn: Callable) -> Callable:
         """`fn(*natives)`, keeping only its inputs for the gradient and computing the rest again."""
@@ -68,3 +78,5 @@ class Backend(Protocol):
     def to_numpy(self, x: Native): ...
     def to_device(self, x: Native, device: str) -> Native: ...
     def to_dlpack(self, x: Native, **kw): ...
+    def devices(self) -> list[str]: ...
+    def launchers(self, device: str) -> dict[str, Callable]: ...

@@ -1,0 +1,44 @@
+"""Kernels on the hardware at hand: each one, in each of its dtypes, against its op's composite in float64 on NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ember_ml import backend as engines
+from ember_ml.kernels import DTYPES
+from ember_ml.kernels.selfcheck import TOLERANCE
+from ember_ml.ops import REGISTRY
+from ember_ml.ops.kernel import body
+from ember_ml.parity.compare import Row, row
+from ember_ml.tensor.common import dtypes as dt
+
+
+def compare_kernels(backend, device: str) -> list[Row]:
+    """A row per kernel, dtype and output for one device of an engine; none if it launches no kernels there.
+
+    Inputs are the spec's sample, rounded to the dtype on both sides. A kernel that does not compile or launch gives one
+    failed row with the error in place of a number.
+    """
+    launchers, where, rows = backend.launchers(device), f"{backend.name}:{device}", []
+    for op in REGISTRY.values():
+        if op.kernel is None or op.kernel.name not in launchers:
+            continue
+        for dtype in DTYPES:
+            try:
+                rows += _rows(op, launchers[op.kernel.name], backend, device, dtype, where)
+            except Exception as e:  # compilers and drivers raise what they like; the other kernels are still compared
+                first = (str(e).strip().splitlines() or [""])[0]
+                rows.append({"case": op.kernel.name, "engine": where, "dtype": dtype, "quantity": "run",
+                             "error": f"{type(e).__name__}: {first}", "tolerance": TOLERANCE[dtype], "pass": False})
+    return rows
+
+
+def _rows(op, launcher, backend, device, dtype, where) -> list[Row]:
+    numpy = engines.get("numpy")
+    kinds = [dt.dtype(dtype if kind == "T" else kind) for _, kind in op.kernel.entries[0].inputs]
+    given = [numpy.from_python(v, kind, None) for v, kind in zip(op.kernel.sample(), kinds)]
+    wide = [numpy.astype(x, dt.float64) if kind.kind == "float" else x for x, kind in zip(given, kinds)]
+    got, expected = launcher(*(backend.from_numpy(x, kind, device) for x, kind in zip(given, kinds))), body(op, numpy, wide, {})
+    pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (got, expected)))
+    return [row(op.kernel.name, where, f"output {i}", np.asarray(backend.to_numpy(a), np.float64), b, TOLERANCE[dtype], dtype)
+            for i, (a, b) in enumerate(pairs) if a is not None]

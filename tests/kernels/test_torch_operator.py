@@ -1,0 +1,168 @@
+"""Kernels as torch operators: NVIDIA's path of the torch engine, run on CPU tensors with the stand-in for CuPy."""
+
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import ember_ml as em
+from ember_ml import backend as engines
+from ember_ml.backend.torch import cuda as torch_cuda
+from ember_ml.kernels import selfcheck
+from ember_ml.ops import REGISTRY
+from ember_ml.tensor.common import dtypes as dt
+from tests.kernels import test_moe_combine as moe
+from tests.kernels import test_scan as scan
+
+KERNEL_OPS = [op for op in REGISTRY.values() if op.kernel is not None]
+
+
+@pytest.fixture
+def calls(cuda, monkeypatch):
+    """torch's CPU takes the part of a GPU; the names of the kernels that were launched, in order."""
+    backend, launched = engines.get("torch"), []
+
+    def launch(name, *args, **static):
+        launched.append(name)
+        return torch_cuda._launch(name, *args, **static)
+
+    table = {name: lambda *args, name=name, **static: launch(name, *args, **static) for name in cuda.kernels.KERNELS}
+    monkeypatch.setattr(torch_cuda, "_place", lambda device: nullcontext())
+    monkeypatch.setattr(type(backend), "launchers", lambda self, device: table)
+    monkeypatch.setattr(selfcheck, "_outcomes", {})
+    before = [(op, dict(op.resolved)) for op in KERNEL_OPS]
+    for op in KERNEL_OPS:
+        op.resolved.clear()
+    yield launched
+    for op, resolved in before:
+        op.resolved.clear()
+        op.resolved.update(resolved)
+
+
+def on_torch(*arrays):
+    return [em.tensor(a, device="torch:cpu") for a in arrays]
+
+
+def scan_loss(g, g_final):
+    def loss(a, b, initial):
+        h, final = em.ops.linear_scan(a, b, initial)
+        return (h * g).sum() + (final * g_final).sum()
+    return loss
+
+
+@pytest.mark.parametrize("mode, compiler", [("auto", None), ("tape", None), ("auto", "aot_eager"),
+                                            pytest.param("auto", "inductor", marks=pytest.mark.slow)])
+def test_value_and_gradients_come_from_the_kernels(calls, compiler, mode, monkeypatch):
+    """The compiled step is made with fullgraph=True, so that a graph break would be an error."""
+    compiled = compiler is not None
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compiler))
+    a, b, initial, g, g_final = scan.case(2, 70, 5)
+    arrays, (g_, final_) = on_torch(a, b, initial), on_torch(g, g_final)
+    step = em.value_and_grad(scan_loss(g_, final_), (0, 1, 2), mode=mode)
+    step = em.compile(step) if compiled else step
+    h, final = scan.forward(a, b, initial)
+    for _ in range(2):
+        value, grads = step(*arrays)
+        assert value.item() == pytest.approx((h * g).sum() + (final * g_final).sum(), rel=1e-4)
+        for got, want in zip(grads, scan.backward(g, g_final, a, h, initial)):
+            np.testing.assert_allclose(got.numpy(), want, atol=2e-5)
+    checks, traced = len(selfcheck.DTYPES), int(compiled)
+    assert calls.count("linear_scan") == calls.count("linear_scan_grad") == checks + 2 + traced
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_crosses_over(calls, dtype):
+    _, expert_out, inverse, weights = moe.case(5, 3, 33, dtype)
+    y = em.ops.moe_combine(*on_torch(expert_out, inverse, weights))
+    assert str(y.dtype) == dtype and calls[-1] == "moe_combine"
+    expected, magnitude = moe.forward(expert_out, inverse, weights), moe.forward(np.abs(expert_out), inverse, weights)
+    moe.check(y.numpy(), expected, dtype, magnitude)
+
+
+def test_strided_tensors_are_read_where_they_are(calls):
+    a, b, initial, _, _ = scan.case(2, 20, 6)
+    turned = em.ops.permute_dims(*on_torch(np.ascontiguousarray(a.transpose(0, 2, 1))), (0, 2, 1))
+    assert not turned.data.is_contiguous()
+    h, _ = em.ops.linear_scan(turned, *on_torch(b, initial))
+    np.testing.assert_allclose(h.numpy(), scan.forward(a, b, initial)[0], atol=1e-5)
+    assert calls[-1] == "linear_scan"
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 8), (3, 0, 8), (3, 2, 0)], ids=["no tokens", "no slots", "no columns"])
+def test_nothing_to_do(calls, shape):
+    tokens, slots, width = shape
+    _, expert_out, inverse, weights = moe.case(*shape, spare=1)
+    assert em.ops.moe_combine(*on_torch(expert_out, inverse, weights)).shape == (tokens, width)
+
+
+def test_other_dtypes_take_the_composite(calls):
+    a, b, initial, _, _ = (x.astype(np.float64) for x in scan.case(2, 20, 6))
+    h, _ = em.ops.linear_scan(*on_torch(a, b, initial))
+    np.testing.assert_allclose(h.numpy(), scan.forward(a, b, initial)[0], atol=1e-12)
+    assert calls == []
+
+
+@pytest.mark.parametrize("op", KERNEL_OPS, ids=lambda op: op.name)
+def test_the_operator_is_one(calls, op):
+    """torch's own examination: schema, fake shapes, gradients, and the same under torch.compile's tracing."""
+    backend = engines.get("torch")
+    kinds = ["float32" if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
+    args = [backend.from_python(v, dt.dtype(k), "cpu") for v, k in zip(op.kernel.sample(), kinds)]
+    out = op.resolve(backend)(*args)
+    operator = getattr(torch.ops.ember, op.name).default
+    for mine, theirs in zip(out if isinstance(out, tuple) else (out,), operator(*args)):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    differentiable = [a.detach().requires_grad_(a.is_floating_point()) for a in args]
+    torch.library.opcheck(operator, tuple(differentiable), test_utils=("test_schema", "test_autograd_registration",
+                                                                      "test_faketensor", "test_aot_dispatch_static"))
+
+
+def test_second_derivatives_go_through_the_composite(calls):
+    """d/dw of |d loss / d rows|^2, where moe_combine_grad has no rule of its own; against central differences."""
+    g, expert_out, inverse, weights = moe.case(4, 2, 3, spare=1)
+    rows, index, w, upstream = on_torch(expert_out, inverse, weights, g)
+
+    def slope(w):
+        return (em.grad(lambda r: ((em.ops.moe_combine(r, index, w) ** 2) * upstream).sum())(rows) ** 2).sum()
+
+    def reference(w):
+        y = moe.forward(expert_out, inverse, w)
+        return (moe.backward(2 * y * g, expert_out, inverse, w)[0] ** 2).sum()
+
+    direction = np.random.default_rng(3).standard_normal(weights.shape)
+    wide, step = weights.astype(np.float64), 1e-5
+    expected = (reference(wide + step * direction) - reference(wide - step * direction)) / (2 * step)
+    assert (em.grad(slope)(w).numpy() * direction).sum() == pytest.approx(expected, rel=1e-4)
+
+
+def test_cupy_works_on_torch_s_stream_and_memory(cuda, monkeypatch):
+    import cupy
+    seen, tensors, empty = [], [], torch.empty
+
+    def allocate(*args, device, **kw):
+        tensors.append(empty(*args, device="cpu", **kw))
+        return tensors[-1]
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(torch, "empty", allocate)
+    monkeypatch.setattr(cupy.cuda, "ExternalStream", lambda *args: seen.append(args) or nullcontext())
+    monkeypatch.setattr(cupy.cuda, "Device", lambda *args: seen.append(args) or nullcontext())
+    with torch_cuda._place(torch.device("cuda:3")):
+        made = cupy.empty((2, 3), np.float32)
+    assert sorted(seen) == [(3,), (77, 3)]
+    assert torch_cuda._to_torch(made).data_ptr() == tensors[0].data_ptr() and tensors[0].numel() == 24
+    given = torch.arange(6.0)
+    assert torch_cuda._to_cupy(given).__array_interface__["data"][0] == given.data_ptr()
+
+
+def test_without_cupy_the_reason_is_told(monkeypatch):
+    def absent():
+        raise ModuleNotFoundError("No module named 'cupy'")
+
+    torch_cuda.missing.cache_clear()
+    monkeypatch.setattr(torch_cuda, "_kernels", absent)
+    assert "No module named 'cupy'" in torch_cuda.missing() and 'pip install "ember-ml[cuda]"' in torch_cuda.missing()
+    torch_cuda.missing.cache_clear()
