@@ -116,13 +116,16 @@ def test_generate_refuses_letters_that_are_no_bases(job):
     assert done.returncode == 2 and "'E'" in done.stderr
 
 
-def test_doctor_lists_engines_and_kernels(job):
+def test_doctor_tells_every_path_on_every_device(job):
     done = ember("doctor", "--selftest", "--json", "d.json", cwd=job)
     assert done.returncode == 0, done.stderr
     found = json.loads((job / "d.json").read_text())
-    assert found["engines"]["numpy"]["ops"]["none"] == 0
-    assert set(found["kernels"]["numpy"]) >= {"moe_combine_rows", "moe_combine_grad"}
-    assert "numpy" in done.stdout
+    assert set(found["engines"]) >= {"numpy", "mlx", "torch", "cupy"}
+    paths = found["devices"]["numpy:cpu"]
+    assert paths["ops"]["add"] == "native" and paths["ops"]["moe_combine_rows"] == "composite"
+    assert "none" not in paths["ops"].values()
+    assert paths["kernels"]["moe_combine_rows"] == {"path": "composite", "reason": "no Metal or CUDA device"}
+    assert "numpy:cpu: " in done.stdout and "no Metal or CUDA device" in done.stdout
 
 
 def test_help_lists_the_verbs(job):

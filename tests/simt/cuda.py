@@ -1,9 +1,10 @@
-"""Stands in for cupy: NumPy with `RawModule`, whose kernels clang compiles and the executor runs.
+"""Stands in for cupy: NumPy behind CuPy's names, and `RawModule`, whose kernels clang compiles and the executor runs.
 
 cuda/*.h bring what NVIDIA's compiler brings. Checked beyond what CuPy checks: number and types of a kernel's arguments.
 """
 
 import ctypes
+import inspect
 import re
 import types
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,51 @@ class ndarray(np.ndarray):
 
     fresh = False
     device = types.SimpleNamespace(id=0)
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return _on_device(array)
+
+    def __getitem__(self, index):
+        return _on_device(super().__getitem__(index))
+
+
+def _on_device(x):
+    """CuPy has no scalars: what NumPy makes one is an array without axes."""
+    if isinstance(x, tuple):
+        return tuple(map(_on_device, x))
+    return np.asarray(x).view(ndarray) if isinstance(x, np.generic | np.ndarray) and not isinstance(x, ndarray) else x
+
+
+class Function:
+    """A function of CuPy's, computed by NumPy's. Refused is what CuPy refuses: its own parameters, no NumPy arrays."""
+
+    def __init__(self, real, numpy):
+        self.real, self.numpy = real, numpy
+
+    def __call__(self, *args, **kw):
+        flat = [x for a in args for x in (a if isinstance(a, list | tuple) else (a,))]
+        if any(type(x) is np.ndarray for x in flat) and self.real.__name__ not in ("array", "asarray", "from_dlpack"):
+            raise TypeError(f"cupy.{self.real.__name__}: Unsupported type <class 'numpy.ndarray'>")
+        if isinstance(self.real, types.FunctionType):
+            inspect.signature(self.real).bind(*args, **kw)
+        return _on_device(self.numpy(*args, **kw))
+
+    def __getattr__(self, name):
+        return Function(getattr(self.real, name), getattr(self.numpy, name))
+
+
+class Namespace(types.ModuleType):
+    """A module of CuPy's: its names, with NumPy's functions behind them."""
+
+    def __init__(self, real, numpy):
+        super().__init__(real.__name__)
+        self.real, self.numpy = real, numpy
+
+    def __getattr__(self, name):
+        real = getattr(self.real, name)
+        if isinstance(real, types.ModuleType):
+            return Namespace(real, getattr(self.numpy, name))
+        return Function(real, getattr(self.numpy, name)) if callable(real) and not isinstance(real, type) else real
 
 
 class RawModule:
@@ -118,16 +164,10 @@ def _using_allocator(allocator):
         _allocator = before
 
 
-def _on_device(make):
-    return lambda *args, **kw: make(*args, **kw).view(ndarray)
-
-
 def stand_in() -> dict[str, types.ModuleType]:
     """Modules for sys.modules: cupy, and of cupyx what Ember's CuPy engine imports; the CPU poses as cuda:0."""
-    cupy, cupyx, scipy = types.ModuleType("cupy"), types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
-    cupy.__getattr__ = lambda name: getattr(np, name)
-    for name in ("array", "asarray", "zeros", "ones", "full", "arange", "from_dlpack"):
-        setattr(cupy, name, _on_device(getattr(np, name)))
+    import cupy as real                                        # it needs a GPU only once it computes
+    cupy, cupyx, scipy = Namespace(real, np), types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     cupy.RawModule, cupy.ndarray, cupy.empty, cupy.asnumpy = RawModule, ndarray, _empty, np.array
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0, free_all_blocks=lambda: None)
     cupy.cuda = types.SimpleNamespace(
@@ -137,5 +177,5 @@ def stand_in() -> dict[str, types.ModuleType]:
         get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None), using_allocator=_using_allocator,
         UnownedMemory=lambda ptr, size, owner, device: types.SimpleNamespace(ptr=ptr, size=size, owner=owner),
         MemoryPointer=lambda mem, offset: types.SimpleNamespace(mem=mem))
-    scipy.special = types.SimpleNamespace(erf=special.erf, erfinv=special.erfinv)
+    scipy.special = types.SimpleNamespace(erf=lambda x: _on_device(special.erf(x)), erfinv=lambda x: _on_device(special.erfinv(x)))
     return {"cupy": cupy, "cupyx": cupyx, "cupyx.scipy": scipy}
