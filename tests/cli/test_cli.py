@@ -122,9 +122,8 @@ def test_doctor_tells_every_path_on_every_device(job):
     found = json.loads((job / "d.json").read_text())
     assert set(found["engines"]) >= {"numpy", "mlx", "torch", "cupy"}
     paths = found["devices"]["numpy:cpu"]
-    assert paths["ops"]["add"] == "native" and paths["ops"]["moe_combine_rows"] == "composite"
-    assert "none" not in paths["ops"].values()
-    assert paths["kernels"]["moe_combine_rows"] == {"path": "composite", "reason": "no Metal or CUDA device"}
+    assert paths["ops"]["add"] == "native" and set(paths["ops"].values()) == {"native", "composite"}
+    assert {state["reason"] for state in paths["kernels"].values()} == {"no Metal or CUDA device"}
     assert "numpy:cpu: " in done.stdout and "no Metal or CUDA device" in done.stdout
 
 
