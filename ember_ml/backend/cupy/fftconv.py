@@ -1,0 +1,98 @@
+"""Launches the long convolution of cuda/fftconv.cu: forward, gradients, and the filters' spectra."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cupy
+import numpy as np
+
+from ember_ml.kernels import fftconv as plans
+from ember_ml.kernels import source_text
+from ember_ml.kernels.fftconv import CudaPlan, Plan
+
+_C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+_NULL = np.uint64(0)
+
+
+@cache
+def _kernel(name: str, arguments: str, dynamic: int):
+    """One kernel, compiled by itself: a process needs few of the many."""
+    expression = f"{name}<{arguments}>"
+    module = cupy.RawModule(code=source_text("cuda", "fftconv"), options=("-std=c++17",), name_expressions=[expression])
+    kernel = module.get_function(expression)
+    kernel.max_dynamic_shared_size_bytes = dynamic
+    return kernel
+
+
+def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", kept: int = 0):
+    own = f"{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, {plan.blocks}"
+    dynamic = plan.shared_bytes(kept)
+    sums = ("", "false", "true")[kept]
+    kernel = _kernel(name, ", ".join(filter(None, (c_type, own, sums))), dynamic)
+    kernel((-(-units // plan.rows),), (plan.threads,), arguments, shared_mem=dynamic)
+
+
+@cache
+def _factors(passes: tuple[int, ...], device: int) -> cupy.ndarray:
+    return cupy.array(plans.factors(passes), cupy.float32)
+
+
+def _table(plan: Plan, like: cupy.ndarray) -> cupy.ndarray:
+    return _factors(plan.passes, like.device.id)
+
+
+def _rows(x: cupy.ndarray | None) -> tuple:
+    """(array, batch stride, channel stride) for a kernel: any strides but along the row."""
+    if x is None:
+        return _NULL, np.uint64(0), np.uint64(0)
+    if x.strides[2] != x.itemsize and x.shape[2] > 1 or any(s % x.itemsize or s < 0 for s in x.strides[:2]):
+        x = cupy.ascontiguousarray(x)
+    return x, *(np.uint64(s // x.itemsize) for s in x.strides[:2])
+
+
+def _floats(x: cupy.ndarray | None):
+    return _NULL if x is None else cupy.ascontiguousarray(x, cupy.float32)
+
+
+def spectrum(plan: CudaPlan, k: cupy.ndarray, k_reverse: cupy.ndarray | None) -> cupy.ndarray:
+    """The filters' transform (H, M, 2) in the order in which the plan's kernels read it."""
+    heads = k.shape[0]
+    out = cupy.empty((heads, plan.m, 2), cupy.float32)
+    _launch("fftconv_spectrum", plan, 0 if k_reverse is None else plans.REVERSE, heads,
+            (_floats(k), _floats(k_reverse), _table(plan, k), out, np.uint32(heads), np.uint32(k.shape[1]),
+             np.uint32(0 if k_reverse is None else k_reverse.shape[1])))
+    return out
+
+
+def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False) -> cupy.ndarray:
+    """y of `fftconv` for a spectrum f of `spectrum`."""
+    batch, heads, length = u.shape
+    y = cupy.empty(u.shape, u.dtype)
+    (u, *us), (v_, *vs), (q_, *qs) = _rows(u), _rows(v), _rows(q)
+    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    _launch("fftconv_forward", plan, options, batch * heads,
+            (u, v_, q_, f, _floats(D), _floats(mask), _table(plan, u), y, np.uint32(batch), np.uint32(heads),
+             np.uint32(length), *us, *vs, *qs), _C_TYPES[str(u.dtype)])
+    return y
+
+
+def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
+    """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
+    batch, heads, length = u.shape
+    du, dv, dq = (None if x is None else cupy.empty(u.shape, u.dtype) for x in (u, v, q))
+    (g, *gs), (u, *us), (v_, *vs), (q_, *qs) = _rows(g), _rows(u), _rows(v), _rows(q)
+    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    parts = plan.parts(batch, heads)
+    partial = cupy.empty((heads, parts, plan.m, 2), cupy.float32)
+    table = _table(plan, u)
+    _launch("fftconv_backward", plan, options, heads * parts,
+            (g, u, v_, q_, f, _floats(D), _floats(mask), table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
+             partial, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
+            _C_TYPES[str(u.dtype)], 2 if plan.sums else 1)
+    dk = cupy.empty((heads, taps), cupy.float32)
+    dk_reverse = cupy.empty((heads, taps_reverse), cupy.float32) if taps_reverse else None
+    _launch("fftconv_filter_grad", plan, plans.REVERSE if taps_reverse else 0, heads,
+            (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
+             np.uint32(taps_reverse), np.uint32(parts)))
+    return du, dv, dq, dk, dk_reverse

@@ -1,0 +1,126 @@
+"""The kernels of the long convolution (metal/fftconv.metal, cuda/fftconv.cu): how each length is cut up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import cos, pi, sin
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a transform of M = 2^log_m complex points, which convolves up to 2 M real ones, is shared out.
+
+    Args:
+        log_points: log2 of the complex numbers that a thread holds.
+        rows: rows of a threadgroup.
+        split: real and imaginary parts are exchanged one after the other, in half the memory.
+    """
+
+    log_m: int
+    log_points: int
+    rows: int = 1
+    split: bool = False
+
+    @property
+    def m(self) -> int:
+        return 1 << self.log_m
+
+    @property
+    def threads(self) -> int:
+        """Threads of a threadgroup."""
+        return self.rows << (self.log_m - self.log_points)
+
+    @property
+    def row_floats(self) -> int:
+        """Floats of the exchange buffer of a row; one of 17 is left free, see `padded` in the kernels."""
+        return (self.m + self.m // 16) * (1 if self.split else 2)
+
+    @cached_property
+    def passes(self) -> tuple[int, ...]:
+        """log2 of the radix of each pass, nearly equal, the larger ones first."""
+        count = -(-self.log_m // self.log_points)
+        return tuple(self.log_m // count + (i < self.log_m % count) for i in range(count))
+
+
+@dataclass(frozen=True)
+class CudaPlan(Plan):
+    """A plan with what CUDA's kernels are tuned by.
+
+    Args:
+        blocks: blocks that a multiprocessor is to hold at once; bounds the registers of a thread.
+        sums: the sums of `backward` are kept in shared memory.
+    """
+
+    blocks: int = 1
+    sums: bool = True
+
+    def shared_bytes(self, kept: int = 0) -> int:
+        """Of a block that keeps so many numbers a point besides those that it exchanges."""
+        return 4 * self.rows * (self.row_floats + 2 * kept * self.m)
+
+    def parts(self, batch: int, heads: int) -> int:
+        """Parts into which `backward` cuts the batch, so that there are some blocks for every multiprocessor."""
+        return max(1, min(batch, 1024 // heads))
+
+
+#: log2 of M: (log2 of a thread's points, forward, backward), each of these (rows, split, blocks), and for backward whether
+#: it keeps its sums in shared memory. A spectrum serves both.
+_CUDA = {
+    5: (3, (32, False, 4), (32, False, 4, True)),
+    6: (3, (16, False, 4), (16, False, 4, True)),
+    7: (4, (16, False, 4), (16, False, 4, True)),
+    8: (4, (8, False, 4), (8, False, 4, True)),
+    9: (4, (4, False, 4), (4, False, 4, True)),
+    10: (4, (2, False, 4), (2, False, 4, True)),
+    11: (4, (1, False, 4), (1, False, 4, True)),
+    12: (4, (1, False, 4), (1, False, 2, True)),
+    13: (4, (1, False, 2), (1, False, 1, True)),
+    14: (5, (1, False, 1), (1, True, 1, False)),
+}
+
+
+def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | None:
+    """The plans of forward and backward; None if a block cannot hold such a row."""
+    if log_m > max(_CUDA):
+        return None
+    log_m = max(log_m, min(_CUDA))
+    points, forward, backward = _CUDA[log_m]
+    return CudaPlan(log_m, points, *forward), CudaPlan(log_m, points, *backward)
+
+
+def factors(passes: tuple[int, ...]) -> tuple[float, ...]:
+    """The factors that the passes read, in the order of `Plan` in the kernels: real and imaginary parts of f and f^4.
+
+    For each pass but the first, f is the root of each of its blocks; for each pass but the last, a power for each
+    position in a block; then the twist of the first pass.
+    """
+    log_m, angles = sum(passes), []
+    for i in range(1, len(passes)):
+        above, bits = sum(passes[:i]), passes[i]
+        angles += [2 * pi * (_reversed(block, above) + 0.25) / (1 << (above + bits)) for block in range(1 << above)]
+    for i in range(len(passes) - 1):
+        size = log_m - sum(passes[:i])
+        angles += [-2 * pi * j / (1 << size) for j in range(1 << (size - passes[i]))]
+    angles += [-pi * j / (2 << log_m) for j in range(1 << (log_m - passes[0]))]
+    return tuple(part for angle in angles for part in (cos(angle), sin(angle), cos(4 * angle), sin(4 * angle)))
+
+
+def _reversed(number: int, bits: int) -> int:
+    return sum((number >> i & 1) << (bits - 1 - i) for i in range(bits))
+
+
+#: bits of a kernel's OPTIONS, as the kernels name them
+GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED = (1 << i for i in range(8))
+
+
+def options(plan: Plan, length: int, *, v: bool, q: bool, D: bool, mask: bool, gelu: bool) -> int:
+    """The options of a kernel for rows of `length`; the arguments say what there is."""
+    bits = zip((GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU), (v, q, D, mask, gelu))
+    fold = length > plan.m
+    return sum(bit for bit, there in bits if there) + FOLD * fold + RAGGED * (length != plan.m * (1 + fold))
+
+
+def log_m(length: int, taps: int) -> int:
+    """log2 of the points that convolve rows of `length` with filters of `taps`: 2 M >= length + taps - 1."""
+    return max((length + taps) // 2 - 1, 1).bit_length()
