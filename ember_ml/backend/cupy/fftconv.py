@@ -96,3 +96,46 @@ def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=No
             (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
              np.uint32(taps_reverse), np.uint32(parts)))
     return du, dv, dq, dk, dk_reverse
+
+
+def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> cupy.ndarray:
+    """The long convolution as `ember_ml.ops.fftconv` defines it, for what `ember_ml.kernels.fftconv.serves`.
+
+    Args: as the op's; u, v and q may be slices of one array. Taps beyond the length have no effect.
+
+    Returns: (B, D, L) in u's dtype, computed in float32.
+    """
+    k, k_reverse = _met(k, u), _met(k_reverse, u)
+    plan, _ = plans.cuda_plans(plans.log_m(u.shape[2], _taps(k, k_reverse)))
+    return forward(plan, u, spectrum(plan, k, k_reverse), D, v, q, dropout_mask, gelu)
+
+
+def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
+    """Gradients of `fftconv` for that of its output, in u, k, D, v, q and k_reverse; None for those that are not there.
+
+    Those in k, D and k_reverse are float32, the others have u's dtype.
+    """
+    met, met_reverse = _met(k, u), _met(k_reverse, u)
+    plan, back = plans.cuda_plans(plans.log_m(u.shape[2], _taps(met, met_reverse)))
+    du, dv, dq, dk, dk_reverse = backward(back, g, u, spectrum(plan, met, met_reverse), met.shape[1],
+                                          0 if met_reverse is None else met_reverse.shape[1], D, v, q, dropout_mask, gelu)
+    dD = None if D is None else dk[:, 0].copy()            # the skip is one more tap at lag 0
+    return du, _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
+
+
+def _met(k, u):
+    """The taps that the input meets."""
+    return None if k is None else k[:, :u.shape[2]]
+
+
+def _taps(k, k_reverse) -> int:
+    return max(k.shape[1], 0 if k_reverse is None else k_reverse.shape[1])
+
+
+def _widened(dk, k):
+    """Zeros for the taps that met nothing."""
+    if k is None or dk.shape == k.shape:
+        return dk
+    wide = cupy.zeros(k.shape, dk.dtype)
+    wide[:, :dk.shape[1]] = dk
+    return wide

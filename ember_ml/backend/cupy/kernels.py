@@ -9,6 +9,7 @@ from functools import cache
 
 import cupy
 
+from ember_ml.backend.cupy.fftconv import fftconv, fftconv_grad
 from ember_ml.kernels import LANES, THREADS, moe, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 
@@ -116,5 +117,5 @@ def linear_scan_grad(g: cupy.ndarray, g_final: cupy.ndarray, a: cupy.ndarray, h:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"linear_scan": linear_scan, "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
-           "moe_combine_backward": moe_combine_backward}
+KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+           "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward}

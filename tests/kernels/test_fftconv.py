@@ -1,0 +1,184 @@
+"""The kernels of the long convolution against its definition in float64, forward and gradients."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ember_ml.kernels import fftconv as plans
+from tests.kernels.conftest import MACHINES
+from tests.simt.executor import using
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+CONTRACT = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-3}
+OPTIONS = {"plain": "", "skip": "D", "gated": "v q", "gelu": "D gelu", "mask": "dropout_mask q", "reverse": "k_reverse",
+           "all": "D v q k_reverse dropout_mask gelu"}
+NAMES = ("u", "k", "D", "v", "q", "k_reverse", "dropout_mask")
+
+
+@pytest.fixture(params=[m for m in MACHINES if m != "metal"])
+def machine(request):
+    return request.getfixturevalue(request.param)
+
+
+def case(length, taps, options, dtype="float32", batch=3, heads=2, seed=0):
+    """Arguments by name, and the output's gradient."""
+    rng = np.random.default_rng(seed)
+    rows, filters = (batch, heads, length), (heads, taps)
+    shapes = {"u": rows, "k": filters, "D": (heads,), "v": rows, "q": rows, "k_reverse": filters, "dropout_mask": (batch, heads)}
+    chosen = ["u", "k", *options.split()]
+    made = {n: rng.standard_normal(shapes[n]) / (taps ** 0.5 if n[0] == "k" else 1) for n in NAMES}
+    arrays = {n: made[n].astype(DTYPES[dtype] if n in "uvq" else np.float32) for n in NAMES if n in chosen}
+    return arrays, rng.standard_normal(rows).astype(DTYPES[dtype]), "gelu" in chosen
+
+
+def causal(x, k):
+    """sum_{j <= t} k[h, t - j] x[b, h, j]"""
+    return np.stack([[np.convolve(row, k[h])[:x.shape[2]] for h, row in enumerate(rows)] for rows in x])
+
+
+def flip(x):
+    return x[..., ::-1]
+
+
+def convolve(x, k, k_reverse=None):
+    y = causal(x, k)
+    return y if k_reverse is None else y + flip(causal(flip(x), k_reverse))
+
+
+def correlate(dz, x, taps):
+    """sum over b and t of dz[t] x[t - lag], for each lag"""
+    lags = range(min(taps, x.shape[2]))
+    found = np.stack([(dz[..., lag:] * x[..., :x.shape[2] - lag]).sum(axis=(0, 2)) for lag in lags], axis=1)
+    return np.pad(found, ((0, 0), (0, taps - len(lags))))
+
+
+def definition(arrays, g, gelu):
+    """The output and the gradients, by name, in float64."""
+    a = {n: x.astype(np.float64) for n, x in arrays.items()}
+    g, taps = g.astype(np.float64), [a[n].shape[1] for n in ("k", "k_reverse") if n in a]
+    ones = np.ones(1)
+    v, q, mask = a.get("v", ones), a.get("q", ones), a["dropout_mask"][..., None] if "dropout_mask" in a else ones
+    skip, filters = a.get("D", np.zeros(1))[:, None], (a["k"], a.get("k_reverse"))
+    x = a["u"] * v
+    z = convolve(x, *filters) + skip * x
+    erf = np.vectorize(math.erf)(z / 2 ** 0.5) if gelu else None
+    act, slope = (z * (1 + erf) / 2, (1 + erf) / 2 + z * np.exp(-z * z / 2) / (2 * np.pi) ** 0.5) if gelu else (z, ones)
+    dz = g * q * mask * slope
+    dx = flip(convolve(flip(dz), *filters)) + skip * dz
+    out = {"y": act * mask * q, "u": dx * v, "k": correlate(dz, x, taps[0]), "D": (dz * x).sum(axis=(0, 2)), "v": dx * a["u"],
+           "q": g * mask * act, "k_reverse": correlate(flip(dz), flip(x), taps[-1])}
+    return {n: t for n, t in out.items() if n == "y" or n in a}
+
+
+def run(machine, arrays, g, gelu):
+    """The same by the launchers."""
+    native = {n: machine.array(x) for n, x in arrays.items()}
+    return launch(machine, native, machine.array(g), gelu)
+
+
+def launch(machine, native, g, gelu):
+    given = [native.get(n) for n in NAMES]
+    y = machine.kernels.KERNELS["fftconv"](*given, gelu=gelu)
+    grads = machine.kernels.KERNELS["fftconv_grad"](g, *given, gelu=gelu)
+    return {"y": machine.numpy(y), **{n: machine.numpy(d) for n, d in zip(NAMES, grads) if d is not None}}
+
+
+def check(got, expected, dtype):
+    assert got.keys() == expected.keys()
+    for name, want in expected.items():
+        own = dtype if name in "yuvq" else "float32"
+        assert got[name].shape == want.shape and got[name].dtype == DTYPES[own], name
+        error = np.linalg.norm(got[name].astype(np.float64) - want) / np.linalg.norm(want)
+        assert error < CONTRACT[own], f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option(machine, options):
+    arrays = case(50, 50, OPTIONS[options])
+    check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+@pytest.mark.parametrize("length, taps", [(1, 1), (2, 2), (3, 5), (7, 3), (31, 31), (32, 32), (33, 2), (64, 64), (100, 100), (200, 9)])
+def test_lengths_and_taps(machine, length, taps):
+    arrays = case(length, taps, OPTIONS["all"])
+    check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+@pytest.mark.parametrize("length", [256, 512, 1026, 2048, 4096, 8192, 16384])
+def test_long_rows_unchecked(machine, length):
+    arrays = case(length, min(length, 300), OPTIONS["gated"], batch=1, heads=1)
+    with using(check=False, schedule=length):
+        check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+@pytest.mark.parametrize("log_m", range(5, 12))
+def test_every_plan_is_free_of_races(machine, log_m):
+    arrays = case(1 << log_m, 1 << log_m, "", batch=2, heads=1)
+    got = run(machine, *arrays)
+    if log_m < 10:
+        check(got, definition(*arrays), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(machine, dtype):
+    arrays = case(100, 100, OPTIONS["all"], dtype)
+    check(run(machine, *arrays), definition(*arrays), dtype)
+
+
+def test_slices_of_one_array(machine):
+    """As in_proj gives them: u, v and q lie in one (B, 3 D, L) array."""
+    arrays, g, gelu = case(40, 40, OPTIONS["gated"])
+    packed = machine.array(np.concatenate([arrays[n] for n in "uvq"], axis=1))
+    native = {n: packed[:, 2 * i:2 * i + 2] for i, n in enumerate("uvq")} | {"k": machine.array(arrays["k"])}
+    check(launch(machine, native, machine.array(g), gelu), definition(arrays, g, gelu), "float32")
+
+
+def test_strides_along_the_row(machine):
+    arrays, g, gelu = case(40, 40, "")
+    wide = machine.array(np.repeat(arrays["u"], 2, axis=2))
+    got = launch(machine, {"u": wide[:, :, ::2], "k": machine.array(arrays["k"])}, machine.array(g), gelu)
+    check(got, definition(arrays, g, gelu), "float32")
+
+
+def test_the_same_bits_in_every_schedule(machine):
+    arrays = case(100, 100, OPTIONS["all"], batch=5)
+    with using(check=False):
+        first = run(machine, *arrays)
+    for schedule in (1, 2, 3):
+        with using(check=False, schedule=schedule):
+            for name, other in run(machine, *arrays).items():
+                np.testing.assert_array_equal(first[name], other)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_stays_in_its_row(machine, value):
+    (arrays, g, gelu), (broken, *_) = case(33, 33, ""), case(33, 33, "")
+    broken["u"][1, 0, 5] = value
+    whole, got = run(machine, arrays, g, gelu), run(machine, broken, g, gelu)
+    assert np.isnan(got["y"][1, 0]).any()
+    others = np.ones((3, 2), bool)
+    others[1, 0] = False
+    np.testing.assert_array_equal(got["y"][others], whole["y"][others])
+    np.testing.assert_array_equal(got["u"], whole["u"])
+    np.testing.assert_array_equal(got["k"][1], whole["k"][1])
+
+
+def test_the_smallest_transform_that_holds_the_convolution():
+    for length in range(1, 300):
+        for taps in {1, length // 2 + 1, length}:
+            m = 1 << plans.log_m(length, taps)
+            assert 2 * m >= length + taps - 1
+            assert m <= 2 or m < length + taps - 1
+
+
+@pytest.mark.parametrize("log_m", range(5, 15))
+def test_plans_fit_the_chip(log_m):
+    forward, backward = plans.cuda_plans(log_m)
+    assert forward.log_points == backward.log_points       # one spectrum serves both
+    for plan, kept in ((forward, 0), (backward, 1 + backward.sums)):
+        assert plan.log_m == log_m and sum(plan.passes) == log_m and max(plan.passes) <= plan.log_points
+        assert plan.threads <= 1024 and plan.threads % 32 == 0
+        assert plan.shared_bytes(kept) * plan.blocks <= 227 << 10
+        assert plan.threads * plan.blocks <= 2048
