@@ -12,17 +12,17 @@ Source: Hasani et al. 2022, Closed-form Continuous-time Neural Networks, eq. 10 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from ember_ml.errors import ShapeError
 from ember_ml.ops.activation import gelu, relu, sigmoid, silu
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import abs, exp, tanh
 from ember_ml.ops.linear import linear
-from ember_ml.ops.recurrence.chunks import over_chunks, over_steps
+from ember_ml.ops.recurrence.layered_scan import Stage, layered_scan
 from ember_ml.ops.recurrence.linear_scan import state_dtype
-from ember_ml.ops.recurrence.mixed_memory import Memory, with_memory
-from ember_ml.ops.shape import split
+from ember_ml.ops.recurrence.mixed_memory import MEMORY, Memory
+from ember_ml.ops.shape import split, swap_axes
 from ember_ml.tensor import EmberTensor
 
 MODES = ("default", "no_gate", "pure")
@@ -34,24 +34,25 @@ ACTIVATIONS: dict[str, Callable[[EmberTensor], EmberTensor]] = {
 Layer = tuple[EmberTensor, EmberTensor | None]
 
 
-def _combined(z, elapsed, mode, pure):
-    """The new state from the heads before their nonlinearities, side by side in z."""
+def _head(gates, _memory, given, mode, timed):
+    """The new state from the heads before their nonlinearities; given are the elapsed time, if it is not 1, and the pure mode's two vectors."""
+    elapsed, rest = (given[0], given[1:]) if timed else (None, given)
     if mode == "pure":
-        w_tau, amplitude = pure
-        return amplitude - amplitude * exp(-elapsed * (abs(w_tau) + abs(z))) * z
-    first, second, rate, offset = split(z, 4, axis=-1)
-    first, second, s = tanh(first), tanh(second), sigmoid(rate * elapsed + offset)
-    return first * (1.0 - s) + s * second if mode == "default" else first + s * second
+        (z,), (w_tau, amplitude) = gates, rest
+        rate = abs(w_tau) + abs(z)
+        return (amplitude - amplitude * exp(-(rate if elapsed is None else elapsed * rate)) * z,)
+    first, second, rate, offset = gates
+    first, second = tanh(first), tanh(second)
+    s = sigmoid((rate if elapsed is None else rate * elapsed) + offset)
+    return (first + s * (second - first) if mode == "default" else first + s * second,)
 
 
-def _step(state, xs, weights, *, layers, mode, act):
-    (h,), (x, elapsed) = state, xs
-    recurrent, *rest = weights
-    z = x + linear(h, recurrent)                            # the first layer's product with x was made for all steps at once
-    for i in range(layers):
-        z = linear(act(z), rest[2 * i], rest[2 * i + 1])
-    h = _combined(z, elapsed, mode, rest[2 * layers:])
-    return (h,), h
+@lru_cache(maxsize=64)
+def _stages(layers: int, mode: str, activation: str, timed: bool, memory: bool):
+    """The chain of a cell's step."""
+    act = ACTIVATIONS[activation]
+    head = Stage(1 if mode == "pure" else 4, 0, partial(_head, mode=mode, timed=timed))
+    return ((MEMORY,) if memory else ()) + (Stage(1, 0, lambda gates, _memory, _given: (act(gates[0]),)),) * layers + (head,)
 
 
 def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor | None = None,
@@ -100,13 +101,12 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
     filled = [(w.astype(kind), zeros((w.shape[0],), kind, like=x) if b is None else b.astype(kind)) for w, b in stack_]
     (first, bias), later = filled[0], filled[1:]
     of_x, of_h = split(first, (inputs, n), axis=-1)
-    weights = [of_h, *(t for layer in later for t in layer), *([t.astype(kind) for t in pure] if mode == "pure" else [])]
     start = zeros((batch, n), kind, like=x) if h is None else h.astype(kind)
-    time = zeros((batch, length, 1), kind, like=x) + 1.0 if elapsed is None else elapsed.astype(kind)
-    step = partial(_step, layers=len(later), mode=mode, act=ACTIVATIONS[activation])
-    carry, xs = (start,), (linear(x.astype(kind), of_x, bias), time)
+    adds, weights, state = [linear(x.astype(kind), of_x, bias), *(b for _, b in later)], [of_h, *(w for w, _ in later)], [start]
     if memory is not None:
-        carry, xs, weights = (start, memory.c.astype(kind)), (memory.gates.astype(kind), *xs), [memory.matrix(kind), *weights]
-        step = with_memory(step)
-    last, (y,) = over_chunks(over_steps(step), carry, xs, weights, chunk)
+        adds, weights = [memory.gates.astype(kind), *adds], [memory.weight_hh.astype(kind), *weights]
+        state.append(memory.c.astype(kind))
+    given = ([] if elapsed is None else [elapsed.astype(kind)]) + ([t.astype(kind) for t in pure] if mode == "pure" else [])
+    stages = _stages(len(later), mode, activation, elapsed is not None, memory is not None)
+    y, last = layered_scan(stages, adds, [swap_axes(w) for w in weights], state, given, chunk=chunk)
     return y.astype(x.dtype), *last

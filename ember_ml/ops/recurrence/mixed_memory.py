@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ember_ml.errors import ShapeError
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.cells import LSTM
+from ember_ml.ops.recurrence.layered_scan import Stage
 from ember_ml.ops.shape import split, swap_axes
 from ember_ml.tensor import EmberTensor
 
@@ -39,6 +40,14 @@ class Memory:
     def matrix(self, dtype) -> EmberTensor:
         """R as `with_memory` reads it, (N, 4 N)."""
         return swap_axes(self.weight_hh.astype(dtype))
+
+
+def _update(gates, memory, _given):
+    return LSTM.update(gates, (None, *memory))
+
+
+#: that step as the first stage of a layered scan
+MEMORY = Stage(4, 1, _update)
 
 
 def with_memory(step: Callable) -> Callable:

@@ -1,0 +1,220 @@
+"""Recurrences whose step is a chain of small layers: a product with a matrix, then an elementwise function, as often as there are stages.
+
+    v_0 = h_{t-1};   z_k = W_k v_k + a_{k,t},   v_{k+1}, m_{k,t} = update_k(z_k, m_{k,t-1}),   h_t = v_K
+
+with a_k a bias or what the input brings at each step, and m_k the memory of a stage that has one. Backpropagation through time as in
+`gated_scan`: of the forward pass h and the memories are kept; everything else follows from them again for a whole chunk of steps at once, as
+do all derivatives of the elementwise functions and the gradients of matrices and biases. Step by step runs one product with
+these derivatives and one with each W_k.
+
+Source: Werbos 1990, Backpropagation Through Time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ember_ml.autodiff import tape
+from ember_ml.ops.declare import op
+from ember_ml.ops.linear import matmul
+from ember_ml.ops.recurrence.cells import Parts
+from ember_ml.ops.recurrence.chunks import after
+from ember_ml.ops.reduce import sum as total
+from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, squeeze, stack, swap_axes
+from ember_ml.tensor import EmberTensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of the chain.
+
+    Args:
+        gates: how many values z brings for each channel of its output.
+        memory: 1 if it keeps something of its own, else 0.
+        update: `(gates, memory, given) -> (v, *memory)`, tuples of tensors; elementwise in all of them. `given` is what the scan was given
+            beside: the last stage's alone, for the others ().
+    """
+
+    gates: int
+    memory: int
+    update: Callable[[Parts, Parts, Parts], Parts]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How the flat list of an op's tensors is divided."""
+
+    stages: int
+    state: int
+
+    def divide(self, tensors):
+        """(adds, weights, state, given)."""
+        k, s = self.stages, self.state
+        return tensors[:k], tensors[k:2 * k], tensors[2 * k:2 * k + s], tensors[2 * k + s:]
+
+
+def _through(stages, adds, weights, state, given):
+    """The state after a step (or after each of many side by side), and (v, gates, memory) that every stage took."""
+    v, memories, seen, left = state[0], [], [], list(state[1:])
+    for k, stage in enumerate(stages):
+        gates = split(matmul(v, weights[k]) + adds[k], stage.gates, axis=-1)
+        own, left = tuple(left[:stage.memory]), left[stage.memory:]
+        seen.append((v, gates, own))
+        v, *kept = stage.update(gates, own, given if k == len(stages) - 1 else ())
+        memories += kept
+    return [v, *memories], seen
+
+
+def _each(x):
+    """x (T, ...) step by step. A step is an axis of length one in front, so that no axis comes or goes."""
+    return split(x, x.shape[0], axis=0)
+
+
+def _walk(stages, counts, *flat):
+    """One chunk: adds and given with time first or without time, the state (1, B, n) -> its parts after every step, (T, B, n)."""
+    adds, weights, state, given = counts.divide(flat)
+    tensors = [*adds, *given]
+    walked, found = [_each(x) if x.ndim == 3 else None for x in tensors], []
+    for t in range(next(x.shape[0] for x in adds if x.ndim == 3)):
+        now = [x if steps is None else steps[t] for x, steps in zip(tensors, walked)]
+        state, _ = _through(stages, now[:counts.stages], weights, state, now[counts.stages:])
+        found.append(state)
+    return [concat(part, axis=0) for part in zip(*found)]
+
+
+def _slopes(stage, gates, own, given):
+    """The derivatives of each output of a stage by its gates and its memory, for all steps at once: [(T, B, G, n)], [(T, B, n)]."""
+    none, by_gates, by_memory = gates[0].zeros_like(), [], []
+    for i in range(1 + stage.memory):
+        def output(flat, i=i):
+            return [stage.update(tuple(flat[:stage.gates]), tuple(flat[stage.gates:]), given)[i]]
+        row = [none if s is None else s for s in tape.pull(output, [*gates, *own], [none.ones_like()])]
+        by_gates.append(_each(stack(row[:stage.gates], axis=2)))
+        by_memory.append([_each(s) for s in row[stage.gates:]])
+    return by_gates, by_memory
+
+
+def _back_through(stages, slopes, backs, ds, t):
+    """One step back: the cotangents of the state after it -> (dz of each stage (1, B, G n), cotangents of the state before it)."""
+    dv, memories, dzs, before = ds[0], list(ds[1:]), [], []
+    for stage, (by_gates, by_memory), back in zip(reversed(stages), reversed(slopes), reversed(backs)):
+        outputs = [dv, memories.pop()] if stage.memory else [dv]
+        dz = _combined([s[t] for s in by_gates], [expand_dims(d, 2) for d in outputs])
+        if stage.memory:
+            before.append(_combined([s[0][t] for s in by_memory], outputs))
+        dzs.append(reshape(dz, (1, dv.shape[1], -1)))
+        dv = matmul(dzs[-1], back)
+    return dzs[::-1], [dv, *reversed(before)]
+
+
+def _combined(slopes, ds):
+    found = slopes[0] * ds[0]
+    return found if len(ds) == 1 else found + slopes[1] * ds[1]
+
+
+def _walk_back(stages, counts, *flat):
+    """One chunk backwards: adds, weights, the state before every step (T, B, n), given, then dy (T, B, N) and the cotangents of the last
+    state (1, B, n) -> cotangents of adds (summed over steps where they have no time), weights and given, and of the first state.
+    """
+    dy, *ds = flat[len(flat) - 1 - counts.state:]
+    adds, weights, before, given = counts.divide(flat[:len(flat) - 1 - counts.state])
+    last, backs = counts.stages - 1, [swap_axes(w) for w in weights]
+    _, seen = _through(stages, adds, weights, before, given)
+    slopes = [_slopes(stage, gates, own, given if k == last else ()) for k, (stage, (_, gates, own)) in enumerate(zip(stages, seen))]
+    dzs, dhs = [], []
+    for t, dy_t in reversed(list(enumerate(_each(dy)))):
+        ds[0] = ds[0] + dy_t
+        dhs.append(ds[0])
+        dz, ds = _back_through(stages, slopes, backs, ds, t)
+        dzs.append(dz)
+    d_adds, d_weights = [], []
+    for add, rows, (v, _, _) in zip(adds, zip(*dzs), seen):
+        dz = concat(rows[::-1], axis=0)
+        rows = reshape(dz, (-1, dz.shape[-1]))
+        d_adds.append(dz if add.ndim == 3 else total(rows, axis=0))
+        d_weights.append(matmul(swap_axes(reshape(v, (-1, v.shape[-1]))), rows))
+    d_given = []
+    if given:
+        _, gates, own = seen[last]
+        d_given = tape.pull(lambda flat: [stages[last].update(gates, own, tuple(flat))[0]], list(given), [concat(dhs[::-1], axis=0)])
+    return [*d_adds, *d_weights, *d_given, *ds]
+
+
+@lru_cache(maxsize=64)
+def _fused(walk, stages, counts, backend):
+    """`walk(stages, counts, *tensors)`, compiled by an engine that compiles whole steps: fewer launches."""
+    if backend.runtime.compiles != "step":
+        return lambda *tensors: walk(stages, counts, *tensors)
+    native = backend.runtime.compile(lambda *raw: [y.data for y in walk(stages, counts, *[EmberTensor(a, backend) for a in raw])])
+    return lambda *tensors: [EmberTensor(y, backend) for y in native(*[t.data for t in tensors])]
+
+
+def _time_second(x):
+    return permute_dims(x, (1, 0, 2))
+
+
+def _cut(x, start, stop):
+    """Some steps of a tensor with time on axis 1, time first; a tensor without time as it is."""
+    return _time_second(cut(x, start, stop, axis=1)) if x.ndim == 3 else x
+
+
+def _rule(g, out, *tensors, stages, counts, chunk):
+    adds, weights, state, given = counts.divide(tensors)
+    K, S, length = counts.stages, counts.state, out[0].shape[1]
+    walk, dy, ds, done, chunks = _fused(_walk_back, stages, counts, out[0].backend), g[0], [expand_dims(d, 0) for d in g[S:]], [], []
+    for start in reversed(range(0, length, chunk)):
+        stop = min(start + chunk, length)
+        pieces = [_cut(x, start, stop) for x in (*adds, *given, dy)]
+        pieces = after(pieces, done) if done else pieces
+        before = [_cut(h, start - 1, stop - 1) if start else concat([expand_dims(first, 0), _cut(h, 0, stop - 1)], axis=0)
+                  for first, h in zip(state, out)]
+        found = walk(*pieces[:K], *weights, *before, *pieces[K:], *ds)
+        ds, done = found[len(found) - S:], found
+        chunks.append(found[:len(found) - S])
+    grads = []
+    for x, parts in zip((*adds, *weights, *given), zip(*reversed(chunks))):
+        timed = x.ndim == 3
+        joined = _time_second(parts[0]) if timed else parts[0]
+        for part in () if timed else parts[1:]:
+            joined = joined + part
+        grads.append(concat([_time_second(part) for part in parts], axis=1) if timed and len(parts) > 1 else joined)
+    k = 2 * K
+    return [*grads[:k], *(squeeze(d, 0) for d in ds), *grads[k:]]
+
+
+@op(vjp=_rule, owns_gradient=True)
+def layered_scan_rows(*tensors, stages, counts, chunk):
+    """Native form of `layered_scan`: adds, weights, state and given in a row. Returns each part of the state after every step, (B, L, n),
+    then the last ones; of the histories only that of h is an output to differentiate.
+    """
+    adds, weights, state, given = counts.divide(tensors)
+    walk, pieces, found = _fused(_walk, stages, counts, tensors[0].backend), [], []
+    state = [expand_dims(s, 0) for s in state]
+    length = next(a.shape[1] for a in adds if a.ndim == 3)
+    for start in range(0, length, chunk):
+        now = [_cut(x, start, min(start + chunk, length)) for x in (*adds, *given)]
+        now = after(now, found) if found else now
+        found = walk(*now[:counts.stages], *weights, *state, *now[counts.stages:])
+        state = [cut(part, part.shape[0] - 1, part.shape[0], axis=0) for part in found]
+        pieces.append([_time_second(part) for part in found])
+    histories = pieces[0] if len(pieces) == 1 else [concat(part, axis=1) for part in zip(*pieces)]
+    return (*histories, *(squeeze(s, 0) for s in state))
+
+
+def layered_scan(stages: Sequence[Stage], adds: Sequence[EmberTensor], weights: Sequence[EmberTensor], state: Sequence[EmberTensor],
+                 given: Sequence[EmberTensor] = (), *, chunk: int = 64) -> tuple[EmberTensor, tuple]:
+    """(h after every step, last state) of the recurrence above, for checked shapes of one dtype.
+
+    Args:
+        stages: the chain, at least one.
+        adds: a_k of each stage, (B, L, G n) or (G n,); at least one has time.
+        weights: W_k, (n of the stage before, G n), gate after gate.
+        state: h (B, N), and the memories (B, n) of the stages that have one, in their order.
+        given: tensors for the last stage's update, (B, L, 1), (B, L, n) or (n,).
+        chunk: steps whose gates and derivatives the gradient holds at once.
+    """
+    counts = Counts(len(stages), len(state))
+    out = layered_scan_rows(*adds, *weights, *state, *given, stages=tuple(stages), counts=counts, chunk=chunk)
+    return out[0], out[len(state):]
