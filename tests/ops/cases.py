@@ -409,6 +409,20 @@ def _gru_step(z, w, inner, h):
 
 
 _SEQUENCE, _H = real(2, 5, 3), real(2, 4, low=-0.9, high=0.8)
+
+
+def _cfc(x, w, f, h):
+    out = []
+    for t in range(x.shape[1]):
+        a, b, rate, offset = np.split(np.tanh(x[:, t] @ w[:, :2].T + h @ w[:, 2:].T) @ f.T, 4, axis=1)
+        s = 1 / (1 + np.exp(-rate - offset))
+        h = np.tanh(a) * (1 - s) + s * np.tanh(b)
+        out.append(h)
+    return np.stack(out, 1)
+
+
+row("layered_scan_rows", lambda x, w, f, h: ops.cfc(x, [(w, None)], (f, None), h, activation="tanh", chunk=2)[0],
+    [real(2, 5, 2), real(4, 5), real(12, 4), real(2, 3)], _cfc)
 row("gated_scan_rows", lambda x, w, h, c: ops.gated_scan(cells.LSTM, x, ops.expand_dims(w, 0), (h, c), chunk=2)[0],
     [real(2, 5, 16), real(4, 16, low=-0.6, high=0.7), _H, _H * 0.7],
     lambda x, w, h, c: _over_time(lambda z, h, c: _lstm_step(z, w, h, c), x, h, c))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.nn.layers.channel_mixing.mlp import MLP, MLPConfig
-from ember_ml.nn.layers.channel_mixing.norm import NormConfig, RMSNorm
+from ember_ml.nn.layers.channel_mixing.norm import RMSNorm, RMSNormConfig
 from ember_ml.nn.layers.activations import ActivationName
 from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
@@ -36,7 +36,7 @@ class Transformer(SequenceMixer):
     def __init__(self, config: TransformerConfig, key: EmberTensor | None = None):
         self.config = c = config
         first, second = random.split(key if key is not None else random.next_key())
-        self.norm1, self.norm2 = RMSNorm(NormConfig(c.d_input)), RMSNorm(NormConfig(c.d_input))
+        self.norm1, self.norm2 = RMSNorm(RMSNormConfig(c.d_input)), RMSNorm(RMSNormConfig(c.d_input))
         self.attention = SelfAttention(SelfAttentionConfig(c.d_input, c.heads), key=first)
         self.mlp = MLP(MLPConfig(c.d_input, c.d_inner, c.activation), key=second)
 
