@@ -63,6 +63,86 @@ __device__ void combine_backward_weights(const T* g, const T* expert_out, const 
   if (lane == 0) d_weights[pair] = sum;
 }
 
+// silu(x) = x sigmoid(x); the exponential of a large -x is infinite, and its sigmoid 0
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+
+// What a thread moves at once: N elements, 16 bytes where rows are whole numbers of them, else N = 1.
+template <typename T, unsigned N>
+struct Packs {
+  struct alignas(N * sizeof(T)) Pack {
+    T of[N];
+  };
+
+  static __device__ Pack load(const T* from) { return *reinterpret_cast<const Pack*>(from); }
+
+  static __device__ void store(T* to, const Pack& pack) { *reinterpret_cast<Pack*>(to) = pack; }
+
+  static __device__ void forward(const T* h, T* a, unsigned rows, unsigned width, uint3 position) {
+    const unsigned column = position.x * N, row = position.y;
+    if (column >= width || row >= rows) return;
+    const size_t at = size_t(row) * 2 * width + column;
+    const Pack gates = load(h + at), ups = load(h + at + width);
+    Pack out;
+#pragma unroll
+    for (unsigned i = 0; i < N; i++) {
+      const float gate = float(gates.of[i]);
+      out.of[i] = T(gate * sigmoid(gate) * float(ups.of[i]));
+    }
+    store(a + size_t(row) * width + column, out);
+  }
+
+  // One row; returns this thread's part of d_weights.
+  static __device__ float backward(const T* g, const T* h, float weight, T* d_h, T* scaled, unsigned width,
+                                   unsigned lane) {
+    float sum = 0.0f;
+    for (unsigned column = lane * N; column < width; column += LANES * N) {
+      const Pack gates = load(h + column), ups = load(h + width + column), slopes = load(g + column);
+      Pack by_gate, by_up, out;
+#pragma unroll
+      for (unsigned i = 0; i < N; i++) {
+        const float gate = float(gates.of[i]), up = float(ups.of[i]), slope = float(slopes.of[i]);
+        const float s = sigmoid(gate), act = gate * s, a = act * up;
+        sum += a * slope;
+        out.of[i] = T(weight * a);
+        by_gate.of[i] = T(weight * slope * up * (s + act * (1.0f - s)));
+        by_up.of[i] = T(weight * slope * act);
+      }
+      store(scaled + column, out);
+      store(d_h + column, by_gate);
+      store(d_h + width + column, by_up);
+    }
+    return sum;
+  }
+};
+
+// a[row, column] = silu(h[row, column]) * h[row, width + column], for h (rows, 2 width)
+template <typename T>
+__device__ void swiglu_forward(const T* h, T* a, unsigned rows, unsigned columns, uint3 position) {
+  constexpr unsigned N = 16 / sizeof(T);
+  const unsigned width = columns / 2;
+  if (width % N == 0)
+    Packs<T, N>::forward(h, a, rows, width, position);
+  else
+    Packs<T, 1>::forward(h, a, rows, width, position);
+}
+
+// What the gradient of weighted experts needs, from g (rows, width), the gradient of a before the rows' weights w:
+//   d_h = w times the gradient of h, scaled = w a, d_weights[row] = sum over columns of a g
+// One warp works for a row, so all its threads leave here together or not at all.
+template <typename T>
+__device__ void swiglu_backward(const T* g, const T* h, const float* row_weights, T* d_h, T* scaled, float* d_weights,
+                                unsigned rows, unsigned columns, uint3 position) {
+  const unsigned width = columns / 2, lane = position.x, row = position.y;
+  if (row >= rows) return;
+  constexpr unsigned N = 16 / sizeof(T);
+  const size_t mine = size_t(row) * width, its = size_t(row) * columns;
+  const float weight = row_weights[row];
+  float sum = width % N == 0 ? Packs<T, N>::backward(g + mine, h + its, weight, d_h + its, scaled + mine, width, lane)
+                             : Packs<T, 1>::backward(g + mine, h + its, weight, d_h + its, scaled + mine, width, lane);
+  for (unsigned step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  if (lane == 0) d_weights[row] = sum;
+}
+
 }  // namespace moe
 
 template <typename T>
@@ -83,4 +163,15 @@ template <typename T>
 __global__ void moe_combine_backward_weights(const T* g, const T* expert_out, const int* inverse, float* d_weights,
                                              unsigned rows, unsigned width, unsigned tokens, unsigned slots) {
   moe::combine_backward_weights(g, expert_out, inverse, d_weights, rows, width, tokens, slots, moe::position());
+}
+
+template <typename T>
+__global__ void moe_swiglu_forward(const T* h, T* a, unsigned rows, unsigned columns) {
+  moe::swiglu_forward(h, a, rows, columns, moe::position());
+}
+
+template <typename T>
+__global__ void moe_swiglu_backward(const T* g, const T* h, const float* row_weights, T* d_h, T* scaled,
+                                    float* d_weights, unsigned rows, unsigned columns) {
+  moe::swiglu_backward(g, h, row_weights, d_h, scaled, d_weights, rows, columns, moe::position());
 }

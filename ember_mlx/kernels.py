@@ -116,6 +116,33 @@ def linear_scan_grad(g: mx.array, g_final: mx.array, a: mx.array, h: mx.array,
     return tuple(_launch(scan.BACKWARD, [g, g_final, a, h, initial], *_scan_threads(a), outputs))
 
 
+def moe_swiglu(h: mx.array, activation: str = "silu", glu: bool = True) -> mx.array:
+    """silu(h[:, :F]) h[:, F:] for h (R, 2 F), float32, float16 or bfloat16; the options are those that the spec serves.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    rows, width = h.shape[0], h.shape[1] // 2
+    if rows * width == 0:
+        return mx.zeros((rows, width), h.dtype)
+    a, = _launch(moe.SWIGLU, [h], (width, rows, 1), (*row_block(width), 1), [((rows, width), h.dtype)])
+    return a
+
+
+def moe_swiglu_backward(g: mx.array, h: mx.array, row_weights: mx.array, activation: str = "silu",
+                        glu: bool = True) -> tuple[mx.array, mx.array, mx.array]:
+    """Gradients through `moe_swiglu` and the rows' weights (R, 1), float32, for g (R, F) before these weights.
+
+    Returns: d_h (R, 2 F), weighted; the activation times the weight, (R, F); d_weights (R,), float32.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    rows = h.shape[0]
+    if g.size == 0:
+        return mx.zeros_like(h), mx.zeros_like(g), mx.zeros((rows,), mx.float32)
+    return tuple(_launch(moe.SWIGLU_BACKWARD, [g, h, row_weights], (LANES, rows, 1), (LANES, THREADS // LANES, 1),
+                         [(h.shape, h.dtype), (g.shape, h.dtype), ((rows,), mx.float32)]))
+
+
 #: launcher by the name of its KernelSpec
 KERNELS = {"linear_scan": linear_scan, "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
-           "moe_combine_backward": moe_combine_backward}
+           "moe_combine_backward": moe_combine_backward, "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward}

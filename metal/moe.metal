@@ -59,4 +59,40 @@ void combine_backward_weights(Grad g, Rows expert_out, Index inverse, device flo
   if (lane == 0) d_weights[pair] = sum;
 }
 
+// silu(x) = x sigmoid(x); the exponential of a large -x is infinite, and its sigmoid 0
+inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
+
+// a[row, column] = silu(h[row, column]) * h[row, width + column], for h (rows, 2 width)
+template <typename Hidden, typename T>
+void swiglu_forward(Hidden h, device T* a, uint rows, uint columns, uint3 position) {
+  const uint width = columns / 2, column = position.x, row = position.y;
+  if (column >= width || row >= rows) return;
+  const size_t at = size_t(row) * columns + column;
+  const float gate = float(h[at]), up = float(h[at + width]);
+  a[size_t(row) * width + column] = T(gate * sigmoid(gate) * up);
+}
+
+// What the gradient of weighted experts needs, from g (rows, width), the gradient of a before the rows' weights w:
+//   d_h = w times the gradient of h, scaled = w a, d_weights[row] = sum over columns of a g
+// One simdgroup works for a row, so all its threads leave here together or not at all.
+template <typename Grad, typename Hidden, typename Weights, typename T>
+void swiglu_backward(Grad g, Hidden h, Weights row_weights, device T* d_h, device T* scaled, device float* d_weights,
+                     uint rows, uint columns, uint3 position) {
+  const uint width = columns / 2, lane = position.x, row = position.y;
+  if (row >= rows) return;
+  const float weight = row_weights[row];
+  const size_t mine = size_t(row) * width, its = size_t(row) * columns;
+  float sum = 0.0f;
+  for (uint column = lane; column < width; column += LANES) {
+    const float gate = float(h[its + column]), up = float(h[its + width + column]), slope = float(g[mine + column]);
+    const float s = sigmoid(gate), act = gate * s, a = act * up;
+    sum += a * slope;
+    scaled[mine + column] = T(weight * a);
+    d_h[its + column] = T(weight * slope * up * (s + act * (1.0f - s)));
+    d_h[its + width + column] = T(weight * slope * act);
+  }
+  sum = simd_sum(sum);
+  if (lane == 0) d_weights[row] = sum;
+}
+
 }  // namespace moe

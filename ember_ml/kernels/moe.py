@@ -26,3 +26,27 @@ MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _sample, registers=32)
 #: A row that no pair owns gets zero. A pair whose index is out of range owns no row: its part is dropped.
 MOE_COMBINE_BACKWARD = KernelSpec("moe_combine_backward", (BACKWARD_ROWS, BACKWARD_WEIGHTS),
                                   lambda: (sample_values(3, 37, seed=3), *_sample()), registers=40)
+
+_HIDDEN = (("h", 0), ("h", 1))
+SWIGLU = Entry("moe_swiglu_forward", (("h", "T"),), ("a",), _HIDDEN)
+SWIGLU_BACKWARD = Entry("moe_swiglu_backward", (("g", "T"), ("h", "T"), ("row_weights", "float32")),
+                        ("d_h", "scaled", "d_weights"), _HIDDEN)
+
+
+def packs(width: int, itemsize: int) -> int:
+    """Threads that cuda/moe.cu wants for a row of `width` elements: one per 16 bytes where these divide the row, else one each."""
+    return width * itemsize // 16 if width * itemsize % 16 == 0 else width
+
+
+def _serves_swiglu(*_, activation="silu", glu=True) -> bool:
+    return activation == "silu" and glu
+
+
+#: moe_swiglu(h (R, 2 F)) -> silu(h[:, :F]) h[:, F:] in h's dtype
+MOE_SWIGLU = KernelSpec("moe_swiglu", (SWIGLU,), lambda: (sample_values(5, 74, seed=4),), registers=40, serves=_serves_swiglu)
+
+#: moe_swiglu_backward(g (R, F), h (R, 2 F), row_weights float32 (R, 1)) -> d_h (R, 2 F), scaled (R, F), d_weights float32 (R,)
+MOE_SWIGLU_BACKWARD = KernelSpec(
+    "moe_swiglu_backward", (SWIGLU_BACKWARD,),
+    lambda: (sample_values(5, 37, seed=5), sample_values(5, 74, seed=4), sample_values(5, 1, seed=6)), registers=64,
+    serves=_serves_swiglu)

@@ -48,7 +48,8 @@ def sizes_of(entry, n, width):
     if entry.stem == "moe":
         rows, pairs = (2 * n, width), (n, 2)
         return {"g": (n, width), "expert_out": rows, "inverse": pairs, "weights": pairs, "y": (n, width), "d_expert_out": rows,
-                "d_weights": pairs}
+                "d_weights": pairs, "h": (n, 2 * width), "d_h": (n, 2 * width), "a": (n, width), "scaled": (n, width),
+                "row_weights": (n, 1)}
     states = ("initial", "h_final", "g_final", "d_initial")
     return {name: (1, width) if name in states else (1, n, width) for name in (*entry.input_names, *entry.outputs)}
 

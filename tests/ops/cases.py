@@ -15,7 +15,7 @@ import numpy as np
 from ember_ml import ops
 from ember_ml.ops import index, shape
 from ember_ml.ops.moe.combine import moe_combine_grad
-from ember_ml.ops.moe.mlp import expert_activation, moe_mlp_grad, moe_mlp_host, moe_mlp_rows
+from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_mlp_grad, moe_mlp_host, moe_mlp_rows
 from ember_ml.ops.optimizer import adam_update
 from ember_ml.ops.recurrence import cells
 from ember_ml.ops.recurrence.delta_rule import unit_inverse
@@ -306,6 +306,8 @@ def _silu(x):
 
 row("expert_activation", lambda h: expert_activation(h, activation="silu", glu=True), [real(5, 6)],
     lambda h: _silu(h[:, :3]) * h[:, 3:])
+row("expert_activation_grad", lambda g, h, w: expert_activation_grad(g, h, w)[2], [real(5, 3), real(5, 6), real(5, 1)],
+    lambda g, h, w: (g * _silu(h[:, :3]) * h[:, 3:]).sum(1), ())
 
 
 def _experts(x, w, w1, b1, w2, b2, ids):

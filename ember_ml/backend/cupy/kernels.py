@@ -16,7 +16,7 @@ from ember_ml.kernels.spec import Entry
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 #: entries of each file, all compiled together
-_ENTRIES = {"moe": (moe.FORWARD, moe.BACKWARD_ROWS, moe.BACKWARD_WEIGHTS), "scan": (scan.FORWARD, scan.BACKWARD)}
+_ENTRIES = {"moe": (moe.FORWARD, moe.BACKWARD_ROWS, moe.BACKWARD_WEIGHTS, moe.SWIGLU, moe.SWIGLU_BACKWARD), "scan": (scan.FORWARD, scan.BACKWARD)}
 
 
 @cache
@@ -116,6 +116,35 @@ def linear_scan_grad(g: cupy.ndarray, g_final: cupy.ndarray, a: cupy.ndarray, h:
     return tuple(_launch(scan.BACKWARD, [g, g_final, a, h, initial], *_scan_blocks(a), [d_a, d_b, d_initial]))
 
 
+def moe_swiglu(h: cupy.ndarray, activation: str = "silu", glu: bool = True) -> cupy.ndarray:
+    """silu(h[:, :F]) h[:, F:] for h (R, 2 F), float32, float16 or bfloat16; the options are those that the spec serves.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    rows, width = h.shape[0], h.shape[1] // 2
+    out = cupy.empty((rows, width), h.dtype)
+    if out.size == 0:
+        return out
+    packs = moe.packs(width, h.dtype.itemsize)
+    a, = _launch(moe.SWIGLU, [h], *_row_blocks(packs, rows, row_block(packs)), [out])
+    return a
+
+
+def moe_swiglu_backward(g: cupy.ndarray, h: cupy.ndarray, row_weights: cupy.ndarray, activation: str = "silu",
+                        glu: bool = True) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    """Gradients through `moe_swiglu` and the rows' weights (R, 1), float32, for g (R, F) before these weights.
+
+    Returns: d_h (R, 2 F), weighted; the activation times the weight, (R, F); d_weights (R,), float32.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    outputs = [cupy.empty(h.shape, h.dtype), cupy.empty(g.shape, h.dtype), cupy.zeros(h.shape[:1], cupy.float32)]
+    if g.size:
+        _launch(moe.SWIGLU_BACKWARD, [g, h, row_weights], *_row_blocks(LANES, h.shape[0], (LANES, THREADS // LANES)), outputs)
+    return tuple(outputs)
+
+
 #: launcher by the name of its KernelSpec
 KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
-           "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward}
+           "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
+           "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward}

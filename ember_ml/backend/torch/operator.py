@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from contextlib import contextmanager
 
@@ -46,7 +47,8 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
 def _schema(signature: inspect.Signature) -> str:
     tensors = [f"Tensor{'' if p.default is p.empty else '?'} {p.name}" for p in signature.parameters.values()
                if p.kind is p.POSITIONAL_OR_KEYWORD]
-    static = [f"{type(p.default).__name__} {p.name}" for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    static = [f"{type(p.default).__name__} {p.name}={json.dumps(p.default) if isinstance(p.default, str) else p.default}"
+              for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
     return f"({', '.join(tensors + ['*'] * bool(static) + static)}) -> Tensor[]"
 
 

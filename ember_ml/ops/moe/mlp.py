@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from ember_ml.autodiff.tape import pull
 from ember_ml.errors import ShapeError
+from ember_ml.kernels import MOE_SWIGLU, MOE_SWIGLU_BACKWARD
 from ember_ml.ops.activation import ACTIVATIONS
-from ember_ml.ops.creation import ones_like, zeros
+from ember_ml.ops.creation import ones, ones_like, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.index import take_axis
 from ember_ml.ops.moe.combine import moe_combine_rows
 from ember_ml.ops.moe.grouped import grouped_outer_rows, grouped_rows
 from ember_ml.ops.moe.plan import Plan, moe_gather, pair_values
 from ember_ml.ops.reduce import sum as total
-from ember_ml.ops.shape import expand_dims, reshape, split, swap_axes
+from ember_ml.ops.shape import cut, expand_dims, pad, reshape, split, swap_axes
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -28,17 +29,18 @@ def _activate(h, activation, glu):
     return act(gate) * up
 
 
-def _activate_grad(g, _y, h, *, activation, glu):
+def _activate_grad(g, _y, h, *, activation="silu", glu=True):
     return pull(lambda inputs: [_activate(*inputs, activation, glu)], [h], [g])
 
 
-@op(vjp=_activate_grad, owns_gradient=True)
-def expert_activation(h, *, activation, glu):
+@op(vjp=_activate_grad, owns_gradient=True, kernel=MOE_SWIGLU)
+def expert_activation(h, *, activation="silu", glu=True):
     """activation(h), or with glu activation(h[:, :f]) h[:, f:] for h (R, 2 f)."""
     return _activate(h, activation, glu)
 
 
-def activation_grad(g, h, row_weights, *, activation, glu):
+@op(kernel=MOE_SWIGLU_BACKWARD)
+def expert_activation_grad(g, h, row_weights, *, activation="silu", glu=True):
     """What the gradient of the weighted experts needs, from g = d y W2 (R, f), before the rows' weights (R, 1).
 
     Returns: d_h, weighted; the activation times the weight; the gradient of the weight, (R,) in float32 at least:
@@ -52,16 +54,23 @@ def activation_grad(g, h, row_weights, *, activation, glu):
     return d_h, a * w, d_weights
 
 
+#: columns that a bias takes as a matrix; 16-bit products on GPUs want rows of 16 bytes
+_BIAS_COLUMNS = 8
+
+
+def _ones(plan, like):
+    return ones((plan.order.shape[0], _BIAS_COLUMNS), like.dtype, like=like)
+
+
 def _bias_rows(bias, plan):
-    """(R, n) from (E, n): every row its expert's, as a grouped product with ones."""
-    ones = ones_like(plan.order).astype(bias.dtype)
-    return grouped_rows(expand_dims(ones, 1), expand_dims(bias, 2), plan.offsets, block=plan.block, complete=plan.complete)
+    """(R, n) from (E, n): every row its expert's, as a grouped product of ones with the bias in the first of some columns."""
+    matrix = pad(expand_dims(bias, 2), ((0, 0), (0, 0), (0, _BIAS_COLUMNS - 1)))
+    return grouped_rows(_ones(plan, bias), matrix, plan.offsets, block=plan.block, complete=plan.complete)
 
 
 def _bias_grad(d_rows, plan):
-    ones = ones_like(plan.order).astype(d_rows.dtype)
-    return reshape(grouped_outer_rows(d_rows, expand_dims(ones, 1), plan.offsets, block=plan.block, complete=plan.complete),
-                   (plan.num_experts, d_rows.shape[1]))
+    sums = grouped_outer_rows(d_rows, _ones(plan, d_rows), plan.offsets, block=plan.block, complete=plan.complete)
+    return reshape(cut(sums, 0, 1, axis=2), (plan.num_experts, d_rows.shape[1]))
 
 
 def _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
@@ -78,7 +87,7 @@ def _backward(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, acti
     plan, kw = Plan(order, inverse, offsets, block, complete), {"block": block, "complete": complete}
     rows = moe_gather(g, plan)
     row_weights = pair_values(weights, plan)
-    d_h, a, d_weights = activation_grad(grouped_rows(rows, swap_axes(w2), offsets, **kw), h, row_weights,
+    d_h, a, d_weights = expert_activation_grad(grouped_rows(rows, swap_axes(w2), offsets, **kw), h, row_weights,
                                         activation=activation, glu=glu)
     d_w2 = grouped_outer_rows(rows, a, offsets, **kw)
     d_w1 = grouped_outer_rows(d_h, moe_gather(x, plan), offsets, **kw)
