@@ -69,7 +69,18 @@ def cuda_gpu():
     return SimpleNamespace(kernels=kernels, array=cupy.array, numpy=cupy.asnumpy)
 
 
-MACHINES = ["metal", "cuda", *(["cuda_gpu"] if Path("/dev/nvidiactl").exists() else [])]
+@pytest.fixture
+def torch_gpu():
+    """torch's launchers on an NVIDIA GPU."""
+    pytest.importorskip("torch")
+    backend = importlib.import_module("ember_ml.backend.torch").backend
+    device, launchers = backend.default_device, backend.launchers(backend.default_device)
+    assert launchers, backend.no_launchers(device)
+    return SimpleNamespace(kernels=SimpleNamespace(__name__=backend.launchers.__module__, KERNELS=launchers, **launchers),
+                           array=lambda x: backend.from_numpy(x, None, device), numpy=backend.to_numpy)
+
+
+MACHINES = ["metal", "cuda", *(["cuda_gpu", "torch_gpu"] if Path("/dev/nvidiactl").exists() else [])]
 
 
 @pytest.fixture(params=MACHINES)

@@ -7,41 +7,11 @@ import ember_ml as em
 from ember_ml.ops.declare import REGISTRY
 from ember_ml.ops.dispatch import CONSTANT
 from tests.ops.cases import CASES, ELSEWHERE
-
-COT = np.random.default_rng(1)
-
-
-def tensors(case, dtype):
-    return [em.tensor(a.astype(dtype) if a.dtype.kind == "f" else a) for a in case.inputs]
-
-
-def expected(case):
-    return np.asarray(case.expect(*[a.astype(np.float64) if a.dtype.kind == "f" else a for a in case.inputs]))
-
-
-def close(got, want, relative, what=""):
-    assert got.shape == want.shape, what
-    if want.dtype.kind == "f":
-        error = np.abs(got.astype(np.float64) - want).max(initial=0.0)
-        assert error <= relative * max(np.abs(want).max(initial=0.0), 1e-3), f"{what}: error {error:.2e}"
-    else:
-        assert np.array_equal(got, want), what
-
-
-def scalar(case, cot):
-    return lambda *args: (case.call(*args) * em.tensor(cot)).sum()
-
+from tests.ops.rows import COT, check_gradients, check_value, close, differentiable, expected, scalar, tensors
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_value(backend, case):
-    want = expected(case)
-    for dtype, relative in (("float32", 2e-5), *((("float64", 1e-12),) if backend != "mlx" else ())):
-        if dtype == "float64" and case.name in ("astype", "adam_update"):
-            relative = 1e-6                                  # these have float32 inside by definition
-        got = case.call(*tensors(case, dtype))
-        close(got.numpy(), want, relative, dtype)
-        if want.dtype.kind == "f" and case.name != "astype":
-            assert str(got.dtype) == dtype
+    check_value(case)
 
 
 @pytest.mark.parametrize("dtype, eps", [("float16", 2.0 ** -10), ("bfloat16", 2.0 ** -7)])
@@ -57,18 +27,12 @@ def test_half_precision(backend, case, dtype, eps):
     close(got.astype("float32").numpy(), np.asarray(case.expect(*rounded)), 16 * eps, dtype)
 
 
-DIFFERENTIABLE = [c for c in CASES if c.grads and all(c.inputs[i].size for i in c.grads)]
+DIFFERENTIABLE = [c for c in CASES if differentiable(c)]
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda c: c.id)
 def test_native_gradient_is_the_tape_s(backend, case):
-    cot = COT.standard_normal(expected(case).shape).astype(np.float32)
-    values = tensors(case, "float32")
-    native = em.grad(scalar(case, cot), case.grads)(*values)
-    taped = em.grad(scalar(case, cot), case.grads, mode="tape")(*values)
-    for a, b in zip(native, taped):
-        scale = max(np.abs(b.numpy()).max(initial=0.0), 1e-3)
-        assert np.abs(a.numpy() - b.numpy()).max(initial=0.0) <= 1e-5 * scale
+    check_gradients(case)
 
 
 @pytest.mark.parametrize("case", [c for c in DIFFERENTIABLE if c.name != "astype"], ids=lambda c: c.id)

@@ -44,6 +44,10 @@ def _on_device(x):
     return np.asarray(x).view(ndarray) if isinstance(x, np.generic | np.ndarray) and not isinstance(x, ndarray) else x
 
 
+#: what atomicAdd takes
+_ATOMIC = "int32 float16 float32 float64 complex64 complex128 uint32 uint64".split()
+
+
 class Function:
     """A function of CuPy's, computed by NumPy's. Refused is what CuPy refuses: its own parameters, no NumPy arrays."""
 
@@ -54,6 +58,8 @@ class Function:
         flat = [x for a in args for x in (a if isinstance(a, list | tuple) else (a,))]
         if any(type(x) is np.ndarray for x in flat) and self.real.__name__ not in ("array", "asarray", "from_dlpack"):
             raise TypeError(f"cupy.{self.real.__name__}: Unsupported type <class 'numpy.ndarray'>")
+        if self.real.__name__ == "at" and args[0].dtype.name not in _ATOMIC:
+            raise TypeError(f"cupy.add.at: only supports {', '.join(_ATOMIC)} as data type, got {args[0].dtype}")
         if isinstance(self.real, types.FunctionType):
             inspect.signature(self.real).bind(*args, **kw)
         return _on_device(self.numpy(*args, **kw))

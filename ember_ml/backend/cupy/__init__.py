@@ -56,6 +56,22 @@ class CupyBackend(ArrayModuleBackend):
             raise UnsupportedDevice(f"cupy: has no device {device!r}; expected cuda:0, cuda:1, ...")
 
 
+#: what CUDA's atomic additions, and so cupy.add.at, know
+_ADDED = frozenset("int32 uint32 uint64 float16 float32 float64 complex64 complex128".split())
+
+
+def add_into(array, index, values):
+    """cupy.add.at for every dtype: others are added in a wider one, int64 by its bits."""
+    if array.dtype.name in _ADDED:
+        cupy.add.at(array, index, values)
+    elif array.dtype.name == "int64":
+        cupy.add.at(array.view("uint64"), index, values.astype("int64").view("uint64"))
+    else:
+        wide = array.astype("float32" if array.dtype.name == "bfloat16" else "int32")
+        cupy.add.at(wide, index, values.astype(wide.dtype))
+        array[...] = wide.astype(array.dtype)
+
+
 def _open() -> CupyBackend:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -65,7 +81,7 @@ def _open() -> CupyBackend:
     if count == 0:
         raise BackendMissing("cupy: the driver reports no NVIDIA GPU; use the numpy or torch engine on this machine")
     from cupyx.scipy import special                      # needs CUDA's libraries, so only once a device is known
-    engine = CupyBackend("cupy", cupy, CupyRuntime())
+    engine = CupyBackend("cupy", cupy, CupyRuntime(), add_into)
     engine.table.update(erf=special.erf, erfinv=special.erfinv)
     return engine
 

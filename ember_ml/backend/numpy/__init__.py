@@ -19,12 +19,12 @@ class ArrayModuleBackend(BackendBase):
     """An engine on an array module with NumPy's interface; CuPy derives from it.
 
     Args:
-        name: the engine's name. xp: the array module. runtime: see `Runtime`.
+        name: the engine's name. xp: the array module. runtime: see `Runtime`. add_into: see `ops.build`.
     """
 
-    def __init__(self, name: str, xp, runtime):
+    def __init__(self, name: str, xp, runtime, add_into=np.add.at):
         native = {d: np.dtype(ml_dtypes.bfloat16 if d is dt.bfloat16 else d.name) for d in dt.ALL}
-        super().__init__(name, native, ops.build(xp), runtime)
+        super().__init__(name, native, ops.build(xp, add_into), runtime)
         self.xp = xp
         self.array_types = (xp.ndarray, np.generic) if xp is np else (xp.ndarray,)
         self.weak_floats = self.inexact - {native[dt.bfloat16]}

@@ -10,8 +10,12 @@ from ember_ml.backend.numpy import moe
 from ember_ml.tensor.common.index import fill
 
 
-def build(xp) -> dict:
-    """op name -> function, for the ops whose NumPy form differs little between NumPy and CuPy."""
+def build(xp, add_into) -> dict:
+    """op name -> function, for the ops whose NumPy form differs little between NumPy and CuPy.
+
+    Args:
+        add_into: `(array, index, values)`, which adds in place and adds up where an element is named twice: `xp.add.at`.
+    """
 
     def unary(fn):
         def call(x):
@@ -53,14 +57,14 @@ def build(xp) -> dict:
         # The axis comes first, so that one index array addresses it whatever the other axes are.
         view = xp.moveaxis(out, axis, 0)
         rows = xp.moveaxis(updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:]), axis, 0)
-        xp.add.at(view, indices.reshape(-1), rows.astype(x.dtype))
+        add_into(view, indices.reshape(-1), rows.astype(x.dtype))
         return out
 
     def put_add_along_axis(x, indices, updates, axis):
         out = x.copy()
-        grid = list(xp.indices(indices.shape, sparse=True))
+        grid = [xp.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - i)) for i, n in enumerate(indices.shape)]
         grid[axis] = indices
-        xp.add.at(out, tuple(grid), updates.astype(x.dtype))
+        add_into(out, tuple(grid), updates.astype(x.dtype))
         return out
 
     def set_at(x, values, *tensors, index):
@@ -70,7 +74,7 @@ def build(xp) -> dict:
 
     def add_at(x, values, *tensors, index):
         out = x.copy()
-        xp.add.at(out, fill(index, tensors), values.astype(x.dtype))
+        add_into(out, fill(index, tensors), values.astype(x.dtype))
         return out
 
     def transform(fn):

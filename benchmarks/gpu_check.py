@@ -1,0 +1,231 @@
+"""Everything that only an NVIDIA GPU can tell, in one command: `python -m benchmarks.gpu_check`.
+
+Kernels through CuPy and through torch, their tests, compute-sanitizer over them, the parity row of every op and every
+golden case on both engines. Each part is a process of its own, so that a crash or a hang of one costs the others nothing;
+what it found until then counts. Prints a table and the reasons of failures; all rows go into a JSON. Exit code 1 if one fails.
+
+Needs numpy, ml_dtypes, pydantic, safetensors, CuPy and torch; pytest only for the part "tests".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+
+#: test modules of pytest's world that the kernel tests import for names that their runs on a GPU do not use
+STUB = """
+import sys, types
+try:
+    import hypothesis
+except ImportError:
+    profile = types.SimpleNamespace(register_profile=lambda *a, **k: None, load_profile=lambda *a: None)
+    sys.modules["hypothesis"] = types.SimpleNamespace(settings=profile)
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def parts(engines: list[str]) -> list[str]:
+    """All parts, those first that tell most or take longest."""
+    areas = sorted(p.name for p in (ROOT / "tests/golden/data").iterdir() if p.is_dir())
+    golden = [f"golden {engine} {area}" for area in areas for engine in engines]
+    return ["about", *(f"kernels {e}" for e in engines), *(f"ops {e}" for e in engines), "tests", *golden,
+            *(f"sanitizer {tool}" for tool in TOOLS)]
+
+
+# ---------------------------------------------------------------- one part, in its own process
+def rows_of(part: str, engines: list[str]):
+    """(name, fault, facts) of each check of a part; an empty fault is a pass."""
+    kind, *rest = part.split()
+    if kind == "about":
+        yield from about(engines)
+    elif kind == "kernels":
+        yield from kernels(rest[0])
+    elif kind == "ops":
+        yield from ops(rest[0])
+    elif kind == "golden":
+        yield from golden(*rest)
+
+
+def about(engines: list[str]):
+    from ember_ml import backend
+    for engine in engines:
+        try:
+            yield engine, "", backend.parse(engine)[0].runtime.describe()
+        except ImportError as e:
+            yield engine, str(e), {}
+
+
+def kernels(engine: str):
+    from ember_ml.backend import parse
+    from ember_ml.parity import compare_kernels
+    backend, device = parse(engine)
+    found = compare_kernels(backend, next((d for d in backend.devices() if d.startswith(device)), device))
+    if not found:
+        yield engine, backend.no_launchers(device), {}
+    for row in found:
+        fault = "" if row["pass"] else f"{row['error']} (at most {row['tolerance']})"
+        yield f"{row['case']} {row['dtype']} {row['quantity']}", fault, {"error": row["error"]}
+
+
+def ops(engine: str):
+    import ember_ml as em
+    from tests.ops.cases import CASES
+    from tests.ops.rows import check_gradients, check_value, differentiable
+    with em.using(engine):
+        for case in CASES:
+            yield f"{case.id} value", fault_of(check_value, case), {}
+            if differentiable(case):
+                yield f"{case.id} gradients", fault_of(check_gradients, case), {}
+
+
+def golden(engine: str, area: str):
+    from tests.golden.case import find, lookup
+    from tests.golden.runner import run
+    for case in find(ROOT / "tests/golden/data" / area):
+        if lookup(case):
+            result = run(case, engine)
+            yield case.key, "" if result.passed else result.fault or f"{result.worst:.1e} of tolerance at {result.where}", {}
+
+
+def fault_of(check, case) -> str:
+    try:
+        check(case)
+    except Exception as e:  # whatever it is, it is the result of this row
+        return one_line(f"{type(e).__name__}: {e}" if not isinstance(e, AssertionError) else str(e) or "AssertionError")
+    return ""
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def run_part(part: str, engines: list[str], out: Path) -> None:
+    """Appends a JSON line a row, as they come."""
+    with out.open("a") as file:
+        try:
+            for name, fault, facts in rows_of(part, engines):
+                file.write(json.dumps({"name": name, "fault": one_line(fault), **facts}) + "\n")
+                file.flush()
+        except Exception as e:  # a part that cannot even begin is a finding, too
+            file.write(json.dumps({"name": "the part itself", "fault": one_line(f"{type(e).__name__}: {e}")}) + "\n")
+
+
+# ---------------------------------------------------------------- all parts
+def command(part: str, engines: list[str], out: Path) -> list[str] | str:
+    """What runs a part, or why it cannot run here."""
+    own = [sys.executable, "-m", "benchmarks.gpu_check", "--engines", *engines, "--part"]
+    if part == "tests":
+        if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode:
+            return "pytest is not installed"
+        return [sys.executable, "-c", STUB, "tests/kernels", "-q", "-k", "cuda_gpu or torch_gpu", "-p", "no:cacheprovider",
+                f"--junitxml={out}"]
+    if part.startswith("sanitizer"):
+        folders = [*os.environ["PATH"].split(os.pathsep), "/usr/local/cuda/bin", *map(str, Path(sys.prefix).glob(
+            "lib/python*/site-packages/nvidia/*/bin"))]
+        tool = shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+        if tool is None:
+            return "compute-sanitizer is not installed"
+        return [tool, "--tool", part.split()[1], "--error-exitcode", "9", "--print-limit", "3", *own, f"kernels {engines[-1]}",
+                "--out", str(out)]
+    return [*own, part, "--out", str(out)]
+
+
+def measure(part: str, engines: list[str], folder: Path, deadline: float) -> dict:
+    """Runs a part until it ends or time is up. {"part", "rows", "seconds", "note"}; a note tells what ended it early."""
+    out, start = folder / part.replace(" ", "_").replace(":", "_"), time.monotonic()
+    run, rows, note = command(part, engines, out), [], ""
+    if isinstance(run, str):
+        return {"part": part, "rows": [], "seconds": 0.0, "note": f"not run: {run}"}
+    if deadline <= start:
+        return {"part": part, "rows": [], "seconds": 0.0, "note": "not run: no time left"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NVIDIA_TF32_OVERRIDE": "0", "OMP_NUM_THREADS": "2"}  # float32 means float32
+    try:
+        done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=deadline - start)
+        if done.returncode:
+            note = f"exit code {done.returncode}: " + one_line(" | ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
+        if part.startswith("sanitizer"):
+            faults = [line for line in done.stdout.splitlines() if line.startswith("========= ")]
+            return {"part": part, "rows": [{"name": part, "fault": note and one_line(" | ".join(faults[:6]) or note)}],
+                    "seconds": time.monotonic() - start, "note": faults[-1][10:] if faults else note}
+    except subprocess.TimeoutExpired:
+        note = "time was up"
+    rows = read_rows(out, part == "tests")
+    return {"part": part, "rows": rows, "seconds": time.monotonic() - start, "note": note if not rows or "exit" not in note
+            or part != "tests" else ""}
+
+
+def read_rows(out: Path, junit: bool) -> list[dict]:
+    if not out.exists():
+        return []
+    if not junit:
+        return [json.loads(line) for line in out.read_text().splitlines()]
+    from xml.etree import ElementTree
+    rows = []
+    for case in ElementTree.parse(out).iter("testcase"):
+        bad = [*case.findall("failure"), *case.findall("error")]
+        rows.append({"name": f"{case.get('classname')}::{case.get('name')}", "fault": one_line(bad[0].get("message")) if bad else ""})
+    return rows
+
+
+def report(results: list[dict], most: int) -> None:
+    """The table, then the faults, equal ones together."""
+    def say(line=""):
+        sys.stdout.write(line + "\n")
+
+    say(f"{'part':<34} {'passed':>6} {'failed':>6} {'seconds':>7}")
+    for r in results:
+        failed = sum(bool(row["fault"]) for row in r["rows"])
+        say(f"{r['part']:<34} {len(r['rows']) - failed:>6} {failed:>6} {r['seconds']:>7.1f}  {r['note'][:160]}".rstrip())
+    for r in results:
+        reasons = Counter(row["fault"][:120] for row in r["rows"] if row["fault"])
+        for reason, count in reasons.most_common(most):
+            names = [row["name"] for row in r["rows"] if row["fault"][:120] == reason]
+            say(f"FAIL {r['part']}: {names[0][:80]}{f' and {count - 1} more' if count > 1 else ''}: {reason}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for everything (default 8)")
+    parser.add_argument("--engines", nargs="+", default=["torch:cuda:0", "cupy"], metavar="ENGINE")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only parts whose name begins with one of these")
+    parser.add_argument("--jobs", type=int, default=6, help="parts at a time (default 6)")
+    parser.add_argument("--json", type=Path, default=Path("gpu_check.json"), help="where all rows go (default gpu_check.json)")
+    parser.add_argument("--most", type=int, default=8, help="reasons printed for a part (default 8)")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        run_part(args.part, args.engines, args.out)
+        return 0
+    start = time.monotonic()
+    deadline = start + 60 * args.minutes
+    chosen = [p for p in parts(args.engines) if not args.only or p.startswith(tuple(args.only))]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        results = list(pool.map(lambda part: measure(part, args.engines, Path(folder), deadline), chosen))
+    report(results, args.most)
+    failed = sum(bool(row["fault"]) for r in results for row in r["rows"])
+    total = sum(len(r["rows"]) for r in results)
+    unfinished = [r["part"] for r in results if r["note"] and not r["part"].startswith("sanitizer")]
+    args.json.write_text(json.dumps({"python": platform.python_version(), "system": platform.platform(), "failed": failed,
+                                     "total": total, "results": results}, indent=1), encoding="utf-8")
+    sys.stdout.write(f"{total - failed} passed, {failed} failed, {len(unfinished)} parts not finished, "
+                     f"{time.monotonic() - start:.0f} s; all rows in {args.json}\n")
+    return int(bool(failed or unfinished))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
