@@ -7,7 +7,7 @@ part of a checkpoint; masks are, and come along.
 from __future__ import annotations
 
 from ember_ml import ops
-from ember_ml.errors import WeightsError
+from ember_ml.interop.asked import Asked
 from ember_ml.nn.layers import LTC, CfC, CfCConfig, LTCConfig, WiredCfC, WiredCfCConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.cfc import Heads
 from ember_ml.tensor import EmberTensor
@@ -26,26 +26,10 @@ def read(state: Tensors, config: LTCConfig | CfCConfig | WiredCfCConfig) -> LTC 
     Raises WeightsError naming a tensor that is missing or has no place in the layer; ShapeError for one of another shape.
     """
     layer = {LTCConfig: LTC, CfCConfig: CfC, WiredCfCConfig: WiredCfC}[type(config)](config)
-    asked = _Asked(state)
+    asked = Asked("ncps", state)
     layer.update(weights(layer, asked))
-    if left := sorted(set(state) - asked.names):
-        raise WeightsError(f"ncps: the checkpoint has {', '.join(left[:4])}, which a {type(layer).__name__} of this config has no place for")
+    asked.all_read(f"a {type(layer).__name__} of this config")
     return layer
-
-
-class _Asked(dict):
-    """A state dict that knows what was read from it, and says what it lacks."""
-
-    def __init__(self, state: Tensors):
-        super().__init__(state)
-        self.names: set[str] = set()
-
-    def __missing__(self, name: str):
-        raise WeightsError(f"ncps: expected a tensor {name!r} in the checkpoint; it has {', '.join(list(self)[:4])}, ...")
-
-    def __getitem__(self, name: str):
-        self.names.add(name)
-        return super().__getitem__(name)
 
 
 def weights(layer: LTC | CfC | WiredCfC, p: Tensors) -> Tensors:

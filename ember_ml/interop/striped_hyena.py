@@ -11,13 +11,94 @@ from typing import Any
 import numpy as np
 
 from ember_ml import ops
-from ember_ml.nn.layers import ModalFilterConfig, TapsFilterConfig
+from ember_ml.errors import ConfigError
+from ember_ml.interop.asked import Asked
+from ember_ml.nn.layers import GatedConv, ModalFilterConfig, SelfAttention, TapsFilterConfig
+from ember_ml.nn.models import Model, StripedHyena, StripedHyenaConfig
 from ember_ml.tensor import EmberTensor
 
 Tensors = dict[str, EmberTensor]
 
 #: vortex convolves filters from this length on by FFT, first tap on the present and with a direct path; shorter ones the other way
 LONG = 128
+
+
+def read(state: Tensors, config: dict[str, Any]) -> StripedHyena:
+    """The model of an original state dict.
+
+    Args:
+        state: tensors by their original names, on the engine where the model is to live.
+        config: the original's configuration (config.json of StripedHyena, the yml of vortex), as `model_config` takes it.
+
+    Raises WeightsError naming a tensor that is missing or has no place in the model; ShapeError for one of another shape.
+    """
+    model, asked = StripedHyena(model_config(config)), Asked("striped_hyena", state)
+    model.update(model_weights(model, asked, config))
+    for name in state:                                      # follow from the configuration, or are said twice
+        if name.endswith(("rotary_emb.inv_freq", "filter.t")) or (name == "unembed.weight" and model.head is None):
+            asked.names.add(name)
+    asked.all_read("a model of this configuration")
+    return model
+
+
+def model_config(c: dict[str, Any]) -> StripedHyenaConfig:
+    """The config of a model from the original's. Raises KeyError for a size that it does not name, ConfigError for what Ember does not have."""
+    if c.get("final_norm", True) is False:
+        raise ConfigError("striped_hyena: expected final_norm=True, which all published models have; received False")
+    evo2, hidden = is_evo2(c), c["hidden_size"]
+    kinds = {i: name for key, name in (("hcs", "hyena_se"), ("hcm", "hyena_mr"), ("hcl", "hyena_li")) for i in c.get(f"{key}_layer_idxs", ())}
+    mixers = ["attention" if i in c["attn_layer_idxs"] else kinds.get(i, "hyena_modal") for i in range(c["num_layers"])]
+    inner, multiple_of = c.get("inner_mlp_size"), c.get("inner_size_multiple_of", 64)
+    qkv = c.get("qkv_proj_bias", evo2 is False)
+    heads = c["num_attention_heads"]
+    return StripedHyenaConfig(
+        c["vocab_size"], hidden, mixers, heads, heads // c.get("proj_groups", 1), c["state_size"],
+        c.get("hcs_filter_groups") if evo2 else None, c.get("hcs_filter_length", 7), c.get("hcm_filter_length", 128),
+        c.get("short_filter_bias", True), qkv if evo2 else True, c.get("hyena_out_proj_bias", True) if evo2 else True,
+        qkv, c.get("mha_out_proj_bias", True), inner or -(-int(2 * hidden * 4 / 3) // multiple_of) * multiple_of,
+        c.get("mlp_activation", "gelu"), "identity" if c.get("evo2_style_activations", False) else None,
+        float(c.get("rotary_emb_base", 10000)),
+        float(c.get("rotary_emb_scaling_factor", 1)) if c.get("use_interpolated_rotary_pos_emb", False) else 1.0,
+        c.get("eps", 1e-6), "tied" if c.get("tie_embeddings", True) else "dense")
+
+
+def model_weights(m: Model, p: Tensors, c: dict[str, Any]) -> Tensors:
+    """Tensors of a model, by Ember's names, from those of the original."""
+    named = {"embedding.weight": p["embedding_layer.weight"], "norm.weight": p["norm.scale"]}
+    if m.head is not None:
+        named["head.weight"] = p["unembed.weight"]
+    for i in range(0, len(m.blocks), 2):
+        named |= block_weights(m.blocks[i:i + 2], p, f"blocks.{i // 2}.", c, f"blocks.{i}.", f"blocks.{i + 1}.")
+    return named
+
+
+def block_weights(pair, p: Tensors, prefix: str, c: dict[str, Any], first: str, second: str) -> Tensors:
+    """Tensors of a mixer's and an MLP's Block from the one original block below `prefix`; they are named first... and second...."""
+    named = {first + "norm.weight": p[prefix + "pre_norm.scale"], second + "norm.weight": p[prefix + "post_norm.scale"]}
+    for ours, theirs in (("glu.gate", "l1"), ("glu.up", "l2"), ("down", "l3")):
+        named[f"{second}layer.{ours}.weight"] = p[f"{prefix}mlp.{theirs}.weight"]
+    mixer = pair[0].layer
+    inner = attention_weights(mixer, p, prefix) if isinstance(mixer, SelfAttention) else gated_conv_weights(mixer, p, prefix, c)
+    return named | {f"{first}layer.{name}": w for name, w in inner.items()}
+
+
+def attention_weights(m: SelfAttention, p: Tensors, prefix: str) -> Tensors:
+    """SelfAttention's tensors from those of the original attention block below `prefix`."""
+    return {f"{ours}.{part}": p[f"{prefix}inner_mha_cls.{theirs}.{part}"] for ours, theirs in (("in_proj", "Wqkv"), ("out_proj", "out_proj"))
+            for part in ("weight", "bias") if getattr(getattr(m, ours), part) is not None}
+
+
+def gated_conv_weights(m: GatedConv, p: Tensors, prefix: str, c: dict[str, Any]) -> Tensors:
+    """GatedConv's tensors from those of the original Hyena block below `prefix`."""
+    rows = channel_order(c)
+    named = {f"in_proj.{part}": _ordered(p[f"{prefix}projections.{part}"], rows) for part in ("weight", "bias")
+             if getattr(m.in_proj, part) is not None}
+    named |= {f"out_proj.{part}": p[f"{prefix}out_filter_dense.{part}"] for part in ("weight", "bias") if getattr(m.out_proj, part) is not None}
+    return named | convolution_weights(p, prefix + "filter.", c, m.config.filter)
+
+
+def _ordered(x: EmberTensor, rows: np.ndarray) -> EmberTensor:
+    return ops.take(x, ops.tensor(rows, like=x), axis=0)
 
 
 def is_evo2(c: dict[str, Any]) -> bool:
@@ -65,11 +146,7 @@ def filter_weights(p: Tensors, prefix: str, f: TapsFilterConfig | ModalFilterCon
 def convolution_weights(p: Tensors, prefix: str, c: dict[str, Any], f: TapsFilterConfig | ModalFilterConfig) -> Tensors:
     """GatedConv's tensors between its projections, from those of the original filter below `prefix`."""
     rows = channel_order(c)
-
-    def ordered(x):
-        return ops.take(x, ops.tensor(rows, like=x), axis=0)
-
-    named = {"short.weight": ordered(ops.squeeze(p[prefix + "short_filter_weight"], 1))}
+    named = {"short.weight": _ordered(ops.squeeze(p[prefix + "short_filter_weight"], 1), rows)}
     if c["short_filter_bias"]:
-        named["short.bias"] = ordered(p[prefix + "short_filter_bias"])
+        named["short.bias"] = _ordered(p[prefix + "short_filter_bias"], rows)
     return named | {f"filter.{name}": w for name, w in filter_weights(p, prefix, f).items()}

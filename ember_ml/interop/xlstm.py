@@ -5,10 +5,93 @@ The functions take and return EmberTensors and only rename, join and permute the
 
 from __future__ import annotations
 
+from typing import Any
+
 from ember_ml import ops
+from ember_ml.interop.asked import Asked
+from ember_ml.nn.layers import MLSTM, SLSTM, LargeMLSTM
+from ember_ml.nn.models import XLSTM, Model, XLSTMConfig, XLSTMLarge, XLSTMLargeConfig
 from ember_ml.tensor import EmberTensor
 
 Tensors = dict[str, EmberTensor]
+
+
+def read(state: Tensors, config: dict[str, Any]) -> Model:
+    """The model of an original state dict: of an xLSTMLMModel, an xLSTMBlockStack or an xLSTMLarge.
+
+    Args:
+        state: tensors by their original names, on the engine where the model is to live.
+        config: the original's configuration, as `model_config` takes it.
+
+    Raises WeightsError naming a tensor that is missing or has no place in the model; ShapeError for one of another shape.
+    """
+    c = model_config(config)
+    model, asked = (XLSTMLarge if isinstance(c, XLSTMLargeConfig) else XLSTM)(c), Asked("xlstm", state)
+    model.update(model_weights(model, asked, bool(config.get("bias", False))))
+    if model.config.head == "tied":
+        asked.names.add("lm_head.weight")
+    asked.all_read("a model of this configuration")
+    return model
+
+
+def model_config(c: dict[str, Any]) -> XLSTMConfig | XLSTMLargeConfig:
+    """The config of a model from the original's: of xLSTMLMModelConfig with its nested tables, or of xLSTMLargeConfig.
+
+    Raises KeyError for a size that it does not name. Dropout is left out: it is the training's.
+    """
+    if "qk_dim_factor" in c or "mlstm_block" not in c and "embedding_dim" in c:
+        return XLSTMLargeConfig(
+            c["vocab_size"], c["embedding_dim"], c["num_blocks"], c["num_heads"], c.get("qk_dim_factor", 0.5), c.get("v_dim_factor", 1.0),
+            c.get("ffn_proj_factor", 2.6667), c.get("ffn_round_up_to_multiple_of", 64), c.get("gate_soft_cap", 15.0),
+            c.get("output_logit_soft_cap", 30.0), c.get("norm_eps", 1e-6), c.get("add_out_norm", True))
+    mlstm, block = (c.get("mlstm_block") or {}).get("mlstm", {}), c.get("slstm_block") or {}
+    slstm, forward = block.get("slstm", {}), block.get("feedforward") or {}
+    at = c.get("slstm_at", [])
+    return XLSTMConfig(
+        c["embedding_dim"], c["num_blocks"], list(range(c["num_blocks"])) if at == "all" else list(at), c.get("vocab_size"),
+        heads=mlstm.get("num_heads", 4), expand=mlstm.get("proj_factor", 2.0), taps=mlstm.get("conv1d_kernel_size", 4),
+        block=mlstm.get("qkv_proj_blocksize", 4), bias=c.get("bias", False), slstm_heads=slstm.get("num_heads", 4),
+        slstm_taps=slstm.get("conv1d_kernel_size", 4) or None, slstm_cell=slstm.get("function", "slstm"),
+        ff_expand=forward.get("proj_factor", 1.3), ff_activation={"swish": "silu", "relu^2": "relu_squared"}.get(
+            forward.get("act_fn", "gelu"), forward.get("act_fn", "gelu")),
+        multiple_of=mlstm.get("round_proj_up_to_multiple_of", 64), ff_multiple_of=forward.get("round_proj_up_to_multiple_of", 64),
+        final_norm=c.get("add_post_blocks_norm", True), head="tied" if c.get("tie_weights", False) else "dense")
+
+
+def model_weights(m: Model, p: Tensors, bias: bool = False) -> Tensors:
+    """Tensors of a model, by Ember's names, from those of the original, whichever of the three it is."""
+    large = isinstance(m.blocks[0].layer, LargeMLSTM)
+    stack = "backbone." if large else "xlstm_block_stack." if m.embedding is not None else ""
+    named, original = {}, 0
+    for i, block in enumerate(m.blocks):
+        layer, ours, theirs = block.layer, f"blocks.{i}.", f"{stack}blocks.{original}."
+        if isinstance(layer, (MLSTM, SLSTM, LargeMLSTM)):
+            named[ours + "norm.weight"] = p[theirs + ("norm_mlstm.weight" if large else "xlstm_norm.weight")]
+            inner = (large_weights(p, theirs + "mlstm_layer.", bias) if large else mlstm_weights(p, theirs + "xlstm.", bias)
+                     if isinstance(layer, MLSTM) else slstm_weights(p, theirs + "xlstm.", layer.conv is not None))
+        else:
+            named[ours + "norm.weight"] = p[theirs + ("norm_ffn.weight" if large else "ffn_norm.weight")]
+            inner = feed_forward_weights(p, theirs + "ffn.")
+        named |= {f"{ours}layer.{name}": w for name, w in inner.items()}
+        after = m.blocks[i + 1].layer if i + 1 < len(m.blocks) else None
+        original += after is None or isinstance(after, (MLSTM, SLSTM, LargeMLSTM))
+    if m.norm is not None:
+        named["norm.weight"] = p[stack + ("out_norm.weight" if large else "post_blocks_norm.weight")]
+    if m.embedding is not None:
+        named["embedding.weight"] = p["embedding.weight" if large else "token_embedding.weight"]
+    if m.head is not None:
+        named["head.weight"] = p["lm_head.weight"]
+    return named
+
+
+def feed_forward_weights(p: Tensors, prefix: str) -> Tensors:
+    """GatedMLP's tensors from those of any of the originals' feed-forward layers below `prefix`."""
+    named = {"down.weight": p[prefix + "proj_down.weight"]}
+    if prefix + "proj_up_gate.weight" in p:
+        return named | {"glu.gate.weight": p[prefix + "proj_up_gate.weight"], "glu.up.weight": p[prefix + "proj_up.weight"]}
+    both = p[prefix + ("proj_up_gate_z.weight" if prefix + "proj_up_gate_z.weight" in p else "proj_up.weight")]
+    gate, up = ops.split(both, 2, axis=0)
+    return named | {"glu.gate.weight": gate, "glu.up.weight": up}
 
 
 def mlstm_weights(p: Tensors, prefix: str = "", bias: bool = False) -> Tensors:

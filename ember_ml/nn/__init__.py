@@ -3,11 +3,14 @@
 from ember_ml.nn import initializers, layers, losses, optimizers
 from ember_ml.nn.blocks import Block, BlockConfig
 from ember_ml.nn.gradient import StepOutput, loss_function, value_and_grad
-from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model, ModelConfig
+from ember_ml.nn.models import (
+    XLSTM, HyenaDNA, HyenaDNAConfig, Model, ModelConfig, StripedHyena, StripedHyenaConfig, XLSTMConfig, XLSTMLarge, XLSTMLargeConfig,
+)
 from ember_ml.nn.moe import MixtureOfExperts, SparseMoE, SparseMoEConfig
 from ember_ml.nn.module import Module
 from ember_ml.nn.scope import add_loss, add_metric, next_key, training, update_buffer
 
 __all__ = ["Block", "BlockConfig", "HyenaDNA", "HyenaDNAConfig", "MixtureOfExperts", "Model", "ModelConfig",
-           "Module", "SparseMoE", "SparseMoEConfig", "StepOutput", "add_loss", "add_metric", "initializers", "layers",
+           "Module", "SparseMoE", "SparseMoEConfig", "StepOutput", "StripedHyena", "StripedHyenaConfig", "XLSTM", "XLSTMConfig", "XLSTMLarge",
+           "XLSTMLargeConfig", "add_loss", "add_metric", "initializers", "layers",
            "losses", "loss_function", "next_key", "optimizers", "training", "update_buffer", "value_and_grad"]

@@ -6,8 +6,9 @@ import math
 
 import ember_ml as em
 from ember_ml import ops
-from ember_ml.interop.xlstm import mlstm_weights, slstm_weights
+from ember_ml.interop.xlstm import mlstm_weights, model_config, model_weights, slstm_weights
 from ember_ml.nn.layers import MLSTM, SLSTM, MLSTMConfig, SLSTMConfig
+from ember_ml.nn.models import XLSTM, XLSTMConfig, XLSTMLarge
 from ember_ml.ops.recurrence import cells
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 
@@ -155,5 +156,83 @@ def slstm_layer(case: Case, dtype: str) -> Built:
                 out["final_state"] = joined(states[-1])
                 out["final_conv"] = with_conv(states[-2]["conv"], x[:, -1:], c["conv1d_kernel_size"])
         return {name: out[name] for name in case.expected}
+
+    return Built(forward, case.params(dtype))
+
+
+def stack_config(c: dict) -> dict:
+    """The original's nested configuration of a case's block stack or language model."""
+    return {"embedding_dim": c["D"], "num_blocks": c["num_blocks"], "slstm_at": c["slstm_at"], "vocab_size": c.get("vocab_size"),
+            "bias": c["bias"], "add_post_blocks_norm": c["add_post_blocks_norm"], "tie_weights": c.get("tie_weights", False),
+            "mlstm_block": {"mlstm": {"num_heads": c["num_heads"], "conv1d_kernel_size": c["conv1d_kernel_size"],
+                                      "qkv_proj_blocksize": c["qkv_proj_blocksize"], "proj_factor": c["proj_factor"],
+                                      "round_proj_up_to_multiple_of": c["round_proj_up_to_multiple_of"]}},
+            "slstm_block": {"slstm": {"num_heads": c["slstm_num_heads"], "conv1d_kernel_size": c["slstm_conv"], "function": c["function"]},
+                            "feedforward": {"proj_factor": c["ff_proj_factor"], "act_fn": c["ff_act"],
+                                            "round_proj_up_to_multiple_of": c["ff_round"]}}}
+
+
+def parallel_states(model, batch: int, dtype: str):
+    """`parallel_state` of every mLSTM block, None for the feed-forward blocks."""
+    return [parallel_state(block.layer, batch, dtype) if isinstance(block.layer, MLSTM) else block.initial_state(batch, dtype)
+            for block in model.blocks]
+
+
+@builder("xlstm/block_stack", "xlstm/lm", "xlstm/lm_step")
+def block_stack(case: Case, dtype: str) -> Built:
+    """Blocks alone or with embedding and head; step by step."""
+    c = case.config
+    model = XLSTM(model_config(stack_config(c)), key=em.random.key(0))
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        x = x["x"] if "x" in x else x["input_ids"]
+        with with_weights(model, model_weights(model, p, c["bias"])):
+            y, _ = model(x, parallel_states(model, c["batch"], dtype))
+            if "logits_steps" not in case.expected:
+                return {"y" if "y" in case.expected else "logits": y}
+            return {"logits_parallel": y, "logits_steps": steps(model, x, model.initial_state(c["batch"], dtype))[0]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("xlstm/slstm_block")
+def slstm_block(case: Case, dtype: str) -> Built:
+    """An sLSTM block and its feed-forward block: a stack of one."""
+    c = case.config
+    config = XLSTMConfig(c["D"], 1, [0], slstm_heads=c["num_heads"], slstm_taps=c["conv1d_kernel_size"] or None, slstm_cell=c["function"],
+                         ff_expand=c["ff_proj_factor"], ff_activation=c["ff_act"], ff_multiple_of=c["ff_round"], final_norm=False)
+    model = XLSTM(config, key=em.random.key(0))
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        with with_weights(model, model_weights(model, {f"blocks.0.{name}": w for name, w in p.items()})):
+            return {"y": model(x["x"])[0]}
+
+    return Built(forward, case.params(dtype))
+
+
+@builder("xlstm/large_model*")
+def large_model(case: Case, dtype: str) -> Built:
+    """The large model at once, with its last states; or a prompt, then token by token."""
+    c = case.config
+    model = XLSTMLarge(model_config({"embedding_dim": c["D"], **c}), key=em.random.key(0))
+
+    def states(name: str, state) -> Tensors:
+        out = {}
+        for i, s in enumerate(state[::2]):                  # every second block is a feed-forward layer
+            width = s["memory"].shape[-1] - 1
+            out |= {f"{name}.{i}.c": s["memory"][..., :width], f"{name}.{i}.n": s["memory"][..., width], f"{name}.{i}.m": s["m"].reshape((*s["m"].shape, 1))}
+        return out
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        x = x["input_ids"]
+        with with_weights(model, model_weights(model, p, c["use_bias"])):
+            empty = model.initial_state(c["batch"], dtype)
+            whole, last = model(x, empty)
+            if "prompt" not in c:
+                return {"logits": whole, **states("state", last)}
+            prefill, state = model(x[:, :c["prompt"]], empty)
+            found, after = steps(model, x[:, c["prompt"]:], state)
+        return {"logits_parallel": whole, "logits_prefill": prefill, "logits_steps": found, **states("prefill_state", state),
+                **states("final_state", after[-1])}
 
     return Built(forward, case.params(dtype))

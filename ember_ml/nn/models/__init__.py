@@ -8,7 +8,9 @@ from ember_ml.nn.models.presets import (
     FFTConvModel, HybridModel, HyenaModel, LSTMModel, MambaModel, MoEModel, StackConfig, StackModel, Transformer,
 )
 from ember_ml.nn.models.sampling import SamplingConfig
+from ember_ml.nn.models.striped_hyena import StripedHyena, StripedHyenaConfig
+from ember_ml.nn.models.xlstm import XLSTM, XLSTMConfig, XLSTMLarge, XLSTMLargeConfig
 
 __all__ = ["FFTConvModel", "HybridModel", "HyenaDNA", "HyenaDNAConfig", "HyenaModel", "LSTMModel", "MambaModel", "MoEModel", "Model",
-           "ModelConfig", "SamplingConfig", "StackConfig", "StackModel", "Transformer", "complete", "generate",
-           "stream_text"]
+           "ModelConfig", "SamplingConfig", "StackConfig", "StackModel", "StripedHyena", "StripedHyenaConfig", "Transformer", "XLSTM", "XLSTMConfig", "XLSTMLarge",
+           "XLSTMLargeConfig", "complete", "generate", "stream_text"]

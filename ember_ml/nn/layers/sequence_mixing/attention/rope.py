@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import pydantic
 
-from ember_ml.ops import arange, concat, cos, exp, expand_dims, reshape, sin, split, stack
+from ember_ml.errors import ConfigError
+from ember_ml.ops import concat, cos, expand_dims, reshape, sin, split, stack, tensor
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
@@ -23,19 +23,24 @@ class RoPEConfig:
         dims: channels of each head that turn, the first ones, even; None for all.
         interleaved: pairs are neighbours (0, 1), (2, 3), ... and not channel i with channel i + dims / 2.
         scale: positions are divided by it (linear interpolation, for contexts longer than those trained on).
+        rates: radians a position for each pair, in place of those of the base.
     """
 
     base: Annotated[float, pydantic.Field(gt=1.0)] = 10000.0
     dims: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] | None = None
     interleaved: bool = False
     scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
+    rates: list[float] | None = None
 
 
 def turns(positions: EmberTensor, c: RoPEConfig, width: int, dtype) -> tuple[EmberTensor, EmberTensor]:
     """(cos, sin) of the angles of heads with `width` channels: positions (B, L) give (B, 1, L, dims / 2), in float32 at least."""
     half = (c.dims or width) // 2
     wide = "float64" if str(dtype) == "float64" else "float32"
-    rates = exp(arange(half, like=positions).astype(wide) * (-math.log(c.base) / half))
+    rates = [c.base ** (-i / half) for i in range(half)] if c.rates is None else c.rates
+    if len(rates) != half:
+        raise ConfigError(f"rope: expected {half} rates, one for each pair of the {2 * half} channels that turn, received {len(rates)}")
+    rates = tensor(rates, dtype=wide, like=positions)       # in Python's double precision: far positions magnify an error
     angles = expand_dims(positions.astype(wide) * (1.0 / c.scale), -1) * rates
     return expand_dims(cos(angles), 1), expand_dims(sin(angles), 1)
 

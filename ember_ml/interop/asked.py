@@ -1,0 +1,30 @@
+"""A state dict that says what it lacks, and knows what was read from it."""
+
+from __future__ import annotations
+
+from ember_ml.errors import WeightsError
+from ember_ml.tensor import EmberTensor
+
+
+class Asked(dict):
+    """Tensors by their original names.
+
+    Args:
+        project: for messages. state: the tensors.
+    """
+
+    def __init__(self, project: str, state: dict[str, EmberTensor]):
+        super().__init__(state)
+        self.project, self.names = project, set()
+
+    def __missing__(self, name: str):
+        raise WeightsError(f"{self.project}: expected a tensor {name!r} in the checkpoint; it has {', '.join(list(self)[:4])}, ...")
+
+    def __getitem__(self, name: str) -> EmberTensor:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def all_read(self, what: str):
+        """Raises WeightsError naming tensors that nobody asked for; `what` has no place for them."""
+        if left := sorted(set(self) - self.names):
+            raise WeightsError(f"{self.project}: the checkpoint has {', '.join(left[:4])}, which {what} has no place for")
