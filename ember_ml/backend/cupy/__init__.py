@@ -12,6 +12,9 @@ from ember_ml.errors import BackendMissing, UnsupportedDevice
 class CupyRuntime(NumpyRuntime):
     """Eager, gradients by the tape; memory is what CuPy's pool has taken from the device."""
 
+    def buffer(self, like, shape):
+        return cupy.empty(shape, like.dtype)
+
     def synchronize(self, natives):
         cupy.cuda.get_current_stream().synchronize()
 

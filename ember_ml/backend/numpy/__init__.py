@@ -129,6 +129,9 @@ class NumpyRuntime:
     def after(self, natives, on):
         return natives
 
+    def buffer(self, like, shape):
+        return np.empty(shape, like.dtype)
+
     def synchronize(self, natives):
         """NumPy has computed by the time it returns."""
 

@@ -30,6 +30,34 @@ def _pieces(xs, start: int, stop: int):
     return list(xs) if (start, stop) == (0, length) else [cut(x, start, stop, axis=1) for x in xs]
 
 
+class Joined:
+    """Pieces of time that come one after the other, in any order, and are one tensor in the end.
+
+    Where the engine computes at once, each is written to its place when it comes: many small arrays that stay between
+    large ones that go would leave the heap full of holes.
+    """
+
+    def __init__(self, length: int, taped: bool = False):
+        self.length, self.taped, self.pieces, self.whole = length, taped, {}, None
+
+    def put(self, start: int, piece: EmberTensor):
+        """`piece` (B, steps, ...) holds the steps from `start` on."""
+        if piece.shape[1] == self.length:
+            self.whole = piece
+            return
+        if self.whole is None and not self.taped and not self.pieces:
+            buffer = piece.backend.runtime.buffer(piece.data, (piece.shape[0], self.length, *piece.shape[2:]))
+            self.whole = None if buffer is None else EmberTensor(buffer, piece.backend)
+        if self.whole is None:
+            self.pieces[start] = piece
+        else:
+            self.whole.data[:, start:start + piece.shape[1]] = piece.data
+
+    def get(self) -> EmberTensor | None:
+        """All steps, once all pieces are there; None if none came."""
+        return concat([self.pieces[start] for start in sorted(self.pieces)], axis=1) if self.pieces else self.whole
+
+
 def _rule(g, out, *tensors, fn, counts, chunk):
     carries, inputs = counts
     carry, xs, weights = tensors[:carries], tensors[carries:carries + inputs], tensors[carries + inputs:]
@@ -37,7 +65,8 @@ def _rule(g, out, *tensors, fn, counts, chunk):
     starts = list(range(0, length, chunk))
     borders = out[len(out) - carries * (len(starts) - 1):] if len(starts) > 1 else ()
     d_carry, d_ys = list(g[:carries]), g[carries:len(out) - len(borders)]
-    d_xs, d_weights, done = [[] for _ in xs], [None] * len(weights), []
+    taped = any(t is not None and t.node is not None for t in (*g, *tensors))
+    d_xs, d_weights, done = [Joined(length, taped) for _ in xs], [None] * len(weights), []
     for j in reversed(range(len(starts))):
         start, stop = starts[j], min(starts[j] + chunk, length)
         begin = carry if j == 0 else borders[carries * (j - 1):carries * j]
@@ -50,13 +79,12 @@ def _rule(g, out, *tensors, fn, counts, chunk):
         grads = tape.pull(again, [*given, *weights], [*d_carry, *_pieces(d_ys, start, stop)])
         done = [d for d in grads if d is not None]
         d_carry = [b.zeros_like() if d is None else d for b, d in zip(begin, grads)]
-        for pieces, x, d in zip(d_xs, given[carries:], grads[carries:]):
-            pieces.append(d if d is not None or not x.dtype.is_inexact else x.zeros_like())
+        for joined, x, d in zip(d_xs, given[carries:], grads[carries:]):
+            if x.dtype.is_inexact:
+                joined.put(start, x.zeros_like() if d is None else d)
         for i, d in enumerate(grads[carries + inputs:]):
             d_weights[i] = d if d_weights[i] is None else d_weights[i] if d is None else d_weights[i] + d
-    joined = [None if pieces[0] is None else pieces[0] if len(pieces) == 1 else concat(pieces[::-1], axis=1)
-              for pieces in d_xs]
-    return [*d_carry, *joined, *d_weights]
+    return [*d_carry, *(joined.get() for joined in d_xs), *d_weights]
 
 
 @op(vjp=_rule, owns_gradient=True)
@@ -67,16 +95,17 @@ def chunked_scan(*tensors, fn, counts, chunk):
     """
     carries, inputs = counts
     carry, xs, weights = tensors[:carries], tensors[carries:carries + inputs], tensors[carries + inputs:]
-    length, found, borders = xs[0].shape[1], [], []
+    length, found, borders = xs[0].shape[1], None, []
     for start in range(0, length, chunk):
         pieces = _pieces(xs, start, min(start + chunk, length))
         if start:
             borders.extend(carry)
             pieces = after(pieces, [*carry, *ys])
         carry, ys = fn(tuple(carry), tuple(pieces), tuple(weights))
-        found.append(ys)
-    ys = found[0] if len(found) == 1 else [concat(parts, axis=1) for parts in zip(*found)]
-    return (*carry, *ys, *borders)
+        found = [Joined(length) for _ in ys] if found is None else found
+        for joined, y in zip(found, ys):
+            joined.put(start, y)
+    return (*carry, *(joined.get() for joined in found), *borders)
 
 
 def over_chunks(fn: Callable, carry: Sequence[EmberTensor], xs: Sequence[EmberTensor],

@@ -50,6 +50,9 @@ class Runtime(Protocol):
     def after(self, natives: list[Native], on: list[Native]) -> list[Native]:
         """`natives`, to be used only once `on` are computed: keeps a lazy engine from working ahead and filling memory."""
 
+    def buffer(self, like: Native, shape: tuple[int, ...]) -> Native | None:
+        """An array of `like`'s dtype and device to be written piece by piece. None where arrays must not be written."""
+
     def synchronize(self, natives: list[Native]) -> None:
         """Returns once these arrays are computed."""
 
