@@ -212,7 +212,7 @@ TABLE = {
     "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,
     "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
     "split_all": _split,
-    "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul,
+    "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul, "addmm": mx.addmm,
     "take_axis": lambda x, i, axis=0: mx.take(x, _fixed(i), axis), "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis),
     "put_add_along_axis": _put_add_along_axis,

@@ -36,6 +36,12 @@ def matmul(x, y):
     ...
 
 
+@op(rule="promote")
+def addmm(c, x, y):
+    """c + x y, the product over the last two axes, in one launch where the engine has one for it; c (..., n, m) or broadcasting."""
+    return c + matmul(x, y)
+
+
 def linear(x, weight, bias=None):
     """x W^T + b: x (..., d_in), weight (d_out, d_in), bias (d_out,) or None; returns (..., d_out).
 

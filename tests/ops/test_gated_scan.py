@@ -94,6 +94,26 @@ def test_compiled_is_eager_on_mlx(name):
         check("mlx", ours(name, 4), loop(name), case(name, 9), modes=("auto",), compiled=True)
 
 
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_second_order(backend, name, mode):
+    """The slope of the gradient along a direction, against torch's double backward of the loop."""
+    arrays = case(name, 7)
+    along = {n: RNG.standard_normal(a.shape) for n, a in arrays.items()}
+    leaves = {n: torch.tensor(a, requires_grad=True) for n, a in arrays.items()}
+    first = torch.autograd.grad(loop(name)(**leaves)[0].pow(3).sum(), list(leaves.values()), create_graph=True)
+    want = torch.autograd.grad(sum((g * torch.tensor(along[n])).sum() for n, g in zip(leaves, first)), list(leaves.values()))
+    dtype = "float32" if backend == "mlx" else "float64"
+    given, directions = ([em.tensor(x.astype(dtype)) for x in of.values()] for of in (arrays, along))
+
+    def slope(*values):
+        grads = em.grad(lambda *v: (ours(name, 4)(**dict(zip(arrays, v)))[0] ** 3).sum(), tuple(range(len(values))), mode=mode)(*values)
+        return ops.concat([(g * d).sum().reshape((1,)) for g, d in zip(grads, directions)]).sum()
+
+    for n, got, expected in zip(arrays, em.grad(slope, tuple(range(len(given))), mode=mode)(*given), want):
+        near(got, expected.numpy(), 1e-4 if backend == "mlx" else 1e-9, n)
+
+
 def test_the_rule_is_the_slope_of_the_loop():
     """Central differences, along one direction through all inputs at once."""
     arrays = case("lstm", 11, heads=2)

@@ -18,11 +18,11 @@ from ember_ml.autodiff import tape
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
-from ember_ml.ops.linear import matmul
+from ember_ml.ops.linear import addmm, matmul
 from ember_ml.ops.recurrence.cells import GatedCell
-from ember_ml.ops.recurrence.chunks import after
+from ember_ml.ops.recurrence.chunks import Joined, after
 from ember_ml.ops.recurrence.linear_scan import state_dtype
-from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, squeeze, stack, swap_axes
+from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 
 
@@ -50,119 +50,154 @@ def _project_back(dr, back):
     return reshape(permute_dims(rows, (1, 0, 2)), (*dr.shape[:-1], heads * dh))
 
 
+def _add_back(d, dr, back):
+    """d (B, D), or None for zero, plus the adjoint of `_project` for dr (B, n D)."""
+    if back.shape[0] == 1 and d is not None:
+        return addmm(d, dr, reshape(back, back.shape[1:]))
+    found = _project_back(dr, back)
+    return found if d is None else d + found
+
+
 def _matrix_grad(h, dr, R):
-    """The gradient of R from all steps: h (T, B, D) and dr (T, B, n D)."""
+    """The gradient of R from all steps: h (T B, D) and dr (T B, n D)."""
     heads, dh, _ = R.shape
     return matmul(permute_dims(reshape(h, (-1, heads, dh)), (1, 2, 0)), _heads_first(dr, heads, dh))
 
 
-def _gates(cell, x, h, R):
-    """x + R h, cut into gates."""
-    r = _project(h, R)
-    if cell.recurrent < cell.gates:
-        r = concat([r, cut(x, 0, x.shape[-1] - r.shape[-1], axis=-1).zeros_like()], axis=-1)
-    return split(x + r, cell.gates, axis=-1)
+def _cut_gates(cell, z):
+    """z (..., G D) with and without the gates that R h is added to."""
+    width = z.shape[-1] // cell.gates
+    if cell.recurrent == cell.gates:
+        return [z]
+    return split(z, (cell.recurrent * width, (cell.gates - cell.recurrent) * width), axis=-1)
 
 
-def _compiled(backend, fn):
-    """`fn(*tensors) -> tensors`, fused by an engine that compiles whole steps: fewer launches a step."""
-    if backend.runtime.compiles != "step":
-        return fn
-    native = backend.runtime.compile(lambda *raw: [y.data for y in fn(*[EmberTensor(a, backend) for a in raw])])
-    return lambda *tensors: [EmberTensor(y, backend) for y in native(*[t.data for t in tensors])]
+def _gates(cell, parts, h, R):
+    """x + R h, gate by gate, for x as `_cut_gates` cuts it."""
+    with_h, *without = parts
+    z = addmm(with_h, h, reshape(R, R.shape[1:])) if R.shape[0] == 1 else with_h + _project(h, R)
+    return [*split(z, cell.recurrent, axis=-1), *(g for x in without for g in split(x, cell.gates - cell.recurrent, axis=-1))]
 
 
-@lru_cache(maxsize=64)
-def _forward(cell: GatedCell, backend):
-    """One step: (x_t, R, *state) -> state. A step of time is an axis of length one in front, so that no axis comes or goes."""
-    return _compiled(backend, lambda x, R, *state: cell.update(_gates(cell, x, state[0], R), state))
+def _walk(cell, x, R, *state):
+    """x (T B, G D), step after step, and state (B, D) each -> each part of the state after every step, (T B, D)."""
+    found, steps = [], x.shape[0] // state[0].shape[0]
+    for parts in zip(*(split(part, steps, axis=0) for part in _cut_gates(cell, x))):
+        state = cell.update(tuple(_gates(cell, parts, state[0], R)), tuple(state))
+        found.append(state)
+    return [concat(part, axis=0) for part in zip(*found)]
 
 
-@lru_cache(maxsize=64)
-def _backward(cell: GatedCell, backend):
-    """One step back: (back, dy, *d state, *slopes) -> (dz (1, B, G, D), *d state before it).
+def _slopes(cell, gates, state, i):
+    """d (new state)_i / d gates and d state, for all steps at once: (T B, D) each, or None where it does not depend."""
+    found = tape.pull(lambda given: [cell.update(tuple(given[:cell.gates]), tuple(given[cell.gates:]))[i]],
+                      [*gates, *state], [state[i].ones_like()])
+    return found[:cell.gates], found[cell.gates:]
 
-    A slope is (1, B, G + S, D), one derivative of a part of the new state by every gate and every part of the old one; cotangents are
-    (1, B, 1, D): one product serves all of them.
-    """
-    S, G = cell.states, cell.gates
 
-    def step(back, dy, *rest):
-        ds = [rest[0] + dy, *rest[1:S]]
-        found = None
-        for slope, d in zip(rest[S:], ds):
+def _combine(slopes, ds):
+    """Sum of slopes times cotangents, over the parts of the new state; None where there is none."""
+    found = None
+    for slope, d in zip(slopes, ds):
+        if slope is not None:
             found = slope * d if found is None else found + slope * d
-        dz = cut(found, 0, G, axis=2)
-        dr = reshape(dz if cell.recurrent == G else cut(dz, 0, cell.recurrent, axis=2), (1, dz.shape[1], -1))
-        before = [cut(found, G + i, G + i + 1, axis=2) for i in range(S)]
-        before[0] = before[0] + expand_dims(_project_back(dr, back), 2)
-        return [dz, *before]
-    return _compiled(backend, step)
+    return found
 
 
-def _steps(x):
-    return split(x, x.shape[0], axis=0)
+def _walk_back(cell, x, R, *rest):
+    """A chunk backwards. After x and R, a tensor for each part of the state: what it was before every step, the cotangents
+    of what it was after every step, (T B, D) each, and that of the last step from what comes after, (B, D).
+
+    Returns the cotangents of x and R, and of the state before the first step.
+    """
+    S, n = cell.states, cell.recurrent
+    before, given, ds = rest[:S], rest[S:2 * S], rest[2 * S:]
+    batch, width = ds[0].shape
+    steps = x.shape[0] // batch
+    gates = _gates(cell, _cut_gates(cell, x), before[0], R)
+    by_gate, by_state, zero = [], [], gates[0].zeros_like()
+    for i in range(S):
+        of_gates, of_state = _slopes(cell, gates, before, i)
+        groups = [of_gates[:n], of_gates[n:]] if n < cell.gates else [of_gates]
+        stacks = [stack([zero if s is None else s for s in group], axis=1) for group in groups]
+        by_gate.append([split(s, steps, axis=0) for s in stacks])
+        by_state.append([None if s is None else split(s, steps, axis=0) for s in of_state])
+    back, given, dzs = swap_axes(R), [split(d, steps, axis=0) for d in given], []
+    ds = [d + part[-1] for d, part in zip(ds, given)]
+    for t in reversed(range(steps)):
+        wide = [expand_dims(d, 1) for d in ds]
+        dz = [_combine([part[group][t] for part in by_gate], wide) for group in range(len(by_gate[0]))]
+        dzs.append(dz)
+        ds = [_combine([None if row[j] is None else row[j][t] for row in by_state], ds) for j in range(S)]
+        if t:
+            ds = [part[t - 1] if d is None else d + part[t - 1] for d, part in zip(ds, given)]
+        ds[0] = _add_back(ds[0], reshape(dz[0], (batch, n * width)), back)
+        ds = [part[t].zeros_like() if d is None else d for d, part in zip(ds, given)]
+    joined = [concat(part[::-1], axis=0) for part in zip(*dzs)]
+    flat = [reshape(part, (steps * batch, -1)) for part in joined]
+    return [flat[0] if len(flat) == 1 else concat(flat, axis=-1), _matrix_grad(before[0], flat[0], R), *ds]
 
 
-def _slopes(cell, gates, state):
-    """d new state_i / d (gates, state)_j for all steps at once: for each i a tensor (T, B, G + S, D)."""
-    def part(i):
-        return lambda given: [cell.update(tuple(given[:cell.gates]), tuple(given[cell.gates:]))[i]]
+@lru_cache(maxsize=64)
+def _fused(walk, cell, backend):
+    """`walk(cell, *tensors)`, compiled by an engine that compiles whole steps: a chunk is one call then, and fewer launches."""
+    if backend.runtime.compiles != "step":
+        return lambda *tensors: walk(cell, *tensors)
+    native = backend.runtime.compile(lambda *raw: [y.data for y in walk(cell, *[EmberTensor(a, backend) for a in raw])])
 
-    one, none = state[0].ones_like(), state[0].zeros_like()
-    rows = [tape.pull(part(i), [*gates, *state], [one]) for i in range(cell.states)]
-    return [stack([none if s is None else s for s in row], axis=2) for row in rows]
+    def run(*tensors):
+        if any(t.node is not None for t in tensors):     # the tape must see what is done
+            return walk(cell, *tensors)
+        return [EmberTensor(y, backend) for y in native(*[t.data for t in tensors])]
+    return run
 
 
-def _time_first(x, start, stop):
-    return permute_dims(cut(x, start, stop, axis=1), (1, 0, 2))
+def _rows(x, start, stop):
+    """Steps of x (B, L, ...), one below the other: (T B, ...)."""
+    return reshape(permute_dims(cut(x, start, stop, axis=1), (1, 0, 2)), ((stop - start) * x.shape[0], x.shape[2]))
+
+
+def _back_in_time(x, batch):
+    """The way back from `_rows`: (T B, D) to (B, T, D)."""
+    return permute_dims(reshape(x, (-1, batch, x.shape[1])), (1, 0, 2))
 
 
 def _rule(g, out, x, R, *state, cell, chunk):
-    S, length = cell.states, x.shape[1]
+    S, (batch, length, _), walk = cell.states, x.shape, _fused(_walk_back, cell, x.backend)
     histories = out[:S]                                  # each part of the state after every step
-    dy, ds, dR = g[0], [reshape(d, (1, d.shape[0], 1, -1)) for d in g[S:]], None
-    step, back, d_x, done = _backward(cell, x.backend), swap_axes(R), [], []
+    given, ds, dR = g[:S], g[S:], None
+    dx, done = Joined(length, any(t.node is not None for t in (*g, x, R, *state))), []
     for start in reversed(range(0, length, chunk)):
         stop = min(start + chunk, length)
-        piece = _time_first(x, start, stop)
+        piece = _rows(x, start, stop)
         if done:
             piece, = after([piece], done)
-        before = [_time_first(part, start - 1, stop - 1) if start else
-                  concat([expand_dims(first, 0), _time_first(part, 0, stop - 1)], axis=0)
+        before = [_rows(part, start - 1, stop - 1) if start else concat([first, _rows(part, 0, stop - 1)], axis=0)
                   for first, part in zip(state, histories)]
-        slopes = [_steps(s) for s in _slopes(cell, _gates(cell, piece, before[0], R), before)]
-        dys, dz = _steps(expand_dims(_time_first(dy, start, stop), 2)), []
-        for dy_t, *slope in reversed(list(zip(dys, *slopes))):
-            dz_t, *ds = step(back, dy_t, *ds, *slope)
-            dz.append(dz_t)
-        dz = reshape(concat(dz[::-1], axis=0), piece.shape)
-        more = _matrix_grad(before[0], cut(dz, 0, cell.recurrent * R.shape[0] * R.shape[1], axis=-1), R)
+        dz, more, *ds = walk(piece, R, *before, *(_rows(d, start, stop) for d in given), *ds)
         dR = more if dR is None else dR + more
-        d_x.append(permute_dims(dz, (1, 0, 2)))
-        done = [d_x[-1], dR, *ds]
-    return [d_x[0] if len(d_x) == 1 else concat(d_x[::-1], axis=1), dR, *(reshape(d, s.shape) for d, s in zip(ds, state))]
+        dx.put(start, _back_in_time(dz, batch))
+        done = [dz, dR, *ds]
+    return [dx.get(), dR, *ds]
 
 
 @op(vjp=_rule, owns_gradient=True)
 def gated_scan_rows(x, R, *state, cell, chunk):
     """Native form of `gated_scan`, all in one dtype. Returns the states (B, L, D) after every step, part by part, then the last ones.
 
-    The gradient reads the histories of all parts; only that of h is an output to differentiate.
+    The gradient reads the histories of all parts, and is differentiable in them: that is how its own gradient goes back in time.
     """
-    step, pieces = _forward(cell, x.backend), []
-    state = [expand_dims(s, 0) for s in state]
-    for start in range(0, x.shape[1], chunk):
-        piece = _time_first(x, start, min(start + chunk, x.shape[1]))
+    walk, (batch, length, _), found = _fused(_walk, cell, x.backend), x.shape, []
+    histories = [Joined(length) for _ in state]
+    for start in range(0, length, chunk):
+        piece = _rows(x, start, min(start + chunk, length))
         if start:
-            piece, = after([piece], pieces[-1])
-        found = []
-        for x_t in _steps(piece):
-            state = step(x_t, R, *state)
-            found.append(state)
-        pieces.append([permute_dims(concat(part, axis=0), (1, 0, 2)) for part in zip(*found)])
-    histories = pieces[0] if len(pieces) == 1 else [concat(part, axis=1) for part in zip(*pieces)]
-    return (*histories, *(squeeze(s, 0) for s in state))
+            piece, = after([piece], found)
+        found = walk(piece, R, *state)
+        state = [cut(part, part.shape[0] - batch, part.shape[0], axis=0) for part in found]
+        for history, part in zip(histories, found):
+            history.put(start, _back_in_time(part, batch))
+    return (*(history.get() for history in histories), *state)
 
 
 def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple | None = None, *,
