@@ -38,7 +38,7 @@ def matmul(x, y):
 
 @op(rule="promote")
 def addmm(c, x, y):
-    """c + x y, the product over the last two axes, in one launch where the engine has one for it; c (..., n, m) or broadcasting."""
+    """c + x y, the product over the last two axes, in one launch where the engine has one; c broadcasts to the product."""
     return c + matmul(x, y)
 
 

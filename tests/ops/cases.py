@@ -138,7 +138,8 @@ row("matmul", ops.matmul, [real(4), real(2, 4, 3)], np.matmul, label="vector fir
 row("matmul", ops.matmul, [real(2, 3, 4), real(4)], np.matmul, label="vector second")
 row("matmul", ops.matmul, [real(4), real(4)], np.matmul, label="vectors")
 row("matmul", ops.matmul, [ints(3, 4), ints(4, 2)], np.matmul, label="integers")
-row("addmm", ops.addmm, [real(2, 3, 5), X, real(4, 5)], lambda c, x, y: c + x @ y)
+row("addmm", ops.addmm, [real(3, 5), X, real(4, 5)], lambda c, x, y: c + x @ y)
+row("addmm", ops.addmm, [real(5), real(2, 3, 4), real(4, 5)], lambda c, x, y: c + x @ y, label="c broadcasts")
 
 ROWS, WIDE = ints(2, 3), ints(3, 2, high=4)
 row("take_axis", lambda x, i: ops.take(x, i, axis=0), [real(5, 2), ROWS], lambda x, i: x[i])
