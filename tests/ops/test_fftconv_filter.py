@@ -155,7 +155,7 @@ def test_what_torch_changes_in_place_is_seen():
 def test_a_filter_dies_with_its_layer(backend):
     layer = layers.instantiate("hyena", key=em.random.key(0), **ROWS["hyena"])
     layer(put(1, 12, 4))
-    kept = weakref.ref(layer._frozen)
+    kept = weakref.ref(layer._prepared)
     del layer
     gc.collect()
     assert kept() is None

@@ -11,6 +11,7 @@ Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, applied
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 from ember_ml.autodiff import tape
 from ember_ml.ops.declare import op
@@ -23,6 +24,24 @@ def after(xs: Sequence[EmberTensor], on: Sequence[EmberTensor]) -> list[EmberTen
     backend = on[0].backend
     return [EmberTensor(a, backend, x.node)
             for a, x in zip(backend.runtime.after([x.data for x in xs], [x.data for x in on]), xs)]
+
+
+@lru_cache(maxsize=128)
+def fused(walk: Callable, backend, *static) -> Callable:
+    """`walk(*static, *tensors) -> list of tensors` as one call that an engine which compiles whole steps compiles: fewer launches.
+
+    Args:
+        walk: a pure function of the module's own, not one made anew at each call: what is compiled is kept by it and `static`.
+    """
+    if backend.runtime.compiles != "step":
+        return partial(walk, *static)
+    native = backend.runtime.compile(lambda *raw: [y.data for y in walk(*static, *[EmberTensor(a, backend) for a in raw])])
+
+    def run(*tensors):
+        if any(t.node is not None for t in tensors):     # the tape must see what is done
+            return walk(*static, *tensors)
+        return [EmberTensor(y, backend) for y in native(*[t.data for t in tensors])]
+    return run
 
 
 def _pieces(xs, start: int, stop: int):

@@ -12,15 +12,13 @@ Source: Werbos 1990, Backpropagation Through Time.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from ember_ml.autodiff import tape
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import addmm, matmul
 from ember_ml.ops.recurrence.cells import GatedCell
-from ember_ml.ops.recurrence.chunks import Joined, after
+from ember_ml.ops.recurrence.chunks import Joined, after, fused
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, stack, swap_axes
 from ember_ml.tensor import EmberTensor
@@ -138,20 +136,6 @@ def _walk_back(cell, x, R, *rest):
     return [flat[0] if len(flat) == 1 else concat(flat, axis=-1), _matrix_grad(before[0], flat[0], R), *ds]
 
 
-@lru_cache(maxsize=64)
-def _fused(walk, cell, backend):
-    """`walk(cell, *tensors)`, compiled by an engine that compiles whole steps: a chunk is one call then, and fewer launches."""
-    if backend.runtime.compiles != "step":
-        return lambda *tensors: walk(cell, *tensors)
-    native = backend.runtime.compile(lambda *raw: [y.data for y in walk(cell, *[EmberTensor(a, backend) for a in raw])])
-
-    def run(*tensors):
-        if any(t.node is not None for t in tensors):     # the tape must see what is done
-            return walk(cell, *tensors)
-        return [EmberTensor(y, backend) for y in native(*[t.data for t in tensors])]
-    return run
-
-
 def _rows(x, start, stop):
     """Steps of x (B, L, ...), one below the other: (T B, ...)."""
     return reshape(permute_dims(cut(x, start, stop, axis=1), (1, 0, 2)), ((stop - start) * x.shape[0], x.shape[2]))
@@ -163,7 +147,7 @@ def _back_in_time(x, batch):
 
 
 def _rule(g, out, x, R, *state, cell, chunk):
-    S, (batch, length, _), walk = cell.states, x.shape, _fused(_walk_back, cell, x.backend)
+    S, (batch, length, _), walk = cell.states, x.shape, fused(_walk_back, x.backend, cell)
     histories = out[:S]                                  # each part of the state after every step
     given, ds, dR = g[:S], g[S:], None
     dx, done = Joined(length, any(t.node is not None for t in (*g, x, R, *state))), []
@@ -187,7 +171,7 @@ def gated_scan_rows(x, R, *state, cell, chunk):
 
     The gradient reads the histories of all parts, and is differentiable in them: that is how its own gradient goes back in time.
     """
-    walk, (batch, length, _), found = _fused(_walk, cell, x.backend), x.shape, []
+    walk, (batch, length, _), found = fused(_walk, x.backend, cell), x.shape, []
     histories = [Joined(length) for _ in state]
     for start in range(0, length, chunk):
         piece = _rows(x, start, min(start + chunk, length))

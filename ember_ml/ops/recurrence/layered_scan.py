@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ember_ml.autodiff import tape
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.cells import Parts
-from ember_ml.ops.recurrence.chunks import after
+from ember_ml.ops.recurrence.chunks import after, fused
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, squeeze, stack, swap_axes
 from ember_ml.tensor import EmberTensor
@@ -142,15 +141,6 @@ def _walk_back(stages, counts, *flat):
     return [*d_adds, *d_weights, *d_given, *ds]
 
 
-@lru_cache(maxsize=64)
-def _fused(walk, stages, counts, backend):
-    """`walk(stages, counts, *tensors)`, compiled by an engine that compiles whole steps: fewer launches."""
-    if backend.runtime.compiles != "step":
-        return lambda *tensors: walk(stages, counts, *tensors)
-    native = backend.runtime.compile(lambda *raw: [y.data for y in walk(stages, counts, *[EmberTensor(a, backend) for a in raw])])
-    return lambda *tensors: [EmberTensor(y, backend) for y in native(*[t.data for t in tensors])]
-
-
 def _time_second(x):
     return permute_dims(x, (1, 0, 2))
 
@@ -163,7 +153,7 @@ def _cut(x, start, stop):
 def _rule(g, out, *tensors, stages, counts, chunk):
     adds, weights, state, given = counts.divide(tensors)
     K, S, length = counts.stages, counts.state, out[0].shape[1]
-    walk, dy, ds, done, chunks = _fused(_walk_back, stages, counts, out[0].backend), g[0], [expand_dims(d, 0) for d in g[S:]], [], []
+    walk, dy, ds, done, chunks = fused(_walk_back, out[0].backend, stages, counts), g[0], [expand_dims(d, 0) for d in g[S:]], [], []
     for start in reversed(range(0, length, chunk)):
         stop = min(start + chunk, length)
         pieces = [_cut(x, start, stop) for x in (*adds, *given, dy)]
@@ -190,7 +180,7 @@ def layered_scan_rows(*tensors, stages, counts, chunk):
     then the last ones; of the histories only that of h is an output to differentiate.
     """
     adds, weights, state, given = counts.divide(tensors)
-    walk, pieces, found = _fused(_walk, stages, counts, tensors[0].backend), [], []
+    walk, pieces, found = fused(_walk, tensors[0].backend, stages, counts), [], []
     state = [expand_dims(s, 0) for s in state]
     length = next(a.shape[1] for a in adds if a.ndim == 3)
     for start in range(0, length, chunk):
