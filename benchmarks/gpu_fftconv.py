@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import cupy
@@ -284,6 +283,11 @@ def variants() -> dict[int, tuple[list, list]]:
             for m in sorted({*forward, *backward})}
 
 
+def by_points(forward: list, backward: list) -> dict[int, plans.CudaPlan]:
+    """A plan for each number of points, on which the order of a spectrum depends."""
+    return {p.log_points: p for p in (*backward, *forward)}
+
+
 def compare_plans(gated: bool) -> list[dict]:
     rows = []
     for m, (forward, backward) in variants().items():
@@ -293,8 +297,7 @@ def compare_plans(gated: bool) -> list[dict]:
         data = inputs(batch, heads, length, torch.float32, True, 2)
         cu = [{n: native(x) for n, x in d.items() if n != "k_f"} for d in data]
         gates = ("v", "q") if gated else ()
-        spectra = {p.log_points: [kernels.spectrum(replace(p, split=True, blocks=1), d["k"], None) for d in cu]
-                   for p in (*forward, *backward)}
+        spectra = {n: [kernels.spectrum(p, d["k"], None) for d in cu] for n, p in by_points(forward, backward).items()}
         functions = {}
         for p in forward:
             functions["forward", p] = lambda i, p=p: kernels.forward(
@@ -415,7 +418,7 @@ def warm_calls(skip_variants: bool) -> list:
             x = cupy.zeros((1, 1, length), dtype)
             gates = {n: x for n in ("v", "q")} if gated else {}
             k = cupy.zeros((1, length), cupy.float32)
-            f = kernels.spectrum(two[0], k, None) if two[0] else None
+            f = kernels.spectrum(two[0], k, None) if all(two) and not gated else k
             if two[0]:
                 kernels.forward(two[0], x, f, **gates)
             if two[1]:
@@ -443,10 +446,13 @@ def warm_calls(skip_variants: bool) -> list:
                       (cupy.float32, cupy.float16, ml_dtypes.bfloat16)[number % 3])
     if not skip_variants:
         for m, (forward, backward) in variants().items():
-            for p in forward:
-                add((p, None), 1 << m, cupy.float32, False)
-            for p in backward:
-                add((None, p), 1 << m, cupy.float32, True)
+            for p in by_points(forward, backward).values():
+                calls.append(lambda p=p: kernels.spectrum(p, cupy.zeros((1, 1), cupy.float32), None))
+            for gated in (False, True):
+                for p in forward:
+                    add((p, None), 1 << m, cupy.float32, gated)
+                for p in backward:
+                    add((None, p), 1 << m, cupy.float32, gated)
     return calls
 
 
