@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cupy
@@ -288,7 +290,8 @@ def by_points(forward: list, backward: list) -> dict[int, plans.CudaPlan]:
     return {p.log_points: p for p in (*backward, *forward)}
 
 
-def compare_plans(gated: bool) -> list[dict]:
+def compare_plans() -> list[dict]:
+    """Forward plain, backward gated, float32."""
     rows = []
     for m, (forward, backward) in variants().items():
         length = 1 << m
@@ -296,15 +299,15 @@ def compare_plans(gated: bool) -> list[dict]:
         batch = max(2, min(16, (1 << 26) // (heads * length)))
         data = inputs(batch, heads, length, torch.float32, True, 2)
         cu = [{n: native(x) for n, x in d.items() if n != "k_f"} for d in data]
-        gates = ("v", "q") if gated else ()
         spectra = {n: [kernels.spectrum(p, d["k"], None) for d in cu] for n, p in by_points(forward, backward).items()}
         functions = {}
         for p in forward:
             functions["forward", p] = lambda i, p=p: kernels.forward(
-                p, cu[i % 2]["u"], spectra[p.log_points][i % 2], **{n: cu[i % 2][n] for n in gates})
+                p, cu[i % 2]["u"], spectra[p.log_points][i % 2])
         for p in backward:
             functions["backward", p] = lambda i, p=p: kernels.backward(
-                p, cu[i % 2]["g"], cu[i % 2]["u"], spectra[p.log_points][i % 2], length, **{n: cu[i % 2][n] for n in gates})
+                p, cu[i % 2]["g"], cu[i % 2]["u"], spectra[p.log_points][i % 2], length, v=cu[i % 2]["v"],
+                q=cu[i % 2]["q"])
         for name, fn in list(functions.items()):
             try:
                 fn(0)
@@ -314,10 +317,26 @@ def compare_plans(gated: bool) -> list[dict]:
                 del functions[name]
         times = measure(functions, 5)
         for (kind, p), t in times.items():
-            rows.append({"kind": kind, "gated": gated, "log_m": m, "points": p.log_points, "rows": p.rows, "split": p.split,
+            rows.append({"kind": kind, "log_m": m, "points": p.log_points, "rows": p.rows, "split": p.split,
                          "blocks": p.blocks, "sums": p.sums, "ms": statistics.median(t),
                          "ns_per_point": statistics.median(t) * 1e6 / (batch * heads * length)})
         del data, cu, spectra, functions
+        torch.cuda.empty_cache()
+        cupy.get_default_memory_pool().free_all_blocks()
+    return rows
+
+
+def compare_workspaces() -> list[dict]:
+    """Three passes with workspaces that fit the cache and that do not; forward, plain, float32."""
+    rows = []
+    for batch, heads, length in ((4, HEADS, 32768), (1, 256, 1 << 20)):
+        plan, _ = pair(length, length)
+        d = inputs(batch, heads, length, torch.float32, False, 1)[0]
+        u, f = native(d["u"]), kernels.spectrum(plan, native(d["k"]), None)
+        sizes = [1 << n for n in (23, 24, 25, 26, 27, 31)]
+        times = measure({size: lambda i, size=size: kernels.forward(replace(plan, workspace=size), u, f) for size in sizes}, 3)
+        rows += [{"L": length, "rows": batch * heads, "workspace_MB": size >> 20, "ms": median(times, size)} for size in sizes]
+        del d, u, f
         torch.cuda.empty_cache()
         cupy.get_default_memory_pool().free_all_blocks()
     return rows
@@ -396,7 +415,7 @@ def compile_all(work: list):
     for call in work:
         call()
     kernels._kernel = real
-    keys = sorted(found, key=lambda key: -int(key[1].split(",")[-7 if "backward" in key[0] else -6]))  # the slowest first
+    keys = sorted(found, key=lambda key: -max(int(n) for n in re.findall(r"\b\d+\b", key[1]) if int(n) <= 20))  # long ones first
     workers = []
     count = min(os.cpu_count() or 1, 16)
     for i in range(count):
@@ -448,11 +467,10 @@ def warm_calls(skip_variants: bool) -> list:
         for m, (forward, backward) in variants().items():
             for p in by_points(forward, backward).values():
                 calls.append(lambda p=p: kernels.spectrum(p, cupy.zeros((1, 1), cupy.float32), None))
-            for gated in (False, True):
-                for p in forward:
-                    add((p, None), 1 << m, cupy.float32, gated)
-                for p in backward:
-                    add((None, p), 1 << m, cupy.float32, gated)
+            for p in forward:
+                add((p, None), 1 << m, cupy.float32, False)
+            for p in backward:
+                add((None, p), 1 << m, cupy.float32, True)
     return calls
 
 
@@ -518,20 +536,21 @@ def main():
 
     stage("marks", marks)
     if not args.skip_variants:
-        stage("plans", lambda: compare_plans(False) + compare_plans(True), 50)
+        stage("plans", compare_plans, 50)
+        stage("workspaces", compare_workspaces, 45)
     stage("table", table)
     if not args.skip_compile:
         stage("torch_compile", compiled, 15)
 
     for r in out.get("plans", []):
-        sys.stdout.write(f"{r['kind'][:3]} gated={int(r['gated'])} 2^{r['log_m']} points 2^{r['points']} rows {r['rows']} split {int(r['split'])} "
+        sys.stdout.write(f"{r['kind'][:3]} 2^{r['log_m']} points 2^{r['points']} rows {r['rows']} split {int(r['split'])} "
                          f"blocks {r['blocks']} sums {int(r['sums'])}: {r['ms']:.3f} ms {r['ns_per_point'] * 1e3:.2f} ps/point\n")
     for r in out.get("table", []):
         share = r["useful_GBs"] / out["copy_GBs"] if "copy_GBs" in out else float("nan")
         sys.stdout.write(f"L={r['L']:<8}{r['dtype']:<9}{'gated' if r['gated'] else 'plain'} {'fwd+bwd' if r['step'] else 'fwd    '} "
                          f"ours {r['ours_ms']:8.3f} ms torch {r['torch_ms']:8.3f} ms ratio {r['ratio']:5.2f} copy share {share:4.0%} "
                          f"workspace {r['workspace_ours'] / 1e6:.0f} / {r.get('workspace_torch', float('nan')) / 1e6:.0f} MB\n")
-    for r in out.get("marks", []) + out.get("torch_compile", []):
+    for r in out.get("workspaces", []) + out.get("marks", []) + out.get("torch_compile", []):
         sys.stdout.write(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in r.items()) + "\n")
     say(f"copy {out.get('copy_GBs', float('nan')):.0f} GB/s, {len(bad)} errors beyond the contract")
     keep()

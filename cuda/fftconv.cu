@@ -23,41 +23,61 @@ constexpr unsigned LANES = 32;  // threads of a warp
 // What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M).
 constexpr unsigned GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
 
-// cos(pi i / 64)
-__device__ constexpr float COSINE[33] = {
-    1.0f,           0.99879545620f, 0.99518472667f, 0.98917650996f, 0.98078528040f, 0.97003125319f, 0.95694033573f,
-    0.94154406518f, 0.92387953251f, 0.90398929312f, 0.88192126435f, 0.85772861000f, 0.83146961230f, 0.80320753148f,
-    0.77301045336f, 0.74095112535f, 0.70710678119f, 0.67155895485f, 0.63439328416f, 0.59569930449f, 0.55557023302f,
-    0.51410274419f, 0.47139673683f, 0.42755509343f, 0.38268343236f, 0.33688985339f, 0.29028467725f, 0.24298017990f,
-    0.19509032202f, 0.14673047446f, 0.09801714033f, 0.04906767433f, 0.0f};
+// cos(pi i / 128)
+__device__ constexpr float COSINE[65] = {
+    1.00000000000f, 0.99969881870f, 0.99879545621f, 0.99729045668f, 0.99518472667f, 0.99247953460f, 0.98917650996f,
+    0.98527764239f, 0.98078528040f, 0.97570213004f, 0.97003125319f, 0.96377606580f, 0.95694033573f, 0.94952818059f,
+    0.94154406518f, 0.93299279883f, 0.92387953251f, 0.91420975570f, 0.90398929312f, 0.89322430120f, 0.88192126435f,
+    0.87008699111f, 0.85772861000f, 0.84485356525f, 0.83146961230f, 0.81758481315f, 0.80320753148f, 0.78834642763f,
+    0.77301045336f, 0.75720884651f, 0.74095112535f, 0.72424708295f, 0.70710678119f, 0.68954054474f, 0.67155895485f,
+    0.65317284295f, 0.63439328416f, 0.61523159058f, 0.59569930449f, 0.57580819142f, 0.55557023302f, 0.53499761989f,
+    0.51410274419f, 0.49289819223f, 0.47139673683f, 0.44961132965f, 0.42755509343f, 0.40524131400f, 0.38268343237f,
+    0.35989503653f, 0.33688985339f, 0.31368174040f, 0.29028467725f, 0.26671275747f, 0.24298017990f, 0.21910124016f,
+    0.19509032202f, 0.17096188876f, 0.14673047446f, 0.12241067520f, 0.09801714033f, 0.07356456360f, 0.04906767433f,
+    0.02454122852f, 0.0f};
+
+template <unsigned OPTIONS>
+struct Options {
+  static constexpr bool GATED = OPTIONS & GATE_BEFORE, GATED_AFTER = OPTIONS & GATE_AFTER, SKIPS = OPTIONS & SKIP;
+  static constexpr bool MASKED = OPTIONS & MASK, CURVED = OPTIONS & GELU, MIRRORED = OPTIONS & REVERSE;
+  static constexpr bool FOLDED = OPTIONS & FOLD, CUT = OPTIONS & RAGGED;
+  static constexpr int HALVES = FOLDED ? 2 : 1;
+};
 
 // How a transform of M = 2^LOG_M points is shared out. PASSES passes of nearly equal depth, the deeper ones first.
-template <int LOG_M_, int LOG_POINTS_, int ROWS_, bool SPLIT_, unsigned OPTIONS = 0>
-struct Plan {
-  static constexpr int LOG_M = LOG_M_, LOG_POINTS = LOG_POINTS_, ROWS = ROWS_;  // rows of a block
+// OUTER: levels of a longer transform above it, see `Columns`.
+template <int LOG_M_, int LOG_POINTS_, int ROWS_, bool SPLIT_, unsigned OPTIONS = 0, int OUTER_ = 0>
+struct Plan : Options<OPTIONS> {
+  static constexpr int LOG_M = LOG_M_, LOG_POINTS = LOG_POINTS_, ROWS = ROWS_, OUTER = OUTER_;  // ROWS: of a block
   static constexpr bool SPLIT = SPLIT_;  // exchange real and imaginary parts one after the other, in half the memory
   static constexpr int M = 1 << LOG_M, POINTS = 1 << LOG_POINTS, THREADS = M / POINTS;
   static constexpr int PASSES = (LOG_M + LOG_POINTS - 1) / LOG_POINTS;
   static constexpr int LANES_OF_ROW = THREADS < int(LANES) ? THREADS : int(LANES);
   static constexpr int SHARED = (M + M / 16) * (SPLIT ? 1 : 2);  // floats of a row
-  static constexpr bool GATED = OPTIONS & fftconv::GATE_BEFORE, GATED_AFTER = OPTIONS & fftconv::GATE_AFTER;
-  static constexpr bool SKIPS = OPTIONS & fftconv::SKIP, MASKED = OPTIONS & fftconv::MASK;
-  static constexpr bool CURVED = OPTIONS & fftconv::GELU, MIRRORED = OPTIONS & fftconv::REVERSE;
-  static constexpr bool FOLDED = OPTIONS & fftconv::FOLD, CUT = OPTIONS & fftconv::RAGGED;
-  static constexpr int HALVES = FOLDED ? 2 : 1;
 
   __device__ static constexpr int bits(int pass) { return LOG_M / PASSES + (pass < LOG_M % PASSES); }
   // levels above a pass
   __device__ static constexpr int before(int pass) { return pass == 0 ? 0 : before(pass - 1) + bits(pass - 1); }
   // log2 of the distance of a pass's points
   __device__ static constexpr int distance(int pass) { return LOG_M - before(pass) - bits(pass); }
-  // Factors in the table: a root for each block of a pass, pass 1 first; a power for each position of a pass, pass 0
-  // first; the twist of pass 0.
-  __device__ static constexpr int roots(int pass) { return pass <= 1 ? 0 : roots(pass - 1) + (1 << before(pass - 1)); }
+  // Factors in the table: a root for each block of a pass, but for the very first one; a power for each position of a
+  // pass, pass 0 first; the twist of pass 0.
+  __device__ static constexpr int roots(int pass) {
+    return pass == 0 ? 0 : roots(pass - 1) + (OUTER || pass > 1 ? 1 << (OUTER + before(pass - 1)) : 0);
+  }
   __device__ static constexpr int powers(int pass) {
     return pass == 0 ? roots(PASSES) : powers(pass - 1) + (1 << distance(pass - 1));
   }
   __device__ static constexpr int twist() { return powers(PASSES - 1); }
+};
+
+// The outermost levels of a transform that is too long for a block: 2^OUTER points, 2^LOG_INNER apart, in a thread.
+template <int OUTER, int LOG_INNER, unsigned OPTIONS>
+struct Columns : Options<OPTIONS> {
+  static constexpr int INNER = 1 << LOG_INNER, POINTS = 1 << OUTER, M = POINTS << LOG_INNER, LANES_OF_ROW = 0;
+
+  __device__ static constexpr int bits(int) { return OUTER; }
+  __device__ static constexpr int distance(int) { return LOG_INNER; }
 };
 
 // Every 16 numbers one is left free, which spreads the strides of the passes over the banks.
@@ -96,12 +116,12 @@ __device__ inline float2 product(float2 a, float2 b) {
   return float2{fmaf(a.x, b.x, -a.y * b.y), fmaf(a.x, b.y, a.y * b.x)};
 }
 
-// exp(i pi angle / 64), 0 <= angle <= 32
-__device__ inline float2 unit(int angle) { return float2{COSINE[angle], COSINE[32 - angle]}; }
+// exp(i pi angle / 128), 0 <= angle <= 64
+__device__ inline float2 unit(int angle) { return float2{COSINE[angle], COSINE[64 - angle]}; }
 
-// The lowest `bits` of k, at most 4, in the other order.
+// The lowest `bits` of k, at most 5, in the other order.
 __device__ constexpr int reversed(int k, int bits) {
-  return ((k & 1) << 3 | (k & 2) << 1 | (k & 4) >> 1 | (k & 8) >> 3) >> (4 - bits);
+  return ((k & 1) << 4 | (k & 2) << 2 | (k & 4) | (k & 8) >> 2 | (k & 16) >> 4) >> (5 - bits);
 }
 
 // Factors of a pass: ROOT is the whole transform's first, whose block has the root i: all constants. FIRST is the
@@ -127,13 +147,13 @@ __device__ inline void level(float2* z, const float2* power) {
     }
     float2 t;
     if (FACTORS == ROOT) {
-      t = unit((1 + 4 * rest) << (4 - LEVEL));
+      t = unit((1 + 4 * rest) << (5 - LEVEL));
     } else if (FACTORS == FIRST) {
-      t = unit(rest << (6 - LEVEL));
+      t = unit(rest << (7 - LEVEL));
       if (INVERSE) t.y = -t.y;
     } else {
       t = power[BITS - 1 - LEVEL];
-      const float2 more = unit(rest << (6 - LEVEL));
+      const float2 more = unit(rest << (7 - LEVEL));
       if (rest) t = product(t, float2{more.x, INVERSE ? -more.y : more.y});
     }
     if (quarter) t = INVERSE ? float2{t.y, -t.x} : float2{-t.y, t.x};
@@ -156,15 +176,14 @@ __device__ inline void levels(float2* z, const float2* power) {
   }
 }
 
-// power[i] = r^(2^i), from r and r^4: squaring doubles the error, so that two of them in a row would be felt.
+__device__ inline float2 squared(float2 r) { return float2{fmaf(r.x, r.x, -r.y * r.y), 2.0f * r.x * r.y}; }
+
+// power[i] = r^(2^i), from r and r^4: squaring doubles the error, so that many in a row would be felt.
 template <int BITS>
 __device__ inline void raise(float4 r, float2* power) {
 #pragma unroll
   for (int i = 0; i < BITS; i++)
-    power[i] = i == 0   ? float2{r.x, r.y}
-               : i == 2 ? float2{r.z, r.w}
-                        : float2{fmaf(power[i - 1].x, power[i - 1].x, -power[i - 1].y * power[i - 1].y),
-                                 2.0f * power[i - 1].x * power[i - 1].y};
+    power[i] = i == 0 ? float2{r.x, r.y} : i == 2 ? float2{r.z, r.w} : squared(power[i - 1]);
 }
 
 // Numbers of one pass to those of its neighbour.
@@ -195,25 +214,25 @@ __device__ inline void exchange(float2* z, float* shared, int thread) {
   }
 }
 
-// From the points of pass 0 to the values at the roots, in the order of the last pass.
+// From the points of pass 0 to the values at the roots, in the order of the last pass. `block`: of the levels above.
 template <class P, bool REAL, int PASS = 0>
-__device__ inline void transform(float2* z, float* shared, const float4* table, int thread) {
+__device__ inline void transform(float2* z, float* shared, const float4* table, int thread, int block = 0) {
   constexpr int BITS = P::bits(PASS);
 #pragma unroll
   for (int group = 0; group < P::POINTS >> BITS; group++) {
-    if constexpr (PASS == 0) {
+    if constexpr (PASS == 0 && P::OUTER == 0) {
       levels<ROOT, false, REAL, BITS>(z + (group << BITS), nullptr);
     } else {
       float2 power[BITS];
-      const int block = (first_butterfly<P, PASS>(thread) >> P::distance(PASS)) +
-                        (group * P::LANES_OF_ROW >> P::distance(PASS));
-      raise<BITS>(table[P::roots(PASS) + block], power);
+      const int own = (first_butterfly<P, PASS>(thread) >> P::distance(PASS)) +
+                      (group * P::LANES_OF_ROW >> P::distance(PASS)) + (block << P::before(PASS));
+      raise<BITS>(table[P::roots(PASS) + own], power);
       levels<GIVEN, false, false, BITS>(z + (group << BITS), power);
     }
   }
   if constexpr (PASS + 1 < P::PASSES) {
     exchange<P, PASS, PASS + 1>(z, shared, thread);
-    transform<P, REAL, PASS + 1>(z, shared, table, thread);
+    transform<P, REAL, PASS + 1>(z, shared, table, thread, block);
   }
 }
 
@@ -231,7 +250,7 @@ __device__ inline void inverse(float2* z, float* shared, const float4* table, in
       const int offset = (first_butterfly<P, PASS>(thread) & WITHIN) + (group * P::LANES_OF_ROW & WITHIN);
       float2 power[BITS];
       raise<BITS>(table[P::powers(PASS) + offset], power);
-      if constexpr (PASS == 0) {
+      if constexpr (PASS == 0 && P::OUTER == 0) {
         const float4 both = table[P::twist() + offset];
         const float2 twist = {both.x, both.y};
         power[BITS - 1] = product(power[BITS - 1], twist);
@@ -249,13 +268,13 @@ __device__ inline void inverse(float2* z, float* shared, const float4* table, in
 
 template <class P>
 __device__ inline float real_part(float2 z, int i) {
-  const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (5 - P::bits(0)));
+  const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (6 - P::bits(0)));
   return fmaf(z.x, c.x, z.y * c.y);
 }
 
 template <class P>
 __device__ inline float imaginary_part(float2 z, int i) {
-  const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (5 - P::bits(0)));
+  const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (6 - P::bits(0)));
   return fmaf(z.y, c.x, -z.x * c.y);
 }
 
@@ -310,6 +329,101 @@ struct Strides {
   __device__ size_t of(unsigned b, unsigned c) const { return b * batch + c * channel; }
 };
 
+// Puts the filter of the future before the filter: lag -n is lag 2 M - n with the other sign.
+template <class P>
+__device__ inline void mirror(float2* z, const float* row, int first, int taps) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) {
+    const int n = first + step<P, 0>(i);
+    if (n == 0) z[i].x += row[0];
+    else if (2 * P::M - n < taps) z[i].x -= row[2 * P::M - n];
+    if (P::M - n < taps) z[i].y -= row[P::M - n];
+  }
+}
+
+// The end of the forward: y of the convolution's values.
+template <class P, typename T>
+__device__ inline void store_output(const float2* z, const T* q, float factor, T* y, int left) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) {
+#pragma unroll
+    for (int half = 0; half < P::HALVES; half++) {
+      const int n = step<P, 0>(i) + half * P::M;
+      if (!has<P>(n, left)) continue;
+      float a = result<P>(z[i], i, half);
+      if (P::CURVED) a = gelu(a);
+      if (P::MASKED) a *= factor;
+      if (P::GATED_AFTER) a *= float(q[n]);
+      y[n] = T(a);
+    }
+  }
+}
+
+// dq, and in place of the convolution's values their gradient.
+template <class P, typename T>
+__device__ inline void turn_back(float2* z, const T* g, const T* q, float factor, T* dq, int left, bool live) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) {
+    float dz[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int half = 0; half < P::HALVES; half++) {
+      const int n = step<P, 0>(i) + half * P::M;
+      if (!has<P>(n, left)) continue;
+      const float a = result<P>(z[i], i, half), up = P::MASKED ? float(g[n]) * factor : float(g[n]);
+      dz[half] = up;
+      if (P::GATED_AFTER) {
+        dz[half] *= float(q[n]);
+        if (live) dq[n] = T(up * (P::CURVED ? gelu(a) : a));
+      }
+      if (P::CURVED) dz[half] *= gelu_slope(a);
+    }
+    z[i] = float2{dz[0], dz[1]};
+  }
+}
+
+// The same where nothing but a mask follows the convolution.
+template <class P, typename T>
+__device__ inline void load_gradient(float2* z, const T* g, float factor, int left) {
+  load_row<P>(z, g, left);
+  if (!P::MASKED) return;
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) z[i] = float2{z[i].x * factor, z[i].y * factor};
+}
+
+// du and dv.
+template <class P, typename T>
+__device__ inline void store_gradient(const float2* z, const T* u, const T* v, T* du, T* dv, int left) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) {
+#pragma unroll
+    for (int half = 0; half < P::HALVES; half++) {
+      const int n = step<P, 0>(i) + half * P::M;
+      if (!has<P>(n, left)) continue;
+      const float dx = result<P>(z[i], i, half);
+      du[n] = T(P::GATED ? dx * float(v[n]) : dx);
+      if (P::GATED) dv[n] = T(dx * float(u[n]));
+    }
+  }
+}
+
+// dk and dk_reverse.
+template <class P>
+__device__ inline void store_filter_gradient(const float2* z, float* dk, float* dk_reverse, int first, int taps,
+                                             int taps_reverse) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int n = first + step<P, 0>(i) + half * P::M;
+      const float d = result<P>(z[i], i, half);
+      if (n < taps) dk[n] = d;
+      if (!P::MIRRORED) continue;
+      if (n == 0) dk_reverse[0] = d;
+      else if (2 * P::M - n < taps_reverse) dk_reverse[2 * P::M - n] = -d;
+    }
+  }
+}
+
 // spectrum[h] = transform of k[h] and, mirrored, of k_reverse[h]; divided by M for the way back.
 template <class P>
 __device__ inline void spectrum(const float* k, const float* k_reverse, const float* table, float* out, float* shared,
@@ -318,16 +432,7 @@ __device__ inline void spectrum(const float* k, const float* k_reverse, const fl
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, head = min(unit, heads - 1);
   float2 z[P::POINTS];
   load_row<P>(z, k + size_t(head) * taps + first, taps - first);
-  if (P::MIRRORED) {  // lag -n is lag 2 M - n with the other sign
-    const float* row = k_reverse + size_t(head) * taps_reverse;
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) {
-      const int n = first + step<P, 0>(i);
-      if (n == 0) z[i].x += row[0];
-      else if (2 * P::M - n < taps_reverse) z[i].x -= row[2 * P::M - n];
-      if (P::M - n < taps_reverse) z[i].y -= row[P::M - n];
-    }
-  }
+  if (P::MIRRORED) mirror<P>(z, k_reverse + size_t(head) * taps_reverse, first, taps_reverse);
   transform<P, false>(z, shared + slot * P::SHARED, (const float4*)table, thread);
   if (unit >= heads) return;
   float2* row = (float2*)out + size_t(head) * P::M + thread;
@@ -351,21 +456,7 @@ __device__ inline void forward(const T* u, const T* v, const T* q, const float* 
   inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, thread);
   if (P::ROWS > 1 && unit >= units) return;
   const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
-  if (P::GATED_AFTER) q += qs.of(b, head) + first;
-  y += (size_t(b) * heads + head) * length + first;
-#pragma unroll
-  for (int i = 0; i < P::POINTS; i++) {
-#pragma unroll
-    for (int half = 0; half < P::HALVES; half++) {
-      const int n = step<P, 0>(i) + half * P::M;
-      if (!has<P>(n, left)) continue;
-      float a = result<P>(z[i], i, half);
-      if (P::CURVED) a = gelu(a);
-      if (P::MASKED) a *= factor;
-      if (P::GATED_AFTER) a *= float(q[n]);
-      y[n] = T(a);
-    }
-  }
+  store_output<P>(z, q + qs.of(b, head) + first, factor, y + (size_t(b) * heads + head) * length + first, left);
 }
 
 // Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.
@@ -401,30 +492,9 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     if (P::GATED_AFTER || P::CURVED) {  // the forward's output is needed again
       multiply<P>(z, row_filter, skip, false);
       inverse<P>(z, shared, (const float4*)table, thread);
-      const T* own_q = q + qs.of(b, head) + first;
-#pragma unroll
-      for (int i = 0; i < P::POINTS; i++) {
-        float dz[2] = {0.0f, 0.0f};
-#pragma unroll
-        for (int half = 0; half < P::HALVES; half++) {
-          const int n = step<P, 0>(i) + half * P::M;
-          if (!has<P>(n, left)) continue;
-          const float a = result<P>(z[i], i, half), up = P::MASKED ? float(own_g[n]) * factor : float(own_g[n]);
-          dz[half] = up;
-          if (P::GATED_AFTER) {
-            dz[half] *= float(own_q[n]);
-            if (live) dq[row + n] = T(up * (P::CURVED ? gelu(a) : a));
-          }
-          if (P::CURVED) dz[half] *= gelu_slope(a);
-        }
-        z[i] = float2{dz[0], dz[1]};
-      }
+      turn_back<P>(z, own_g, q + qs.of(b, head) + first, factor, dq + row, left, live);
     } else {
-      load_row<P>(z, own_g, left);
-      if (P::MASKED) {
-#pragma unroll
-        for (int i = 0; i < P::POINTS; i++) z[i] = float2{z[i].x * factor, z[i].y * factor};
-      }
+      load_gradient<P>(z, own_g, factor, left);
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
     }
     transform<P, !P::FOLDED>(z, shared, (const float4*)table, thread);
@@ -436,18 +506,7 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     }
     multiply<P>(z, row_filter, skip, true);
     inverse<P>(z, shared, (const float4*)table, thread);
-    if (!live) continue;
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) {
-#pragma unroll
-      for (int half = 0; half < P::HALVES; half++) {
-        const int n = step<P, 0>(i) + half * P::M;
-        if (!has<P>(n, left)) continue;
-        const float dx = result<P>(z[i], i, half);
-        du[row + n] = T(P::GATED ? dx * float(own_v[n]) : dx);
-        if (P::GATED) dv[row + n] = T(dx * float(own_u[n]));
-      }
-    }
+    if (live) store_gradient<P>(z, own_u, own_v, du + row, dv + row, left);
   }
   if (!SUMS || unit >= units) return;
 #pragma unroll
@@ -474,19 +533,115 @@ __device__ inline void filter_grad(const float* partial, const float* table, flo
   }
   inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, thread);
   if (unit >= heads) return;
-  dk += size_t(head) * taps;
-  if (P::MIRRORED) dk_reverse += size_t(head) * taps_reverse;
+  store_filter_gradient<P>(z, dk + size_t(head) * taps, dk_reverse + size_t(head) * taps_reverse, first, taps,
+                           taps_reverse);
+}
+
+// ---------------------------------------------------------------- rows that are too long for a block
+// Three kernels: the first 2^OUTER points a thread (columns), the blocks that this leaves (rows), and columns again.
+// Between them numbers are in a workspace (rows, 2^OUTER, 2^LOG_INNER), for some rows at a time.
+
+enum ColumnStage { SIGNAL, GRADIENT, FILTER, OUTPUT, TURN, BACK, FILTER_GRADIENT };
+
+// SIGNAL, GRADIENT, FILTER: from u v, g or k to the workspace. OUTPUT, BACK, FILTER_GRADIENT: from there to y, to du and
+// dv, to dk. TURN: from the convolution's values there to their gradient, and dq. Rows are those from `row` on.
+template <class P, ColumnStage STAGE, typename T>
+__device__ inline void columns(const T* g, const T* u, const T* v, const T* q, const float* mask, const float* table,
+                               float* work, T* out, T* dv, unsigned batch, unsigned heads, unsigned row, int length,
+                               int taps_reverse, Strides gs, Strides us, Strides vs, Strides qs) {
+  constexpr unsigned BLOCKS_OF_ROW = (P::INNER + 255) / 256;
+  const int first = blockIdx.x % BLOCKS_OF_ROW * 256 + threadIdx.x, left = length - first;
+  const unsigned local = blockIdx.x / BLOCKS_OF_ROW, head = (row + local) / batch, b = (row + local) % batch;
+  const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
+  const size_t own = (size_t(b) * heads + head) * length + first;
+  float2* place = (float2*)work + size_t(local) * P::M + first;
+  float2 z[P::POINTS];
+  if constexpr (STAGE == SIGNAL) {
+    load_row<P>(z, u + us.of(b, head) + first, left);
+    if (P::GATED) gate_row<P>(z, v + vs.of(b, head) + first, left);
+  } else if constexpr (STAGE == GRADIENT) {
+    load_gradient<P>(z, g + gs.of(b, head) + first, factor, left);
+  } else if constexpr (STAGE == FILTER) {
+    load_row<P>(z, u + us.of(b, head) + first, left);
+    if (P::MIRRORED) mirror<P>(z, v + size_t(head) * taps_reverse, first, taps_reverse);
+  } else {
+    const float4 low = ((const float4*)table)[2 * first], high = ((const float4*)table)[2 * first + 1];
+    const float2 twist = {high.z, high.w};
+    float2 power[6] = {{low.x, low.y}, squared(float2{low.x, low.y}), {low.z, low.w}, squared(float2{low.z, low.w}),
+                       {high.x, high.y}, squared(float2{high.x, high.y})};
+    power[P::bits(0) - 1] = product(power[P::bits(0) - 1], twist);
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int n = first + step<P, 0>(i) + half * P::M;
-      const float d = result<P>(z[i], i, half);
-      if (n < taps) dk[n] = d;
-      if (!P::MIRRORED) continue;
-      if (n == 0) dk_reverse[0] = d;
-      else if (2 * P::M - n < taps_reverse) dk_reverse[2 * P::M - n] = -d;
+    for (int i = 0; i < P::POINTS; i++) {
+      z[i] = place[i * P::INNER];
+      if (i % 2 == 0) z[i] = product(z[i], twist);
     }
+    levels<GIVEN, true, false, P::bits(0)>(z, power);
+    if constexpr (STAGE == OUTPUT) store_output<P>(z, q + qs.of(b, head) + first, factor, out + own, left);
+    if constexpr (STAGE == BACK)
+      store_gradient<P>(z, u + us.of(b, head) + first, v + vs.of(b, head) + first, out + own, dv + own, left);
+    if constexpr (STAGE == FILTER_GRADIENT)
+      store_filter_gradient<P>(z, out + size_t(head) * length, dv + size_t(head) * taps_reverse, first, length,
+                               taps_reverse);
+    if constexpr (STAGE == TURN)
+      turn_back<P>(z, g + gs.of(b, head) + first, q + qs.of(b, head) + first, factor, out + own, left, true);
+    else return;
+  }
+  levels<ROOT, false, STAGE != FILTER && !P::FOLDED, P::bits(0)>(z, nullptr);
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) place[i * P::INNER] = z[i];
+}
+
+enum RowStage { SPECTRUM, CONVOLVE, TRANSFORM, CONVOLUTION, ADJOINT, INVERSE };
+
+// One block of one row, in place. SPECTRUM: its transform, divided by the whole M. CONVOLVE: transform, product, inverse.
+// TRANSFORM: the first of these alone; CONVOLUTION: the others, from `kept`. ADJOINT, for all rows of a head here: the
+// same with the conjugate product, and the sum of conj(kept) dZ. INVERSE: of the sums.
+template <class P, RowStage STAGE>
+__device__ inline void rows(const float* filter, const float* D, const float* table, float* work, float* kept_work,
+                            float* sums_work, float* shared, unsigned batch, unsigned row) {
+  constexpr unsigned BLOCKS_OF_ROW = 1 << P::OUTER;
+  constexpr float SCALE = 1.0f / (P::M << P::OUTER);
+  const int thread = threadIdx.x, first = first_butterfly<P, 0>(thread), block = blockIdx.x % BLOCKS_OF_ROW;
+  const unsigned unit = blockIdx.x / BLOCKS_OF_ROW, rows = STAGE == ADJOINT ? batch : 1;
+  const unsigned head = STAGE == ADJOINT ? row / batch + unit : (row + unit) / batch;
+  const float2* own_filter = (const float2*)filter + (size_t(head) * BLOCKS_OF_ROW + block) * P::M + thread;
+  const float skip = P::SKIPS ? D[head] * SCALE : 0.0f;
+  for (unsigned turn = 0; turn < rows; turn++) {
+    const size_t at = ((size_t(unit) * rows + turn) * BLOCKS_OF_ROW + block) * P::M;
+    float2 *place = (float2*)work + at + first, *ordered = (float2*)work + at + thread;
+    const float2* kept = (const float2*)kept_work + at + thread;
+    float2* sums = (float2*)sums_work + (size_t(head) * BLOCKS_OF_ROW + block) * P::M + thread;
+    float2 z[P::POINTS];
+    if constexpr (STAGE == CONVOLUTION || STAGE == INVERSE) {
+#pragma unroll
+      for (int i = 0; i < P::POINTS; i++)
+        z[i] = STAGE == INVERSE ? float2{ordered[i * P::THREADS].x * SCALE, ordered[i * P::THREADS].y * SCALE}
+                                : kept[i * P::THREADS];
+    } else {
+#pragma unroll
+      for (int i = 0; i < P::POINTS; i++) z[i] = place[step<P, 0>(i)];
+      transform<P, false>(z, shared, (const float4*)table, thread, block);
+    }
+    if constexpr (STAGE == SPECTRUM || STAGE == TRANSFORM) {
+      __syncthreads();  // in place: all have read
+#pragma unroll
+      for (int i = 0; i < P::POINTS; i++)
+        ordered[i * P::THREADS] = STAGE == SPECTRUM ? float2{z[i].x * SCALE, z[i].y * SCALE} : z[i];
+      return;
+    }
+    if constexpr (STAGE == ADJOINT) {
+#pragma unroll
+      for (int i = 0; i < P::POINTS; i++) {
+        const float2 x = kept[i * P::THREADS], term = product(float2{x.x, -x.y}, z[i]);
+        const float2 sum = turn ? sums[i * P::THREADS] : float2{0.0f, 0.0f};
+        sums[i * P::THREADS] = float2{sum.x + term.x, sum.y + term.y};
+      }
+    }
+    if constexpr (STAGE != INVERSE) multiply<P>(z, own_filter, skip, STAGE == ADJOINT);
+    inverse<P>(z, shared, (const float4*)table, thread);
+    if constexpr (STAGE == INVERSE) __syncthreads();
+#pragma unroll
+    for (int i = 0; i < P::POINTS; i++) place[step<P, 0>(i)] = z[i];
   }
 }
 
@@ -535,4 +690,23 @@ FFTCONV_KERNEL fftconv_filter_grad(const float* partial, const float* table, flo
   extern __shared__ float shared_memory[];
   using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS | fftconv::FOLD | fftconv::RAGGED>;
   fftconv::filter_grad<P>(partial, table, dk, dk_reverse, shared_memory, heads, taps, taps_reverse, parts);
+}
+
+template <typename T, int OUTER, int LOG_INNER, unsigned OPTIONS, fftconv::ColumnStage STAGE>
+__global__ void __launch_bounds__(256) fftconv_columns(
+    const T* g, const T* u, const T* v, const T* q, const float* mask, const float* table, float* work, T* out, T* dv,
+    unsigned batch, unsigned heads, unsigned row, unsigned length, unsigned taps_reverse, size_t g_batch,
+    size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel, size_t q_batch,
+    size_t q_channel) {
+  using P = fftconv::Columns<OUTER, LOG_INNER, OPTIONS>;
+  fftconv::columns<P, STAGE>(g, u, v, q, mask, table, work, out, dv, batch, heads, row, length, taps_reverse,
+                             {g_batch, g_channel}, {u_batch, u_channel}, {v_batch, v_channel}, {q_batch, q_channel});
+}
+
+template <FFTCONV_PLAN, int OUTER, fftconv::RowStage STAGE>
+FFTCONV_KERNEL fftconv_rows(const float* filter, const float* D, const float* table, float* work, float* kept,
+                            float* sums, unsigned batch, unsigned row) {
+  extern __shared__ float shared_memory[];
+  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS, OUTER>;
+  fftconv::rows<P, STAGE>(filter, D, table, work, kept, sums, shared_memory, batch, row);
 }

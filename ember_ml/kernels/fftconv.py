@@ -80,30 +80,80 @@ _CUDA = {
 }
 
 
-def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | None:
-    """The plans of forward and backward; None if a block cannot hold such a row."""
-    if log_m > max(_CUDA):
+@dataclass(frozen=True)
+class LongPlan:
+    """A transform of 2^outer rows of the inner plan: three kernels, and a workspace of 8 bytes a point for some rows.
+
+    Args:
+        workspace: bytes that are meant; what fits into the L2 cache need not go to device memory and back.
+    """
+
+    outer: int
+    inner: CudaPlan
+    workspace: int = 1 << 25
+
+    @property
+    def m(self) -> int:
+        return self.inner.m << self.outer
+
+    @property
+    def log_m(self) -> int:
+        return self.inner.log_m + self.outer
+
+    @property
+    def log_points(self) -> int:
+        return self.inner.log_points
+
+    def together(self, rows: int, spaces: int = 1) -> int:
+        """Sets of `rows` rows that are worked on at a time, with so many workspaces."""
+        return max(1, self.workspace // (8 * self.m * rows * spaces))
+
+
+#: log2 of the rows of a LongPlan: (log2 of a thread's points, rows, split, blocks)
+_INNER = {13: (4, 1, False, 2), 14: (5, 1, False, 1)}
+
+#: the longest transform: 2^6 columns of the inner plan's
+LONGEST = 20
+
+
+def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPlan] | None:
+    """The plans of forward and backward; None if no kernel has such a row."""
+    if log_m > LONGEST:
         return None
+    if log_m > max(_CUDA):
+        inner = 14 if log_m == LONGEST else 13
+        plan = LongPlan(log_m - inner, CudaPlan(inner, *_INNER[inner]))
+        return plan, plan
     log_m = max(log_m, min(_CUDA))
     points, forward, backward = _CUDA[log_m]
     return CudaPlan(log_m, points, *forward), CudaPlan(log_m, points, *backward)
 
 
-def factors(passes: tuple[int, ...]) -> tuple[float, ...]:
+def factors(passes: tuple[int, ...], outer: int = 0) -> list[float]:
     """The factors that the passes read, in the order of `Plan` in the kernels: real and imaginary parts of f and f^4.
 
-    For each pass but the first, f is the root of each of its blocks; for each pass but the last, a power for each
-    position in a block; then the twist of the first pass.
+    For each pass but the very first, f is the root of each of its blocks; for each pass but the last, a power for each
+    position in a block; then the twist of the very first pass.
+
+    Args:
+        passes: log2 of the radix of each. outer: levels of a longer transform above them.
     """
     log_m, angles = sum(passes), []
-    for i in range(1, len(passes)):
-        above, bits = sum(passes[:i]), passes[i]
+    for i in range(0 if outer else 1, len(passes)):
+        above, bits = outer + sum(passes[:i]), passes[i]
         angles += [2 * pi * (_reversed(block, above) + 0.25) / (1 << (above + bits)) for block in range(1 << above)]
     for i in range(len(passes) - 1):
         size = log_m - sum(passes[:i])
         angles += [-2 * pi * j / (1 << size) for j in range(1 << (size - passes[i]))]
-    angles += [-pi * j / (2 << log_m) for j in range(1 << (log_m - passes[0]))]
-    return tuple(part for angle in angles for part in (cos(angle), sin(angle), cos(4 * angle), sin(4 * angle)))
+    if not outer:
+        angles += [-pi * j / (2 << log_m) for j in range(1 << (log_m - passes[0]))]
+    return [part for angle in angles for part in (cos(angle), sin(angle), cos(4 * angle), sin(4 * angle))]
+
+
+def column_factors(outer: int, log_inner: int) -> list[float]:
+    """The factors of the columns on the way back: f, f^4, f^16 and the twist for each of their positions in a row."""
+    turns = [-pi * j / (2 << (outer + log_inner)) for j in range(1 << log_inner)]
+    return [part for turn in turns for angle in (4 * turn, 16 * turn, 64 * turn, turn) for part in (cos(angle), sin(angle))]
 
 
 def _reversed(number: int, bits: int) -> int:

@@ -121,6 +121,35 @@ def test_every_plan_is_free_of_races(machine, log_m):
         check(got, definition(*arrays), "float32")
 
 
+def long_plan(monkeypatch, outer, workspace=1 << 25):
+    """Rows take three passes from 256 points on, as they do beyond 2^14 with the real inner plans."""
+    plan = plans.LongPlan(outer, plans.CudaPlan(8, 4), workspace)
+    monkeypatch.setattr(plans, "cuda_plans", lambda log_m: (plan, plan))
+
+
+@pytest.mark.parametrize("outer, length, taps, options", [
+    (1, 512, 512, "plain"), (1, 500, 300, "all"), (1, 700, 300, "gated"), (2, 900, 900, "mask"), (3, 2048, 64, "reverse")])
+def test_three_passes(machine, monkeypatch, outer, length, taps, options):
+    long_plan(monkeypatch, outer)
+    arrays = case(length, taps, OPTIONS[options], batch=2)
+    check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+def test_three_passes_of_some_rows_at_a_time(machine, monkeypatch):
+    import cupy
+    long_plan(monkeypatch, 1, workspace=2 * 2 * 8 * 512)    # forward: 4 rows, backward: 1 head of 2
+    monkeypatch.setattr(cupy, "empty", cupy.zeros)         # no launch writes the whole of an output
+    arrays = case(512, 512, OPTIONS["all"], batch=2, heads=5)
+    check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+@pytest.mark.parametrize("log_m", [15, 16])
+def test_the_longest_rows_unchecked(machine, log_m):
+    arrays = case(1 << log_m, 300, OPTIONS["plain"], batch=1, heads=1)
+    with using(check=False):
+        check(run(machine, *arrays), definition(*arrays), "float32")
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_computed_in_float32(machine, dtype):
     arrays = case(100, 100, OPTIONS["all"], dtype)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import source_text
-from ember_ml.kernels.fftconv import CudaPlan, Plan
+from ember_ml.kernels.fftconv import CudaPlan, LongPlan, Plan
 
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _NULL = np.uint64(0)
@@ -25,21 +25,21 @@ def _kernel(name: str, arguments: str, dynamic: int):
     return kernel
 
 
-def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", kept: int = 0):
+def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", kept: int = 0, stage: str = ""):
     own = f"{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, {plan.blocks}"
     dynamic = plan.shared_bytes(kept)
     sums = ("", "false", "true")[kept]
-    kernel = _kernel(name, ", ".join(filter(None, (c_type, own, sums))), dynamic)
+    kernel = _kernel(name, ", ".join(filter(None, (c_type, own, sums, stage))), dynamic)
     kernel((-(-units // plan.rows),), (plan.threads,), arguments, shared_mem=dynamic)
 
 
 @cache
-def _factors(passes: tuple[int, ...], device: int) -> cupy.ndarray:
-    return cupy.array(plans.factors(passes), cupy.float32)
+def _factors(make, arguments: tuple, device: int) -> cupy.ndarray:
+    return cupy.array(make(*arguments), cupy.float32)
 
 
-def _table(plan: Plan, like: cupy.ndarray) -> cupy.ndarray:
-    return _factors(plan.passes, like.device.id)
+def _table(plan: Plan, like: cupy.ndarray, outer: int = 0) -> cupy.ndarray:
+    return _factors(plans.factors, (plan.passes, outer), like.device.id)
 
 
 def _rows(x: cupy.ndarray | None) -> tuple:
@@ -59,6 +59,9 @@ def spectrum(plan: CudaPlan, k: cupy.ndarray, k_reverse: cupy.ndarray | None) ->
     """The filters' transform (H, M, 2) in the order in which the plan's kernels read it."""
     heads = k.shape[0]
     out = cupy.empty((heads, plan.m, 2), cupy.float32)
+    if isinstance(plan, LongPlan):
+        _Long(plan, k).spectrum(k, k_reverse, out)
+        return out
     _launch("fftconv_spectrum", plan, 0 if k_reverse is None else plans.REVERSE, heads,
             (_floats(k), _floats(k_reverse), _table(plan, k), out, np.uint32(heads), np.uint32(k.shape[1]),
              np.uint32(0 if k_reverse is None else k_reverse.shape[1])))
@@ -69,8 +72,11 @@ def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False)
     """y of `fftconv` for a spectrum f of `spectrum`."""
     batch, heads, length = u.shape
     y = cupy.empty(u.shape, u.dtype)
-    (u, *us), (v_, *vs), (q_, *qs) = _rows(u), _rows(v), _rows(q)
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    if isinstance(plan, LongPlan):
+        _Long(plan, u, options).forward(u, f, D, v, q, mask, y)
+        return y
+    (u, *us), (v_, *vs), (q_, *qs) = _rows(u), _rows(v), _rows(q)
     _launch("fftconv_forward", plan, options, batch * heads,
             (u, v_, q_, f, _floats(D), _floats(mask), _table(plan, u), y, np.uint32(batch), np.uint32(heads),
              np.uint32(length), *us, *vs, *qs), _C_TYPES[str(u.dtype)])
@@ -81,8 +87,13 @@ def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=No
     """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
     batch, heads, length = u.shape
     du, dv, dq = (None if x is None else cupy.empty(u.shape, u.dtype) for x in (u, v, q))
-    (g, *gs), (u, *us), (v_, *vs), (q_, *qs) = _rows(g), _rows(u), _rows(v), _rows(q)
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    dk = cupy.empty((heads, taps), cupy.float32)
+    dk_reverse = cupy.empty((heads, taps_reverse), cupy.float32) if taps_reverse else None
+    if isinstance(plan, LongPlan):
+        _Long(plan, u, options).backward(g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse)
+        return du, dv, dq, dk, dk_reverse
+    (g, *gs), (u, *us), (v_, *vs), (q_, *qs) = _rows(g), _rows(u), _rows(v), _rows(q)
     parts = plan.parts(batch, heads)
     partial = cupy.empty((heads, parts, plan.m, 2), cupy.float32)
     table = _table(plan, u)
@@ -90,12 +101,86 @@ def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=No
             (g, u, v_, q_, f, _floats(D), _floats(mask), table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
              partial, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
             _C_TYPES[str(u.dtype)], 2 if plan.sums else 1)
-    dk = cupy.empty((heads, taps), cupy.float32)
-    dk_reverse = cupy.empty((heads, taps_reverse), cupy.float32) if taps_reverse else None
     _launch("fftconv_filter_grad", plan, plans.REVERSE if taps_reverse else 0, heads,
             (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
              np.uint32(taps_reverse), np.uint32(parts)))
     return du, dv, dq, dk, dk_reverse
+
+
+class _Long:
+    """The kernels of a LongPlan, for arrays like one."""
+
+    def __init__(self, plan: LongPlan, like: cupy.ndarray, options: int = 0):
+        self.plan, self.options, self.like = plan, options, like
+        self.table = _table(plan.inner, like, plan.outer)
+        self.columns_table = _factors(plans.column_factors, (plan.outer, plan.inner.log_m), like.device.id)
+        self.blocks = 1 << plan.outer
+
+    def space(self, rows: int) -> cupy.ndarray:
+        return cupy.empty((rows, self.plan.m, 2), cupy.float32)
+
+    def columns(self, stage, rows, batch, heads, row, length, work, *, g=None, u=None, v=None, q=None, mask=_NULL, out=_NULL,
+                dv=_NULL, taps_reverse=0, options=None, c_type=""):
+        """`rows` rows from number `row` on, of which each head has `batch`."""
+        given = [_rows(x) for x in (g, u, v, q)]
+        inner = self.plan.inner.log_m
+        options = self.options if options is None else options
+        kernel = _kernel("fftconv_columns", f"{c_type}, {self.plan.outer}, {inner}, {options}, fftconv::{stage}", 0)
+        kernel((rows * max(1, (1 << inner) // 256),), (256,),
+               (*(x for x, *_ in given), mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
+                np.uint32(row), np.uint32(length), np.uint32(taps_reverse), *(s for _, *strides in given for s in strides)))
+
+    def rows(self, stage, units, batch, row, work, filter_=_NULL, D=_NULL, kept=_NULL, sums=_NULL):
+        options = self.options & plans.SKIP
+        _launch("fftconv_rows", self.plan.inner, options, units * self.blocks,
+                (filter_, D, self.table, work, kept, sums, np.uint32(batch), np.uint32(row)),
+                stage=f"{self.plan.outer}, fftconv::{stage}")
+
+    def spectrum(self, k, k_reverse, out):
+        heads, taps = k.shape
+        options = plans.FOLD | plans.RAGGED | (0 if k_reverse is None else plans.REVERSE)
+        self.columns("FILTER", heads, 1, heads, 0, taps, out, u=_filter_rows(k), v=_filter_rows(k_reverse), c_type="float",
+                     taps_reverse=0 if k_reverse is None else k_reverse.shape[1], options=options)
+        self.rows("SPECTRUM", heads, 1, 0, out)
+
+    def forward(self, u, f, D, v, q, mask, y):
+        batch, heads, length = u.shape
+        given = {"c_type": _C_TYPES[str(u.dtype)]}
+        mask, D, chunk = _floats(mask), _floats(D), min(self.plan.together(1), batch * heads)
+        work = self.space(chunk)
+        for row in range(0, batch * heads, chunk):
+            rows = min(chunk, batch * heads - row)
+            self.columns("SIGNAL", rows, batch, heads, row, length, work, u=u, v=v, **given)
+            self.rows("CONVOLVE", rows, batch, row, work, f, D)
+            self.columns("OUTPUT", rows, batch, heads, row, length, work, q=q, mask=mask, out=y, **given)
+
+    def backward(self, g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse):
+        batch, heads, length = u.shape
+        given = {"c_type": _C_TYPES[str(u.dtype)], "mask": _floats(mask)}
+        D, chunk = _floats(D), min(self.plan.together(batch, 2), heads)
+        kept, work, sums = self.space(chunk * batch), self.space(chunk * batch), self.space(heads)
+        again = self.options & (plans.GATE_AFTER | plans.GELU)
+        for head in range(0, heads, chunk):
+            count, row = min(chunk, heads - head), head * batch
+            place = (count * batch, batch, heads, row, length)
+            self.columns("SIGNAL", *place, kept, u=u, v=v, **given)
+            self.rows("TRANSFORM", count * batch, batch, row, kept)
+            if again:
+                self.rows("CONVOLUTION", count * batch, batch, row, work, f, D, kept)
+                self.columns("TURN", *place, work, g=g, q=q, out=_NULL if dq is None else dq, **given)
+            else:
+                self.columns("GRADIENT", *place, work, g=g, **given)
+            self.rows("ADJOINT", count, batch, row, work, f, D, kept, sums)
+            self.columns("BACK", *place, work, u=u, v=v, out=du, dv=_NULL if dv is None else dv, **given)
+        self.rows("INVERSE", heads, 1, 0, sums)
+        options = plans.FOLD | plans.RAGGED | (0 if dk_reverse is None else plans.REVERSE)
+        self.columns("FILTER_GRADIENT", heads, 1, heads, 0, dk.shape[1], sums, out=dk, dv=_NULL if dk_reverse is None else dk_reverse,
+                     taps_reverse=0 if dk_reverse is None else dk_reverse.shape[1], options=options, c_type="float")
+
+
+def _filter_rows(k):
+    """(H, K) as the array (1, H, K) of one batch."""
+    return None if k is None else cupy.ascontiguousarray(k, cupy.float32)[None]
 
 
 def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> cupy.ndarray:
