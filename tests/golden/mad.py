@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ember_ml import ops
 from ember_ml.nn.layers import (
-    GatedLinearAttention, GatedLinearAttentionConfig, GatedMLP, GatedMLPConfig, Mamba, MambaConfig, MLP, MLPConfig, RoPEConfig, SelfAttention,
+    GatedLinearAttention, GatedLinearAttentionConfig, GatedMLP, GatedMLPConfig, LinearAttention, LinearAttentionConfig, Mamba, MambaConfig, MLP, MLPConfig, RoPEConfig, SelfAttention,
     RWKV5, RWKV5Config, RWKV6, RWKV6Config, RWKVChannelMixing, RWKVChannelMixingConfig, SelfAttentionConfig,
 )
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
@@ -161,5 +161,41 @@ def rwkv_channel_mixer(case: Case, dtype: str) -> Built:
     def forward(x: Tensors, p: Tensors) -> Tensors:
         with with_weights(module, _rwkv_names(p)):
             return {"y": module(x["x"])[0]}
+
+    return Built(forward, case.params(dtype))
+
+
+def _linear_attention(c: dict) -> LinearAttention:
+    feature_map = {"dpfp": "dpfp_mad"}.get(c["feature_map"], c["feature_map"])     # Ember's dpfp sees negative channels, too
+    return LinearAttention(LinearAttentionConfig(c["dim"], c["num_heads"], c["expand_k"], c["expand_v"], feature_map, c["tie_feature_map_qk"],
+                                                 c["norm_q"], c["norm_k"], c["eps"]))
+
+
+def _linear_attention_weights(p: Tensors) -> Tensors:
+    named = {}
+    for name, w in p.items():
+        place, *rest = name.split(".")
+        which = place[-1]                                   # proj_q, feature_map_q
+        if place.startswith("feature_map"):                 # with "layer", or "layer1" and "layer2"
+            layer, part = rest
+            named[f"{which}_map.maps.{int(layer[5:] or 1) - 1}.{part}"] = w
+        else:
+            named["o_proj.weight" if place == "out_proj" else f"{which}_proj.weight"] = w
+    return named
+
+
+@builder("mad/linear_attention*")
+def linear_attention(case: Case, dtype: str) -> Built:
+    """With every feature map; the step's case keeps the sums of keys and of values apart."""
+    module = _linear_attention(case.config)
+
+    def forward(x: Tensors, p: Tensors) -> Tensors:
+        with with_weights(module, _linear_attention_weights(p)):
+            y, _ = module(x["x"])
+            if not case.name.endswith("_step"):
+                return {"y": y}
+            y_steps, _, state = steps(module, x["x"], module.initial_state(y.shape[0], dtype))
+        sums = ops.expand_dims(ops.swap_axes(state), 2)
+        return {"y_steps": y_steps, "y_parallel": y, "kv_state": sums[..., :-1, :], "k_state": sums[..., -1:, :]}
 
     return Built(forward, case.params(dtype))

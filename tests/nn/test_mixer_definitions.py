@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ember_ml as em
+from ember_ml.nn.layers import FeatureMap
 from ember_ml.registry import layers
 from tests.nn._help import cast, close, get, numbers, put
 
@@ -161,6 +162,17 @@ def test_a_mixer_is_its_definition(definition, fields, backend):
     if backend != "mlx":
         with mixer.using(cast(mixer.tensors(), "float64")):
             close(mixer(put(x, "float64"))[0], want, 1e-9)
+
+
+def test_feature_maps_of_linear_attention(backend):
+    q, k = numbers(1, 5, 4), numbers(2, 5, 4)
+    both = np.concatenate([np.maximum(q, 0), np.maximum(-q, 0)], -1)
+    rolled = np.concatenate([both * np.roll(both, j, -1) for j in (1, 2, 3, 4)], -1)
+    close(FeatureMap("dpfp", 4)(put(q)), rolled, 1e-6)
+    taylor = FeatureMap("taylor", 4)
+    s = (q * k).sum(-1) / 2.0
+    close((get(taylor(put(q))) * get(taylor(put(k)))).sum(-1), 1 + s + s * s / 2, 1e-5)
+    close(FeatureMap("elu", 4)(put(q * 100)), np.where(q > 0, q * 100 + 1, np.exp(np.minimum(q * 100, 0))), 1e-6)
 
 
 def test_a_mixer_says_which_sizes_do_not_fit():
