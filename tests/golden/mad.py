@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
+import numpy as np
+
+import ember_ml as em
 from ember_ml import ops
+from ember_ml.data.synthetic import TASKS
 from ember_ml.nn.layers import (
     GatedLinearAttention, GatedLinearAttentionConfig, GatedMLP, GatedMLPConfig, LinearAttention, LinearAttentionConfig, Mamba, MambaConfig, MLP, MLPConfig, RoPEConfig, SelfAttention,
     RWKV5, RWKV5Config, RWKV6, RWKV6Config, RWKVChannelMixing, RWKVChannelMixingConfig, SelfAttentionConfig,
@@ -199,3 +205,25 @@ def linear_attention(case: Case, dtype: str) -> Built:
         return {"y_steps": y_steps, "y_parallel": y, "kv_state": sums[..., :-1, :], "k_state": sums[..., -1:, :]}
 
     return Built(forward, case.params(dtype))
+
+
+@builder("mad/task_*")
+def task(case: Case, dtype: str) -> Built:
+    """A task's sequences, to the bit. The original draws the blanks of one task from NumPy's global state."""
+    c, kind = case.config, TASKS[case.name.removeprefix("task_")]
+    fields = {name: value for name, value in c.items() if name in inspect.signature(kind).parameters}
+    if "make_kv_map_seed" in c:
+        fields["map_seed"] = c["make_kv_map_seed"]
+    if "as_published" in inspect.signature(kind).parameters:
+        fields["as_published"] = True
+    source = kind(**fields)
+
+    def forward(_x: Tensors, _p: Tensors) -> Tensors:
+        found = {}
+        for split, training in (("train", True), ("test", False)):
+            np.random.seed(c.get("numpy_global_seed", 0))
+            inputs, targets = source.instances(c["num_instances"], c["rng_seed"], training)
+            found |= {f"{split}_inputs": em.tensor(inputs), f"{split}_targets": em.tensor(targets)}
+        return found | ({"kv_map": em.tensor(source.key_values())} if "map_seed" in fields else {})
+
+    return Built(forward, {})
