@@ -27,6 +27,7 @@ from ember_ml.nn.layers.sequence_mixing.inner_filter import ModalFilter, ModalFi
 from ember_ml.nn.layers.sequence_mixing.mamba import Mamba, MambaConfig
 from ember_ml.nn.layers.sequence_mixing.mamba2 import Mamba2, Mamba2Config
 from ember_ml.nn.layers.sequence_mixing.mlstm import LargeMLSTM, LargeMLSTMConfig, MLSTM, MLSTMConfig
+from ember_ml.nn.layers.sequence_mixing.rational_filter import RationalFilter, RationalFilterConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.cfc import CfC, CfCConfig, WiredCfC, WiredCfCConfig
 from ember_ml.nn.layers.sequence_mixing.parallel import BranchConfig, Parallel, ParallelConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.gru import GRU, GRUConfig
