@@ -58,6 +58,16 @@ def _parity(run: Run,
     raise typer.Exit(parity.run(run, length, json))
 
 
+@app.command("convert")
+def _convert(source: Annotated[Path, typer.Argument(help="Folder with config.json and weights.")],
+            target: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+            dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; default: as in the checkpoint.")] = None,
+            overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False):
+    """Read another project's checkpoint and write it as an Ember model."""
+    from ember_ml.cli import convert
+    convert.run(source, target, dtype, overwrite)
+
+
 @app.command("doctor")
 def _doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
            json: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file.")] = None):

@@ -5,13 +5,19 @@ The functions take and return EmberTensors and only rename, reshape and permute 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ember_ml import ops
-from ember_ml.errors import WeightsError
+from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.nn.layers import Hyena, HyenaFilter
-from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model
+from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model, ModelConfig
+from ember_ml.nn.models.hyena import block_list
 from ember_ml.tensor import EmberTensor
 
 Tensors = dict[str, EmberTensor]
+
+#: names in a checkpoint that a language model needs not: the tied head, and what its trainer counted
+IGNORED = ("lm_head.weight", "*torchmetrics*", "*metrics*")
 
 
 def read(state: Tensors, config: HyenaDNAConfig, order_last: bool = False) -> HyenaDNA:
@@ -31,6 +37,44 @@ def read(state: Tensors, config: HyenaDNAConfig, order_last: bool = False) -> Hy
     except KeyError as e:
         raise WeightsError(f"hyena_dna: expected a tensor {e.args[0]!r} in the checkpoint; it has {', '.join(list(state)[:4])}, ...") from None
     return model
+
+
+def is_config(c: dict) -> bool:
+    """Whether a config.json is HyenaDNA's: sizes, and a table of the layer."""
+    return {"d_model", "n_layer", "vocab_size"} <= c.keys() and isinstance(c.get("layer"), dict) and c["layer"].get("_name_", "hyena") == "hyena"
+
+
+def conversion(c: dict) -> tuple[ModelConfig, Callable[[Model, Tensors], Tensors]]:
+    """(config, `rename(model, state)`) of a published HyenaDNA, which counts filter channels as the full repository does.
+
+    Raises ConfigError for options that Ember has no equal of.
+    """
+    f, layer = _Sizes(c, ""), _Sizes(c["layer"], "layer.")
+    if c.get("max_position_embeddings") or c.get("attn_layer_idx"):
+        raise ConfigError("hyena_dna: expected no position embeddings and no attention layers; received max_position_embeddings="
+                          f"{c.get('max_position_embeddings')!r}, attn_layer_idx={c.get('attn_layer_idx')!r}")
+    order = layer.size("order", 2)
+    filters = dict(width=layer.size("filter_order", 64), features=layer.size("emb_dim", 3), depth=layer.size("num_inner_mlps", 2),
+                   frequency=float(layer.size("w", 1)), shift=float(layer.values.get("shift", 0.0)), learn_positions=True,
+                   window=bool(layer.values.get("modulate", True)), normalized=bool(layer.values.get("normalized", False)))
+    width = f.size("d_model")
+    made = block_list(HyenaDNAConfig(f.size("vocab_size"), width, f.size("n_layer", most=1000), layer.size("l_max"), f.size("d_inner", 4 * width),
+                                     order, layer.size("short_filter_order", 3), filters, vocab_multiple=f.size("pad_vocab_size_multiple", 8)))
+    return made, lambda model, state: model_weights(model, state, order - 1)
+
+
+class _Sizes:
+    """Counts out of a table of the original configuration."""
+
+    def __init__(self, values: dict, where: str):
+        self.values, self.where = values, where
+
+    def size(self, name: str, default: int | None = None, most: int = 1 << 31) -> int:
+        value = self.values.get(name, default)
+        value = default if value is None else value
+        if type(value) is not int or not 1 <= value <= most:
+            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a number from 1 to {most}; received {value!r}")
+        return value
 
 
 def model_weights(m: Model, p: Tensors, order_last: int = 1) -> Tensors:

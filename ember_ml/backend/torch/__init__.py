@@ -8,7 +8,7 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import base, cuda, moe, random, rnn, scan
+from ember_ml.backend.torch import base, cuda, moe, random, rnn, scan, state_dict
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
@@ -78,6 +78,10 @@ class TorchBackend(BackendBase):
 
     def arange(self, start, stop, step, dtype, device):
         return torch.arange(start, stop, step, dtype=self.native_dtype(dtype), device=self._device(device))
+
+    def read_state_dict(self, path) -> dict[str, torch.Tensor]:
+        """Tensors by name of one of torch's checkpoint files: see `ember_ml.backend.torch.state_dict`."""
+        return state_dict.read_state_dict(path)
 
     def _device(self, device: str | None) -> torch.device:
         try:

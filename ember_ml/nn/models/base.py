@@ -53,7 +53,7 @@ class Model(Module):
         self.pool = Pool(PoolConfig(last, c.pool)) if c.head in POOLED else None
         self.head = None
         if c.head in ("dense", "classifier", "regressor"):
-            out = DenseConfig(last, rows, bias=False) if c.head == "dense" else DenseConfig(last, c.outputs)
+            out = DenseConfig(last, rows, c.head_bias) if c.head == "dense" else DenseConfig(last, c.outputs)
             self.head = Dense(out, key=keys[-2])
 
     def forward(self, x: EmberTensor, state: list | None = None) -> tuple[EmberTensor, list]:

@@ -24,7 +24,7 @@ class ModelConfig:
 
     Args:
         blocks: in order. Each is a BlockConfig, or a table of its fields, or the name of a layer (`"mlp"`) or of a
-            registered block (`"transformer"`); a table `{block = "transformer", heads = 4}` gives a registered block its
+            registered block, where no layer has it (`"fftconv"`); a table `{block = "transformer", heads = 4}` gives a registered block its
             options, and `repeat = 6` stands for as many equal ones. All of it is written out here: the config that a
             model keeps holds one BlockConfig a block.
         vocab_size: tokens; None for a model of real-valued channels, without embedding.
@@ -36,7 +36,7 @@ class ModelConfig:
         dropout: on the embedding.
         outputs: classes of a classifier, numbers of a regressor. pool: kind of PoolConfig.
         embedding_scale: factor of the embedding. logit_scale: factor of the logits.
-        logit_cap: logits become cap tanh(logits / cap), None for no cap.
+        logit_cap: logits become cap tanh(logits / cap), None for no cap. head_bias: of head "dense".
         defaults: fields that blocks have where they do not say otherwise, such as {d_input = 64, norm = "rms_norm"}.
     """
 
@@ -52,6 +52,7 @@ class ModelConfig:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
+    head_bias: bool = False
     defaults: dict = dataclasses.field(default_factory=dict)
 
     @pydantic.model_validator(mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import pydantic
@@ -13,6 +14,19 @@ from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
 
 
+@config
+class Llama3Config:
+    """Slower turns for the pairs that take long, for contexts longer than the `original` number of positions.
+
+    Pairs that turn less than low_freq_factor times in `original` positions turn `factor` times slower, those that turn more than
+    high_freq_factor times as before, and between them linearly by the number of turns.
+    """
+
+    factor: Annotated[float, pydantic.Field(gt=0.0)] = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original: Size = 8192
+
 
 @config
 class RoPEConfig:
@@ -23,6 +37,7 @@ class RoPEConfig:
         dims: channels of each head that turn, the first ones, even; None for all.
         interleaved: pairs are neighbours (0, 1), (2, 3), ... and not channel i with channel i + dims / 2.
         scale: positions are divided by it (linear interpolation, for contexts longer than those trained on).
+        llama3: Llama 3.1's way to longer contexts, None for none.
         rates: radians a position for each pair, in place of those of the base.
     """
 
@@ -31,18 +46,27 @@ class RoPEConfig:
     interleaved: bool = False
     scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
     rates: list[float] | None = None
+    llama3: Llama3Config | None = None
 
 
 def turns(positions: EmberTensor, c: RoPEConfig, width: int, dtype) -> tuple[EmberTensor, EmberTensor]:
     """(cos, sin) of the angles of heads with `width` channels: positions (B, L) give (B, 1, L, dims / 2), in float32 at least."""
     half = (c.dims or width) // 2
     wide = "float64" if str(dtype) == "float64" else "float32"
-    rates = [c.base ** (-i / half) for i in range(half)] if c.rates is None else c.rates
+    rates = c.rates or [_slowed(c.base ** (-i / half), c.llama3) for i in range(half)]
     if len(rates) != half:
         raise ConfigError(f"rope: expected {half} rates, one for each pair of the {2 * half} channels that turn, received {len(rates)}")
     rates = tensor(rates, dtype=wide, like=positions)       # in Python's double precision: far positions magnify an error
     angles = expand_dims(positions.astype(wide) * (1.0 / c.scale), -1) * rates
     return expand_dims(cos(angles), 1), expand_dims(sin(angles), 1)
+
+
+def _slowed(rate: float, f: Llama3Config | None) -> float:
+    if f is None:
+        return rate
+    turned = rate * f.original / (2.0 * math.pi)
+    kept = min(1.0, max(0.0, (turned - f.low_freq_factor) / (f.high_freq_factor - f.low_freq_factor)))
+    return rate * (kept + (1.0 - kept) / f.factor)
 
 
 def rotate(x: EmberTensor, turn: tuple[EmberTensor, EmberTensor], interleaved: bool) -> EmberTensor:
