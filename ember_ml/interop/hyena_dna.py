@@ -16,8 +16,9 @@ from ember_ml.tensor import EmberTensor
 
 Tensors = dict[str, EmberTensor]
 
-#: names in a checkpoint that a language model needs not: the tied head, and what its trainer counted
-IGNORED = ("lm_head.weight", "*torchmetrics*", "*metrics*")
+#: names in a checkpoint that a language model needs not: the tied head, what its trainer counted, and the sines' further names for the
+#: one frequency
+IGNORED = ("lm_head.weight", "*torchmetrics*", "*metrics*", "*.implicit_filter.*.freq")
 
 
 def read(state: Tensors, config: HyenaDNAConfig, order_last: bool = False) -> HyenaDNA:

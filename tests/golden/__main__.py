@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.golden.case import DATA, find
+from tests.golden.case import DATA, find, left_out
 from tests.golden.runner import run_all
 
 
@@ -24,6 +24,9 @@ def main() -> int:
     for result in run_all(args.folder, args.engines or available()):
         print(result, flush=True)
         passed, failed = passed + result.passed, failed + (not result.passed)
+    for case in find(args.folder):
+        if reason := left_out(case):
+            print(f"left  {case.key:<36} not run: {reason}")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

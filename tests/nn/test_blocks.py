@@ -77,6 +77,7 @@ PRESETS = {
     "hyena": (dict(**HYENA, d_inner=6), ["hyena", "mlp"]),
     "fftconv": (dict(l_max=8), ["long_conv", "mlp"]),
     "moe": (dict(heads=2, num_experts=3, expert_config={"d_inner": 5}), ["self_attention", "moe"]),
+    "rwkv": ({}, ["rwkv4", "rwkv_channel_mixing"]),
     "hybrid": (dict(mixers=[{"layer": "mamba"}, {"layer": "self_attention", "layer_config": {"heads": 2}}], d_inner=6),
                ["parallel", "gated_mlp"]),
 }

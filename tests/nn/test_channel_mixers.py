@@ -98,6 +98,7 @@ MIXERS = {
     "layer_norm": [({}, layer_norm), ({"eps": 0.5, "bias": False, "unit_offset": True},
                                         lambda t, x: layer_norm(t, x, 0.5, 1.0))],
     "rms_norm": [({}, rms_norm), ({"eps": 0.5, "unit_offset": True}, lambda t, x: rms_norm(t, x, 0.5, 1.0)),
+                 ({"bias": True}, lambda t, x: rms_norm(t, x) + t["bias"]),
                  ({"groups": 3}, lambda t, x: np.concatenate([rms_norm({"weight": 1.0}, part) for part in np.split(x, 3, -1)], -1) * t["weight"]),
                  ({"eps": 0.5, "eps_outside": True},
                   lambda t, x: x / (np.sqrt((x * x).mean(-1, keepdims=True)) + 0.5) * t["weight"])],

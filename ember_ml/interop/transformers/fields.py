@@ -10,6 +10,8 @@ from ember_ml.errors import ConfigError
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
                "tanh": "tanh", "sigmoid": "sigmoid"}
 
+SPECIAL = {"Infinity": float("inf"), "-Infinity": float("-inf")}
+
 #: lengths and counts are below it; a config that says otherwise is damaged or hostile
 LARGEST = 1 << 31
 
@@ -27,7 +29,7 @@ class Fields:
     def get(self, name: str, default: Any = None) -> Any:
         """The value, or the default where it is missing or null."""
         value = self.values.get(name)
-        return default if value is None else value
+        return default if value is None else _plain(value)
 
     def size(self, name: str, default: int | None = None, most: int = LARGEST) -> int:
         """A length or count of at least 1."""
@@ -108,3 +110,10 @@ class Fields:
 
     def _wrong(self, name: str, expected: str, value: Any) -> ConfigError:
         return ConfigError(f"{self.family}: expected {name} to be {expected}; received {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    """A value with the numbers that JSON lacks, which transformers writes as {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return SPECIAL.get(value.get("__float__"), value) if isinstance(value, dict) and len(value) == 1 else value

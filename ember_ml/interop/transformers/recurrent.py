@@ -63,7 +63,7 @@ def xlstm(c: Fields) -> Layout:
     """xLSTMForCausalLM, in the single or the fused layout of its weights."""
     eps, bias, tied = c.number("norm_eps", 1e-6), c.flag("use_bias"), c.flag("tie_word_embeddings")
     width, multiple = c.size("hidden_size"), c.size("ffn_round_up_to_multiple_of", 64)
-    norm = ("layer_norm" if c.get("norm_type") == "layernorm" else "rms_norm", {"eps": eps})
+    norm = ("rms_norm", {"eps": eps, "bias": bias})
     mlstm = {"heads": c.size("num_heads", 8), "expand_k": c.number("qk_dim_factor", 0.5), "expand_v": c.number("v_dim_factor", 1.0),
              "gate_cap": c.number("gate_soft_cap", 15.0), "bias": bias, "eps": c.number("eps", 1e-6), "norm_eps": eps}
     inner = int((int(width * c.number("ffn_proj_factor", 2.667)) + multiple - 1) // multiple * multiple)
@@ -73,7 +73,7 @@ def xlstm(c: Fields) -> Layout:
         parts += [Part(first + "norm.", at + "norm_mlstm.", AFFINE), Part(first + "layer.", at + "mlstm_layer.", LARGE_MLSTM),
                   Part(second + "norm.", at + "norm_ffn.", AFFINE), Part(second + "layer.", at + "ffn.", LARGE_FEEDFORWARD)]
     blocks = [block("mlstm_large", mlstm, *norm), block("gated_mlp", {"d_inner": inner, "bias": bias}, *norm)] * c.layers()
-    last = norm if c.flag("add_out_norm", True) else (None, {})
+    last = ("rms_norm", {"eps": eps})                       # there whatever add_out_norm says
     return Layout(ModelConfig(**language_model(c, blocks, *last, tied, logit_cap=c.number("output_logit_soft_cap", 30.0))), parts, ignored)
 
 

@@ -2,11 +2,11 @@
 
 from ember_ml.nn.blocks.base import Block, BlockConfig
 from ember_ml.nn.blocks.presets import (
-    FFTConvBlock, HybridBlock, HyenaBlock, LSTMBlock, MambaBlock, MoEBlock, PresetBlock, PresetConfig, TransformerBlock,
+    FFTConvBlock, HybridBlock, HyenaBlock, LSTMBlock, MambaBlock, MoEBlock, PresetBlock, PresetConfig, RWKVBlock, TransformerBlock,
 )
 from ember_ml.registry import blocks
 
 blocks.register("block")(Block)
 
 __all__ = ["Block", "BlockConfig", "FFTConvBlock", "HybridBlock", "HyenaBlock", "LSTMBlock", "MambaBlock", "MoEBlock", "PresetBlock",
-           "PresetConfig", "TransformerBlock"]
+           "PresetConfig", "RWKVBlock", "TransformerBlock"]

@@ -157,6 +157,13 @@ class MoEBlock(PresetBlock):
     norm, parts = "rms_norm", (("self_attention", {}), ("moe", {}))
 
 
+@blocks.register("rwkv")
+class RWKVBlock(PresetBlock):
+    """Time mixing, then channel mixing. Source: Peng et al. 2023, RWKV: Reinventing RNNs for the Transformer Era."""
+
+    norm, parts = "layer_norm", (("rwkv4", {}), ("rwkv_channel_mixing", {}))
+
+
 @blocks.register("hybrid")
 class HybridBlock(PresetBlock):
     """Several mixers on one input, summed, then a gated MLP; `mixers` is a list as ParallelConfig takes it.

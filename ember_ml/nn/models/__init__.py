@@ -5,12 +5,12 @@ from ember_ml.nn.models.config import ModelConfig
 from ember_ml.nn.models.generation import complete, generate, stream_text
 from ember_ml.nn.models.hyena import HyenaDNA, HyenaDNAConfig
 from ember_ml.nn.models.presets import (
-    FFTConvModel, HybridModel, HyenaModel, LSTMModel, MambaModel, MoEModel, StackConfig, StackModel, Transformer,
+    FFTConvModel, HybridModel, HyenaModel, LSTMModel, MambaModel, MoEModel, RWKVModel, StackConfig, StackModel, Transformer,
 )
 from ember_ml.nn.models.sampling import SamplingConfig
 from ember_ml.nn.models.striped_hyena import StripedHyena, StripedHyenaConfig
 from ember_ml.nn.models.xlstm import XLSTM, XLSTMConfig, XLSTMLarge, XLSTMLargeConfig
 
 __all__ = ["FFTConvModel", "HybridModel", "HyenaDNA", "HyenaDNAConfig", "HyenaModel", "LSTMModel", "MambaModel", "MoEModel", "Model",
-           "ModelConfig", "SamplingConfig", "StackConfig", "StackModel", "StripedHyena", "StripedHyenaConfig", "Transformer", "XLSTM", "XLSTMConfig", "XLSTMLarge",
-           "XLSTMLargeConfig", "complete", "generate", "stream_text"]
+           "ModelConfig", "RWKVModel", "SamplingConfig", "StackConfig", "StackModel", "StripedHyena", "StripedHyenaConfig", "Transformer",
+           "XLSTM", "XLSTMConfig", "XLSTMLarge", "XLSTMLargeConfig", "complete", "generate", "stream_text"]

@@ -112,6 +112,13 @@ class MoEModel(StackModel):
     block = "moe"
 
 
+@models.register("rwkv")
+class RWKVModel(StackModel):
+    """Time mixing and channel mixing, with a norm on the embedding. Source: Peng et al. 2023, RWKV."""
+
+    block, before = "rwkv", ({"norm": "layer_norm"},)
+
+
 @models.register("hybrid")
 class HybridModel(StackModel):
     """Several mixers side by side in each block; `mixers` names them. Source: Zuo et al. 2025, Falcon-H1."""

@@ -27,10 +27,14 @@ class LayerNormConfig(NormConfig):
 
 @config
 class RMSNormConfig(NormConfig):
-    """eps_outside: eps is added to the root and not under it. groups: of neighbouring channels, each with its own mean."""
+    """eps_outside: eps is added to the root and not under it. groups: of neighbouring channels, each with its own mean.
+
+    bias: add one.
+    """
 
     eps_outside: bool = False
     groups: Size = 1
+    bias: bool = False
 
 
 @config
@@ -80,7 +84,7 @@ class LayerNorm(_Norm):
 class RMSNorm(_Norm):
     """x / sqrt(mean(x^2) + eps) * weight over the channels; with eps_outside x / (sqrt(mean(x^2)) + eps) * weight.
 
-    Parameters: weight (d_input,).
+    Parameters: weight (d_input,), and bias with `bias`.
 
     Source: Zhang and Sennrich 2019; eps_outside is StripedHyena's, unit_offset Gemma's, groups are Mamba-2's.
     """
@@ -93,6 +97,10 @@ class RMSNorm(_Norm):
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
+        y = self._scaled(x)
+        return y if self.bias is None else y + self.bias
+
+    def _scaled(self, x: EmberTensor) -> EmberTensor:
         c = self.config
         if c.groups == 1 and not c.eps_outside:
             return rms_norm(x, self.factor(), eps=c.eps)
