@@ -112,7 +112,7 @@ def _rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, 
 
 
 def _on_host(x, activation) -> bool:
-    return x.device == "cpu" and activation in _ON_HOST
+    return x.backend.device_of(x.data) == "cpu" and activation in _ON_HOST
 
 
 def _is_watched(t) -> bool:
