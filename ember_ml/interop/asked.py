@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 from ember_ml.errors import WeightsError
 from ember_ml.tensor import EmberTensor
 
@@ -24,7 +27,9 @@ class Asked(dict):
         self.names.add(name)
         return super().__getitem__(name)
 
-    def all_read(self, what: str):
-        """Raises WeightsError naming tensors that nobody asked for; `what` has no place for them."""
-        if left := sorted(set(self) - self.names):
-            raise WeightsError(f"{self.project}: the checkpoint has {', '.join(left[:4])}, which {what} has no place for")
+    def all_read(self, what: str, ignored: Sequence[str] = ()):
+        """Raises WeightsError naming tensors that nobody asked for and no glob of `ignored` fits; `what` has no place for them."""
+        left = [n for n in sorted(set(self) - self.names) if not any(fnmatchcase(n, glob) for glob in ignored)]
+        if left:
+            raise WeightsError(f"{self.project}: the checkpoint has {', '.join(left[:4])}{', ...' if len(left) > 4 else ''}, which {what} "
+                               "has no place for")

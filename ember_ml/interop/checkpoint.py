@@ -18,28 +18,6 @@ Tensors = dict[str, EmberTensor]
 MAX_INDEX = 256 << 20
 
 
-class State(dict):
-    """Tensors by their original names, which says what it lacks and remembers what was read.
-
-    Args:
-        tensors: by name. source: what to call them in messages.
-    """
-
-    def __init__(self, tensors: Tensors, source: str = "checkpoint"):
-        super().__init__(tensors)
-        self.source, self.read = source, set()
-
-    def __getitem__(self, name: str) -> EmberTensor:
-        if name not in self:
-            raise WeightsError(f"{self.source}: expected a tensor {name!r}; it has {', '.join(list(self)[:4])}, ...")
-        self.read.add(name)
-        return super().__getitem__(name)
-
-    def left(self) -> list[str]:
-        """Names that nobody has read."""
-        return [name for name in self if name not in self.read]
-
-
 def read_config(path: Path) -> dict:
     """The config.json (or config.toml) in a folder. Raises ConfigError, WeightsError if there is none."""
     for name in ("config.json", "config.toml"):

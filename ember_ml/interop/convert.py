@@ -1,4 +1,9 @@
-"""One command for every project's checkpoints: find the reader, build the model in outline, rename, check, save."""
+"""One command for every project's checkpoints: find the reader, build the model in outline, rename, check, save.
+
+What lies beside the weights says whose they are: the project's own config.json. Two projects save none; write one: for MAD-Lab the
+arguments of its LanguageModel (see `ember_ml.interop.mad`), for ncps {"project": "ncps", "layer": "cfc", "layer_config": {...}} with the
+fields of Ember's layer, its wiring among them.
+"""
 
 from __future__ import annotations
 
@@ -10,56 +15,92 @@ from ember_ml import weights
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
 from ember_ml.errors import ConfigError, ShapeError, WeightsError
-from ember_ml.interop import hyena_dna
-from ember_ml.interop.checkpoint import State, Tensors, read_config, read_tensors
-from ember_ml.interop.rules import check_all_read, named
+from ember_ml.interop import hyena_dna, mad, ncps, striped_hyena, xlstm
+from ember_ml.interop.asked import Asked
+from ember_ml.interop.checkpoint import Tensors, read_config, read_tensors
+from ember_ml.interop.rules import Layout, named
 from ember_ml.interop.transformers import FAMILIES, Fields
-from ember_ml.nn.models import Model, ModelConfig
+from ember_ml.nn.models import XLSTM, HyenaDNA, Model, StripedHyena, XLSTMLarge, XLSTMLargeConfig
 
 
 class Conversion(NamedTuple):
     """What a reader makes of a checkpoint's configuration.
 
-    name: of the project or family. config: of the model. rename: `rename(model, state)` gives the model's tensors by Ember's names.
+    name: of the project or family. build: makes the Ember model, with whatever weights. rename: `rename(model, state)` gives its tensors,
+    by Ember's names, of the original ones. ignored: globs of original names that the model does not need.
     """
 
     name: str
-    config: ModelConfig
-    rename: Callable[[Model, State], Tensors]
+    build: Callable[[], Model]
+    rename: Callable[[Model, Asked], Tensors]
+    ignored: tuple[str, ...] = ()
 
 
-def _transformers(config: dict) -> Conversion:
-    family = config["model_type"]
-    layout = FAMILIES[family](Fields(config, family))
-    return Conversion(family, layout.config, lambda model, state: named(model, layout, state))
+def _transformers(c: dict) -> Conversion:
+    family = c["model_type"]
+    return _by_layout(family, FAMILIES[family](Fields(c, family)))
 
 
-def _hyena_dna(config: dict) -> Conversion:
-    made, rename_all = hyena_dna.conversion(config)
-
-    def rename(model: Model, state: State) -> Tensors:
-        found = rename_all(model, state)
-        check_all_read(state, hyena_dna.IGNORED)
-        return found
-
-    return Conversion("hyena_dna", made, rename)
+def _by_layout(name: str, layout: Layout) -> Conversion:
+    return Conversion(name, lambda: Model(layout.config), lambda m, p: named(m, layout, p), layout.ignored)
 
 
-#: (whether a configuration is the project's, its reader), in the order in which they are asked
+def _hyena_dna(c: dict) -> Conversion:
+    made, order_last = hyena_dna.model_config(c)
+    return Conversion("hyena_dna", lambda: HyenaDNA(made), lambda m, p: hyena_dna.model_weights(m, p, order_last), hyena_dna.IGNORED)
+
+
+def _striped_hyena(c: dict) -> Conversion:
+    made = striped_hyena.model_config(c)
+    tied = ("unembed.weight",) if made.head == "tied" else ()
+    return Conversion("evo2" if striped_hyena.is_evo2(c) else "striped_hyena", lambda: StripedHyena(made),
+                      lambda m, p: striped_hyena.model_weights(m, p, c), ("*rotary_emb.inv_freq", "*filter.t", *tied))
+
+
+def _xlstm(c: dict) -> Conversion:
+    made = xlstm.model_config(c)
+    return Conversion("xlstm", lambda: (XLSTMLarge if isinstance(made, XLSTMLargeConfig) else XLSTM)(made),
+                      lambda m, p: xlstm.model_weights(m, p, bool(c.get("bias", False))), ("lm_head.weight",) if c.get("tie_weights") else ())
+
+
+def _mad(c: dict) -> Conversion:
+    return _by_layout("mad", mad.layout(c))
+
+
+def _ncps(c: dict) -> Conversion:
+    """A layer alone: a model of one block without embedding, norm, residual or head."""
+    if c.get("layer") not in ("ltc", "cfc", "wired_cfc") or not isinstance(c.get("layer_config"), dict):
+        raise ConfigError(f"ncps: expected layer 'ltc', 'cfc' or 'wired_cfc' and its layer_config; received {c.get('layer')!r}, "
+                          f"{c.get('layer_config')!r}")
+    own = dict(c["layer_config"])
+    block = {"layer": c["layer"], "d_input": own.pop("d_input", None), "layer_config": own, "residual": "feedforward_residual"}
+    return Conversion("ncps", lambda: Model.from_config({"blocks": [block]}),
+                      lambda m, p: {f"blocks.0.layer.{name}": w for name, w in ncps.weights(m.blocks[0].layer, p).items()})
+
+
+#: (keys that only this project's configuration has, its reader), in the order in which they are asked
 READERS: list[tuple[Callable[[dict], bool], Callable[[dict], Conversion]]] = [
     (lambda c: c.get("model_type") in FAMILIES, _transformers),
-    (hyena_dna.is_config, _hyena_dna),
+    (lambda c: c.get("project") == "ncps", _ncps),
+    (lambda c: {"d_model", "n_layer"} <= c.keys() and isinstance(c.get("layer"), dict), _hyena_dna),
+    (lambda c: {"attn_layer_idxs", "num_layers"} <= c.keys(), _striped_hyena),
+    (lambda c: {"embedding_dim", "num_blocks"} <= c.keys(), _xlstm),
+    (lambda c: {"dim", "layers", "max_length"} <= c.keys(), _mad),
 ]
 
 
 def conversion(config: dict) -> Conversion:
-    """The Conversion of a checkpoint's configuration. Raises ConfigError for a project or family that Ember does not read."""
+    """The Conversion of a checkpoint's configuration. Raises ConfigError for a project or family that Ember does not read, or a
+    configuration that lacks something."""
     for matches, reader in READERS:
         if matches(config):
-            return reader(config)
+            try:
+                return reader(config)
+            except (KeyError, TypeError, AttributeError) as e:
+                raise ConfigError(f"convert: the configuration lacks something, or has another form than its project's: {e!r}") from None
     told = f"model_type {config['model_type']!r}" if "model_type" in config else f"a configuration with {', '.join(list(config)[:6])}"
-    raise ConfigError(f"convert: expected a checkpoint of HyenaDNA, or of transformers with model_type {', '.join(FAMILIES)}; "
-                      f"received {told}")
+    raise ConfigError("convert: expected the configuration of HyenaDNA, StripedHyena, Evo 2, xLSTM, MAD-Lab or ncps, or of transformers with model_type "
+                      f"{', '.join(FAMILIES)}; received {told}")
 
 
 def read(source: str | Path) -> tuple[Model, str]:
@@ -72,15 +113,16 @@ def read(source: str | Path) -> tuple[Model, str]:
     """
     source = Path(source)
     made = conversion(read_config(source))
-    state = State(_without_common_prefix(read_tensors(source)), str(source))
+    state = Asked(str(source), _without_common_prefix(read_tensors(source)))
     size = sum(t.size for t in state.values())
     try:
         with using(engine("numpy").outline(limit=2 * size + 1024, budget=8 * size + (1 << 20))):
-            model = Model(made.config)
+            model = made.build()
     except ShapeError as e:
         raise WeightsError(f"{source}: its configuration does not describe a model of the {size:,} numbers that its files hold: {e}") from None
     with using("numpy"):
         tensors = made.rename(model, state)
+    state.all_read("a model of its configuration", made.ignored)
     found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
     weights.check({name: (t.shape, found[name][1] if name in found else t.dtype) for name, t in model.tensors().items()}, found, source)
     model.install(tensors)
@@ -108,10 +150,14 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None, ov
     return model
 
 
+#: how names begin that a model's own trainer has put "model." or "module." before
+BARE = ("backbone.", "token_embeds.")
+
+
 def _without_common_prefix(tensors: Tensors) -> Tensors:
-    """Names without the "model." or "module." that a trainer put before all of the names that begin with "backbone.", say."""
+    """Names without what a trainer put before all of them."""
     for prefix in ("model.", "module."):
         inner = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if any(name.startswith("backbone.") for name in inner):
+        if any(name.startswith(BARE) for name in inner):
             return inner
     return tensors

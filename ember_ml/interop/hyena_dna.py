@@ -5,13 +5,10 @@ The functions take and return EmberTensors and only rename, reshape and permute 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ember_ml import ops
 from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.nn.layers import Hyena, HyenaFilter
-from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model, ModelConfig
-from ember_ml.nn.models.hyena import block_list
+from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model
 from ember_ml.tensor import EmberTensor
 
 Tensors = dict[str, EmberTensor]
@@ -40,13 +37,8 @@ def read(state: Tensors, config: HyenaDNAConfig, order_last: bool = False) -> Hy
     return model
 
 
-def is_config(c: dict) -> bool:
-    """Whether a config.json is HyenaDNA's: sizes, and a table of the layer."""
-    return {"d_model", "n_layer", "vocab_size"} <= c.keys() and isinstance(c.get("layer"), dict) and c["layer"].get("_name_", "hyena") == "hyena"
-
-
-def conversion(c: dict) -> tuple[ModelConfig, Callable[[Model, Tensors], Tensors]]:
-    """(config, `rename(model, state)`) of a published HyenaDNA, which counts filter channels as the full repository does.
+def model_config(c: dict) -> tuple[HyenaDNAConfig, int]:
+    """(config, order_last) of a published config.json; the published models count filter channels as the full repository does.
 
     Raises ConfigError for options that Ember has no equal of.
     """
@@ -59,9 +51,8 @@ def conversion(c: dict) -> tuple[ModelConfig, Callable[[Model, Tensors], Tensors
                    frequency=float(layer.size("w", 1)), shift=float(layer.values.get("shift", 0.0)), learn_positions=True,
                    window=bool(layer.values.get("modulate", True)), normalized=bool(layer.values.get("normalized", False)))
     width = f.size("d_model")
-    made = block_list(HyenaDNAConfig(f.size("vocab_size"), width, f.size("n_layer", most=1000), layer.size("l_max"), f.size("d_inner", 4 * width),
-                                     order, layer.size("short_filter_order", 3), filters, vocab_multiple=f.size("pad_vocab_size_multiple", 8)))
-    return made, lambda model, state: model_weights(model, state, order - 1)
+    return HyenaDNAConfig(f.size("vocab_size"), width, f.size("n_layer", most=1000), layer.size("l_max"), f.size("d_inner", 4 * width), order,
+                          layer.size("short_filter_order", 3), filters, vocab_multiple=f.size("pad_vocab_size_multiple", 8)), order - 1
 
 
 class _Sizes:

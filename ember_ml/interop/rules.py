@@ -8,12 +8,11 @@ Sources only rename, join, reshape and scale, by ops, so that gradients pass thr
 from __future__ import annotations
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ember_ml import ops
 from ember_ml.errors import WeightsError
-from ember_ml.interop.checkpoint import State
+from ember_ml.interop.asked import Asked
 from ember_ml.nn.models import ModelConfig
 from ember_ml.nn.module import Module
 from ember_ml.tensor import EmberTensor
@@ -22,7 +21,7 @@ from ember_ml.tensor import EmberTensor
 class Below:
     """The tensors of a checkpoint below a prefix, by the rest of their names."""
 
-    def __init__(self, state: State, prefix: str):
+    def __init__(self, state: Asked, prefix: str):
         self.state, self.prefix = state, prefix
 
     def __getitem__(self, name: str) -> EmberTensor:
@@ -30,6 +29,10 @@ class Below:
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.state
+
+    def below(self, prefix: str) -> Below:
+        """The tensors below a further prefix."""
+        return Below(self.state, self.prefix + prefix)
 
 
 Source = str | Callable[[Below], EmberTensor]
@@ -103,7 +106,7 @@ def empty(shape: tuple[int, ...]) -> Source:
     return lambda p: ops.zeros(shape, like=next(iter(p.state.values())))
 
 
-def named(module: Module, layout: Layout, state: State) -> dict[str, EmberTensor]:
+def named(module: Module, layout: Layout, state: Asked) -> dict[str, EmberTensor]:
     """The module's tensors, by Ember's names, of the originals in `state`.
 
     Raises WeightsError for an original that is missing, and for those that have no place in the module.
@@ -112,16 +115,8 @@ def named(module: Module, layout: Layout, state: State) -> dict[str, EmberTensor
     found = {}
     for name in module.tensors():
         if name not in sources:
-            raise WeightsError(f"{state.source}: no rule says where {name} comes from; a layer of this config is not covered")
+            raise WeightsError(f"{state.project}: no rule says where {name} comes from; a layer of this config is not covered")
         prefix, source = sources[name]
         found[name] = state[prefix + source] if isinstance(source, str) else source(Below(state, prefix))
-    check_all_read(state, layout.ignored)
+    state.all_read("a model of its configuration", layout.ignored)
     return found
-
-
-def check_all_read(state: State, ignored: tuple[str, ...] = ()):
-    """Raises WeightsError for tensors that nobody has read and no glob of `ignored` fits: they have no place in the model."""
-    left = [name for name in state.left() if not any(fnmatchcase(name, glob) for glob in ignored)]
-    if left:
-        raise WeightsError(f"{state.source}: {len(left)} tensors have no place in a model of its configuration: {', '.join(left[:6])}"
-                           + (", ..." if len(left) > 6 else ""))

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 import ember_ml as em
 from ember_ml import ops
-from ember_ml.interop.checkpoint import State
+from ember_ml.interop.asked import Asked
 from ember_ml.interop.rules import named
 from ember_ml.interop.transformers import FAMILIES, Fields
 from ember_ml.nn.models import Model
@@ -27,9 +27,9 @@ def transformers_model(case: Case, dtype: str) -> Built:
     published = case.folder / "weights_checkpoint_layout.safetensors"
 
     def forward(x: Tensors, p: Tensors) -> Tensors:
-        weights = named(model, layout, State(p, case.key))
+        weights = named(model, layout, Asked(case.key, p))
         if published.exists():
-            same_weights(weights, named(model, layout, State({n: tensor(w, dtype) for n, w in load_file(published).items()}, case.key)))
+            same_weights(weights, named(model, layout, Asked(case.key, {n: tensor(w, dtype) for n, w in load_file(published).items()})))
         with with_weights(model, weights):
             found = outputs(model, x["input_ids"], case, dtype)
         return {name: y for name, y in found.items() if name in case.expected}

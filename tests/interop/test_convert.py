@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from ember_ml import nn
 from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.interop.convert import convert, read
 from ember_ml.interop.transformers import FAMILIES
+from ember_ml.registry import to_dict
+from tests.golden.liquid import layer_of
+from tests.golden.xlstm import stack_config
 from tests.interop._folder import case, publish
 
 AREAS = {"lfm2": "liquid", "lfm2_moe": "liquid"}
@@ -67,6 +71,49 @@ def test_hyena_dna_from_its_published_form(tmp_path):
     np.testing.assert_allclose(logits.numpy(), c.expected["logits"], rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("area, name, project, output, config", [
+    ("stripedhyena", "model", "striped_hyena", "logits", lambda c: c), ("stripedhyena", "evo2_model", "evo2", "logits", lambda c: c),
+    ("xlstm", "lm_step", "xlstm", "logits_steps", stack_config),
+    ("xlstm", "large_model", "xlstm", "logits", lambda c: {"embedding_dim": c["D"], **c})])
+def test_models_of_other_projects(area, name, project, output, config, tmp_path):
+    c = case(area, name)
+    source = publish(c, tmp_path / "original", None, shards=2)
+    (source / "config.json").write_text(json.dumps(config(c.config)))
+    model, found = read(source)
+    assert found == project
+    logits, _ = model(em.tensor(c.inputs["input_ids"].astype(np.int32), device="numpy"))
+    np.testing.assert_allclose(logits.numpy(), c.expected[output], **c.tolerance["forward"])
+
+
+@pytest.mark.parametrize("name", ["ltc_sequence_autoncp", "cfc_pure", "wired_cfc"])
+def test_ncps_layers(name, tmp_path):
+    c = case("liquid", name)
+    with em.using("numpy"):
+        config = to_dict(layer_of(c).config)
+    source = publish(c, tmp_path / "original", None)
+    kind = next(k for k in ("wired_cfc", "cfc", "ltc") if name.startswith(k))
+    (source / "config.json").write_text(json.dumps({"project": "ncps", "layer": kind, "layer_config": config}))
+    convert(source, tmp_path / "m.safetensors")
+    y, _ = nn.Model.load(tmp_path / "m.safetensors", device="numpy")(em.tensor(c.inputs["x"], device="numpy"))
+    np.testing.assert_allclose(y.numpy(), c.expected["y_zero_state"], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("names", ["old", "new"])
+def test_mad_with_numbered_and_named_parts(names, tmp_path):
+    c = case("mad", "language_model")
+    hyena = {"inner_factor": 2, "proj_groups": 2, "long_conv_cfg": {"filter_cls": "implicit", "filter_cfg": {"emb_dim": 5, "order": 4, "w": 4}}}
+    tensors = dict(c.weights)
+    if names == "new":
+        parts = {"0": "norm", "1": "layer"}
+        tensors = {re.sub(r"^(model\.\d+)\.([01])\.", lambda m: f"{m[1]}.{parts[m[2]]}.", n): w for n, w in tensors.items()}
+        tensors = {n.replace("unembed.0.", "unembed.norm.").replace("unembed.1.", "unembed.lm_head."): w for n, w in tensors.items()}
+    folder = publish(c, tmp_path / "x", None, tensors={f"model.{n}": w for n, w in tensors.items()}, layer_cfgs=[hyena, {"multiple_of": 8}])
+    model, found = read(folder)
+    assert found == "mad"
+    logits, _ = model(em.tensor(c.inputs["input_ids"].astype(np.int32), device="numpy"))
+    np.testing.assert_allclose(logits.numpy(), c.expected["logits"], **c.tolerance["forward"])
+
+
 def test_torch_files_are_read_and_code_is_refused(tmp_path):
     torch = pytest.importorskip("torch", reason="reads torch's own files")
     c = case("hf", "mamba")
@@ -91,7 +138,7 @@ def test_torch_files_are_read_and_code_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"model_type": "gpt2"}, "convert: expected a checkpoint of HyenaDNA, or of transformers with model_type .*received model_type 'gpt2'"),
+    ({"model_type": "gpt2"}, "convert: expected the configuration of HyenaDNA.*or of transformers with model_type .*received model_type 'gpt2'"),
     ({"hidden_size": "big"}, "llama: expected hidden_size to be a number from 1 .*received 'big'"),
     ({"hidden_size": None}, "expected hidden_size"),
     ({"hidden_act": "xielu"}, "llama: expected hidden_act to be one of silu.*received 'xielu'"),
@@ -100,7 +147,7 @@ def test_torch_files_are_read_and_code_is_refused(tmp_path):
     ({"hidden_size": 2 ** 30}, "does not describe a model of the"),
     ({"intermediate_size": 2 ** 30}, "does not describe a model of the"),
     ({"vocab_size": 33}, r"embedding\.weight.* expected \[33, 16\], got \[32, 16\]"),
-    ({"num_hidden_layers": 1}, "tensors have no place in a model of its configuration: model.layers.1"),
+    ({"num_hidden_layers": 1}, "the checkpoint has model.layers.1.*which a model of its configuration has no place for"),
     ({"num_hidden_layers": 3}, "expected a tensor 'model.layers.2"),
     ({"attention_bias": True}, "expected a tensor 'model.layers.0.self_attn.q_proj.bias'"),
 ])

@@ -110,11 +110,16 @@ MIXERS = {
             ({"num_experts": 3, "expert_config": {"d_inner": 4}, "k": 1}, lambda t, x: moe(t, x, 1))],
 }
 RESIDUALS = {
-    "residual": [({}, lambda t, x, y: x + y)],
-    "affine_residual": [({"depth": 4}, lambda t, x, y: x + t["affine"] * y)],
-    "highway_residual": [({}, lambda t, x, y: highway(t, x, y))],
+    "residual": [({}, lambda t, x, y: x + y), ({"alpha": 0.5, "beta": 2.0}, lambda t, x, y: 0.5 * x + 2.0 * y)],
+    "feedforward_residual": [({}, lambda t, x, y: y)],
+    "affine_residual": [({"depth": 4}, lambda t, x, y: x + t["affine"] * y),
+                        ({"depth": 2, "scalar": True, "alpha": 0.3}, lambda t, x, y: 0.3 * x + t["affine"][0] * y)],
+    "highway_residual": [({}, lambda t, x, y: highway(t, x, y)),
+                         ({"scaling_correction": True}, lambda t, x, y: highway(t, x, y, 1.732)),
+                         ({"elementwise": True}, lambda t, x, y: highway({**t, "Wy.weight": np.diag(t["Wy"]), "Wy.bias": 0.0}, x, y))],
     "decay_residual": [({"depth": 1}, lambda t, x, y: y),
-                       ({"depth": 4}, lambda t, x, y: math.sqrt(0.75) * x + 0.5 * y)],
+                       ({"depth": 4}, lambda t, x, y: math.sqrt(0.75) * x + 0.5 * y),
+                       ({"depth": 4, "power": 1.0, "l2": False}, lambda t, x, y: 0.75 * x + 0.25 * y)],
 }
 
 
@@ -122,10 +127,10 @@ def cases(table):
     return [pytest.param(n, c, f, id=f"{n}-{i}") for n, rows in table.items() for i, (c, f) in enumerate(rows)]
 
 
-def highway(t, x, y):
+def highway(t, x, y, kept=1.0):
     z = y @ t["Wy.weight"].T + t["Wy.bias"]
     r = sigmoid(x @ t["Wx.weight"].T + t["Wx.bias"] + z)
-    return (1 - r) * x + r * z
+    return kept * (1 - r) * x + r * z
 
 
 def build(name, fields):
@@ -186,6 +191,7 @@ def test_residuals_against_numpy(name, fields, reference, backend):
 def test_affine_residual_starts_weaker_in_the_depth(backend):
     layer = layers.instantiate("affine_residual", D, depth=4)
     assert layer.affine.tolist() == [0.5] * D
+    assert layers.instantiate("affine_residual", D, depth=4, gamma=1.0, beta=2.0, scalar=True).affine.tolist() == [0.5]
 
 
 def test_a_row_of_zeros_has_a_finite_gradient_under_the_norm_with_eps_outside(backend):

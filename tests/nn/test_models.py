@@ -232,6 +232,8 @@ HUGE = 10 ** 9
     {"blocks": [{"d_input": 4, "layer": "mlp", "repeat": HUGE}]},
     {"blocks": [{"d_input": 4, "layer": "mlp", "repeat": 10_000}] * 1000},
     {"family": "transformer", "d_input": 4, "n_layer": HUGE},
+    {"blocks": [{"d_input": 4, "layer": "ltc", "layer_config": {"wiring": {"kind": "fully_connected", "units": 100_000}}}]},
+    {"blocks": [{"d_input": 4, "layer": "wired_cfc", "layer_config": {"wiring": {"kind": "auto_ncp", "units": HUGE, "d_output": 2}}}]},
 ])
 def test_a_hostile_config_cannot_ask_for_more_than_its_file_holds(config, tmp_path):
     import tracemalloc

@@ -42,6 +42,9 @@ from ember_ml.nn.layers.sequence_mixing.rwkv7 import RWKV7, RWKV7Config
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.layers.sequence_mixing.slstm import SLSTM, SLSTMConfig
 from ember_ml.nn.layers.pool import Pool, PoolConfig
-from ember_ml.nn.layers.residual import Affine, Decay, Highway, Residual, ResidualConfig
+from ember_ml.nn.layers.residual import (
+    Affine, AffineResidualConfig, ConstantResidualConfig, Decay, DecayResidualConfig, Feedforward, Highway, HighwayResidualConfig, Residual,
+    ResidualConfig,
+)
 
 __all__ = [name for name in dir() if name[0].isupper() or name == "dropout"]

@@ -1,7 +1,8 @@
-"""How a block joins a layer's output y with its input x."""
+"""How a block joins a layer's output y with its input x: hyena-dna's kinds, with their options."""
 
 from __future__ import annotations
 
+from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.module import Module
 from ember_ml.ops import ones, random, sigmoid
@@ -17,67 +18,116 @@ class ResidualConfig:
     depth: Size = 1
 
 
-@layers.register("residual")
-class Residual(Module):
-    """x + y."""
+@config
+class ConstantResidualConfig(ResidualConfig):
+    """alpha, beta: constant factors of x and of y."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+@config
+class AffineResidualConfig(ConstantResidualConfig):
+    """scalar: one factor for all channels, else one each. gamma: they start at beta depth^-gamma."""
+
+    scalar: bool = False
+    gamma: float = 0.5
+
+
+@config
+class HighwayResidualConfig(ResidualConfig):
+    """elementwise: a factor for each channel of y in place of a map. scaling_correction: x counts sqrt(3) times (1.732)."""
+
+    elementwise: bool = False
+    scaling_correction: bool = False
+
+
+@config
+class DecayResidualConfig(ResidualConfig):
+    """power: y counts depth^-power. l2: x and y keep the variance, not the sum of their factors."""
+
+    power: float = 0.5
+    l2: bool = True
+
+
+class _Residual(Module):
+    """Base: keeps the config."""
 
     Config = ResidualConfig
 
     def __init__(self, config: ResidualConfig, key: EmberTensor | None = None):
         self.config = config
 
+
+@layers.register("residual")
+class Residual(_Residual):
+    """alpha x + beta y, with both 1 at first."""
+
+    Config = ConstantResidualConfig
+
     def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
         """Both (..., d_input)."""
-        return x + y
+        c = self.config
+        return (x if c.alpha == 1.0 else x * c.alpha) + (y if c.beta == 1.0 else y * c.beta)
+
+
+@layers.register("feedforward_residual")
+class Feedforward(_Residual):
+    """y alone: no connection, so that a layer may have other channels out than in."""
+
+    def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
+        """x (..., d_input), y (..., any); returns y."""
+        return y
 
 
 @layers.register("affine_residual")
-class Affine(Module):
-    """x + a y with a learned factor per channel, at first depth^-1/2. Parameters: affine (d_input,)."""
+class Affine(_Residual):
+    """alpha x + a y with learned factors a, at first beta depth^-gamma. Parameters: affine (d_input,), or (1,) if scalar."""
 
-    Config = ResidualConfig
+    Config = AffineResidualConfig
 
-    def __init__(self, config: ResidualConfig, key: EmberTensor | None = None):
-        self.config = config
-        self.affine = ones((config.d_input,)) * config.depth ** -0.5
+    def __init__(self, config: AffineResidualConfig, key: EmberTensor | None = None):
+        super().__init__(config)
+        self.affine = ones((1 if config.scalar else config.d_input,)) * (config.beta * config.depth ** -config.gamma)
 
     def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
         """Both (..., d_input)."""
-        return x + self.affine * y
+        return (x if self.config.alpha == 1.0 else x * self.config.alpha) + self.affine * y
 
 
 @layers.register("highway_residual")
-class Highway(Module):
-    """(1 - r) x + r z with z = Wy y and r = sigmoid(Wx x + z). Parameters: Wx, Wy as Dense.
+class Highway(_Residual):
+    """s (1 - r) x + r z with z = Wy y, r = sigmoid(Wx x + z) and s = 1, or 1.732 with the scaling correction.
+
+    Parameters: Wx, Wy as Dense; elementwise Wy (d_input,), which z = Wy * y.
 
     Source: Srivastava et al. 2015, Highway Networks, in hyena-dna's form, which gates Wy y and not y.
     """
 
-    Config = ResidualConfig
+    Config = HighwayResidualConfig
 
-    def __init__(self, config: ResidualConfig, key: EmberTensor | None = None):
-        self.config = config
+    def __init__(self, config: HighwayResidualConfig, key: EmberTensor | None = None):
+        super().__init__(config)
         first, second = random.split(key if key is not None else random.next_key())
         self.Wx = Dense(DenseConfig(config.d_input), key=first)
-        self.Wy = Dense(DenseConfig(config.d_input), key=second)
+        self.Wy = initializers.normal(second, (config.d_input,), 1.0) if config.elementwise else Dense(DenseConfig(config.d_input), key=second)
 
     def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
         """Both (..., d_input)."""
-        z = self.Wy(y)
+        z = self.Wy * y if self.config.elementwise else self.Wy(y)
         r = sigmoid(self.Wx(x) + z)
-        return (1.0 - r) * x + r * z
+        kept = (1.0 - r) * x
+        return (kept * 1.732 if self.config.scaling_correction else kept) + r * z
 
 
 @layers.register("decay_residual")
-class Decay(Module):
-    """sqrt(1 - b^2) x + b y with b = depth^-1/2, which keeps the variance."""
+class Decay(_Residual):
+    """sqrt(1 - b^2) x + b y with b = depth^-power, which keeps the variance; (1 - b) x + b y without l2."""
 
-    Config = ResidualConfig
-
-    def __init__(self, config: ResidualConfig, key: EmberTensor | None = None):
-        self.config = config
+    Config = DecayResidualConfig
 
     def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
         """Both (..., d_input)."""
-        b = self.config.depth ** -0.5
-        return (1.0 - b * b) ** 0.5 * x + b * y
+        c = self.config
+        b = c.depth ** -c.power
+        return ((1.0 - b * b) ** 0.5 if c.l2 else 1.0 - b) * x + b * y

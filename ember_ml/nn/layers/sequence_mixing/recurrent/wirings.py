@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 
+from ember_ml.backend import current
 from ember_ml.errors import ConfigError
 from ember_ml.registry import Size, config
 
@@ -157,6 +158,7 @@ WiringConfig = Annotated[FullyConnected | RandomWiring | NCP | AutoNCP, pydantic
 
 
 def _none(units: int, d_input: int):
+    current()[0].reserve(units * (units + d_input))         # an engine in outline has limits, before the matrices are made
     return np.zeros((units, units), np.int32), np.zeros((d_input, units), np.int32)
 
 
