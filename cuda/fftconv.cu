@@ -20,6 +20,9 @@ namespace fftconv {
 
 constexpr unsigned LANES = 32;  // threads of a warp
 
+// Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place.
+constexpr int AHEAD = 16;
+
 // What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M).
 constexpr unsigned GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
 
@@ -323,6 +326,25 @@ __device__ inline void multiply(float2* z, const float2* spectrum, float skip, b
   }
 }
 
+// sums += conj(x) z, some at a time.
+template <class P, int SOME>
+__device__ inline void add_terms(float2* sums, const float2* x, const float2* z, bool first) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i += SOME) {
+    float2 own[SOME], sum[SOME];
+#pragma unroll
+    for (int j = 0; j < SOME && i + j < P::POINTS; j++) {
+      own[j] = x[(i + j) * P::THREADS];
+      sum[j] = first ? float2{0.0f, 0.0f} : sums[(i + j) * P::THREADS];
+    }
+#pragma unroll
+    for (int j = 0; j < SOME && i + j < P::POINTS; j++) {
+      const float2 term = product(float2{own[j].x, -own[j].y}, z[i + j]);
+      sums[(i + j) * P::THREADS] = float2{sum[j].x + term.x, sum[j].y + term.y};
+    }
+  }
+}
+
 // Strides of a (batch, channels, length) array whose rows are contiguous.
 struct Strides {
   size_t batch, channel;
@@ -341,20 +363,34 @@ __device__ inline void mirror(float2* z, const float* row, int first, int taps) 
   }
 }
 
+// Numbers of a row for registers from `i` on, from position `half` M.
+template <class P, typename T>
+__device__ inline void load_ahead(float* ahead, const T* row, int i, int half, int left, bool wanted) {
+#pragma unroll
+  for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+    const int n = step<P, 0>(i + j) + half * P::M;
+    ahead[j] = wanted && has<P>(n, left) ? float(row[n]) : 0.0f;
+  }
+}
+
 // The end of the forward: y of the convolution's values.
 template <class P, typename T>
 __device__ inline void store_output(const float2* z, const T* q, float factor, T* y, int left) {
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) {
+  for (int half = 0; half < P::HALVES; half++) {
 #pragma unroll
-    for (int half = 0; half < P::HALVES; half++) {
-      const int n = step<P, 0>(i) + half * P::M;
-      if (!has<P>(n, left)) continue;
-      float a = result<P>(z[i], i, half);
-      if (P::CURVED) a = gelu(a);
-      if (P::MASKED) a *= factor;
-      if (P::GATED_AFTER) a *= float(q[n]);
-      y[n] = T(a);
+    for (int i = 0; i < P::POINTS; i += AHEAD) {
+      float gate[AHEAD];
+      load_ahead<P>(gate, q, i, half, left, P::GATED_AFTER);
+#pragma unroll
+      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+        const int n = step<P, 0>(i + j) + half * P::M;
+        float a = result<P>(z[i + j], i + j, half);
+        if (P::CURVED) a = gelu(a);
+        if (P::MASKED) a *= factor;
+        if (P::GATED_AFTER) a *= gate[j];
+        if (has<P>(n, left)) y[n] = T(a);
+      }
     }
   }
 }
@@ -363,21 +399,25 @@ __device__ inline void store_output(const float2* z, const T* q, float factor, T
 template <class P, typename T>
 __device__ inline void turn_back(float2* z, const T* g, const T* q, float factor, T* dq, int left, bool live) {
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) {
-    float dz[2] = {0.0f, 0.0f};
+  for (int i = 0; i < P::POINTS; i += AHEAD) {
+    float dz[2][AHEAD] = {};
 #pragma unroll
     for (int half = 0; half < P::HALVES; half++) {
-      const int n = step<P, 0>(i) + half * P::M;
-      if (!has<P>(n, left)) continue;
-      const float a = result<P>(z[i], i, half), up = P::MASKED ? float(g[n]) * factor : float(g[n]);
-      dz[half] = up;
-      if (P::GATED_AFTER) {
-        dz[half] *= float(q[n]);
-        if (live) dq[n] = T(up * (P::CURVED ? gelu(a) : a));
+      float gate[AHEAD];
+      load_ahead<P>(dz[half], g, i, half, left, true);
+      load_ahead<P>(gate, q, i, half, left, P::GATED_AFTER);
+#pragma unroll
+      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+        const int n = step<P, 0>(i + j) + half * P::M;
+        const float a = result<P>(z[i + j], i + j, half);
+        if (P::MASKED) dz[half][j] *= factor;
+        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = T(dz[half][j] * (P::CURVED ? gelu(a) : a));
+        if (P::GATED_AFTER) dz[half][j] *= gate[j];
+        if (P::CURVED) dz[half][j] *= gelu_slope(a);
       }
-      if (P::CURVED) dz[half] *= gelu_slope(a);
     }
-    z[i] = float2{dz[0], dz[1]};
+#pragma unroll
+    for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) z[i + j] = float2{dz[0][j], dz[1][j]};
   }
 }
 
@@ -394,14 +434,20 @@ __device__ inline void load_gradient(float2* z, const T* g, float factor, int le
 template <class P, typename T>
 __device__ inline void store_gradient(const float2* z, const T* u, const T* v, T* du, T* dv, int left) {
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) {
+  for (int half = 0; half < P::HALVES; half++) {
 #pragma unroll
-    for (int half = 0; half < P::HALVES; half++) {
-      const int n = step<P, 0>(i) + half * P::M;
-      if (!has<P>(n, left)) continue;
-      const float dx = result<P>(z[i], i, half);
-      du[n] = T(P::GATED ? dx * float(v[n]) : dx);
-      if (P::GATED) dv[n] = T(dx * float(u[n]));
+    for (int i = 0; i < P::POINTS; i += AHEAD) {
+      float first[AHEAD], gate[AHEAD];
+      load_ahead<P>(first, u, i, half, left, P::GATED);
+      load_ahead<P>(gate, v, i, half, left, P::GATED);
+#pragma unroll
+      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+        const int n = step<P, 0>(i + j) + half * P::M;
+        const float dx = result<P>(z[i + j], i + j, half);
+        if (!has<P>(n, left)) continue;
+        du[n] = T(P::GATED ? dx * gate[j] : dx);
+        if (P::GATED) dv[n] = T(dx * first[j]);
+      }
     }
   }
 }
@@ -460,12 +506,12 @@ __device__ inline void forward(const T* u, const T* v, const T* q, const float* 
 }
 
 // Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.
-// X is kept in shared memory while z is computed, and so is the sum (SUMS), unless there is no room: then it is made in
-// its place in device memory. A thread reads only what it wrote there.
-template <class P, bool SUMS, typename T>
+// X is kept while z is computed, in shared memory (KEEP > 0) or in `kept`; the sum is made in shared memory (KEEP > 1) or
+// in its place. A thread reads only what it wrote there.
+template <class P, int KEEP, typename T>
 __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* D,
                                 const float* mask, const float* table, T* du, T* dv, T* dq, float* partial,
-                                float* shared, unsigned batch, unsigned heads, int length, unsigned parts,
+                                float* kept_work, float* shared, unsigned batch, unsigned heads, int length, unsigned parts,
                                 Strides gs, Strides us, Strides vs, Strides qs) {
   const int thread = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(thread), left = length - first;
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, units = parts * heads;
@@ -474,8 +520,9 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
   const float2* row_filter = (const float2*)filter + size_t(head) * P::M + thread;
   const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
   float2* out = (float2*)partial + (size_t(head) * parts + part) * P::M + thread;
-  float2* kept = (float2*)(shared + P::ROWS * P::SHARED) + slot * P::M + thread;
-  float2* sums = SUMS ? kept + P::ROWS * P::M : out;
+  float2* spare = (float2*)(shared + P::ROWS * P::SHARED) + slot * P::M + thread;
+  float2* kept = KEEP > 0 ? spare : (float2*)kept_work + (size_t(head) * parts + part) * P::M + thread;
+  float2* sums = KEEP > 1 ? spare + P::ROWS * P::M : out;
   shared += slot * P::SHARED;
   for (unsigned turn = 0; turn < each; turn++) {
     const bool live = unit < units && part * each + turn < batch;
@@ -498,17 +545,12 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
     }
     transform<P, !P::FOLDED>(z, shared, (const float4*)table, thread);
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) {
-      const float2 x = kept[i * P::THREADS], sum = turn ? sums[i * P::THREADS] : float2{0.0f, 0.0f};
-      const float2 term = product(float2{x.x, -x.y}, z[i]);
-      if (live) sums[i * P::THREADS] = float2{sum.x + term.x, sum.y + term.y};
-    }
+    if (live) add_terms<P, (KEEP > 1 ? 2 : 8)>(sums, kept, z, turn == 0);
     multiply<P>(z, row_filter, skip, true);
     inverse<P>(z, shared, (const float4*)table, thread);
     if (live) store_gradient<P>(z, own_u, own_v, du + row, dv + row, left);
   }
-  if (!SUMS || unit >= units) return;
+  if (KEEP < 2 || unit >= units) return;
 #pragma unroll
   for (int i = 0; i < P::POINTS; i++)
     out[i * P::THREADS] = part * each < batch ? sums[i * P::THREADS] : float2{0.0f, 0.0f};
@@ -629,14 +671,7 @@ __device__ inline void rows(const float* filter, const float* D, const float* ta
         ordered[i * P::THREADS] = STAGE == SPECTRUM ? float2{z[i].x * SCALE, z[i].y * SCALE} : z[i];
       return;
     }
-    if constexpr (STAGE == ADJOINT) {
-#pragma unroll
-      for (int i = 0; i < P::POINTS; i++) {
-        const float2 x = kept[i * P::THREADS], term = product(float2{x.x, -x.y}, z[i]);
-        const float2 sum = turn ? sums[i * P::THREADS] : float2{0.0f, 0.0f};
-        sums[i * P::THREADS] = float2{sum.x + term.x, sum.y + term.y};
-      }
-    }
+    if constexpr (STAGE == ADJOINT) add_terms<P, 8>(sums, kept, z, turn == 0);
     if constexpr (STAGE != INVERSE) multiply<P>(z, own_filter, skip, STAGE == ADJOINT);
     inverse<P>(z, shared, (const float4*)table, thread);
     if constexpr (STAGE == INVERSE) __syncthreads();
@@ -670,17 +705,17 @@ FFTCONV_KERNEL fftconv_forward(const T* u, const T* v, const T* q, const float* 
                       {v_batch, v_channel}, {q_batch, q_channel});
 }
 
-// SUMS: the sums are kept in shared memory, not in their place in device memory.
-template <typename T, FFTCONV_PLAN, bool SUMS>
+// KEEP: see fftconv::backward.
+template <typename T, FFTCONV_PLAN, int KEEP>
 FFTCONV_KERNEL fftconv_backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* D,
                                 const float* mask, const float* table, T* du, T* dv, T* dq, float* partial,
-                                unsigned batch, unsigned heads, unsigned length, unsigned parts, size_t g_batch,
-                                size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel,
-                                size_t q_batch, size_t q_channel) {
+                                float* kept, unsigned batch, unsigned heads, unsigned length, unsigned parts,
+                                size_t g_batch, size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch,
+                                size_t v_channel, size_t q_batch, size_t q_channel) {
   extern __shared__ float shared_memory[];
   using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS>;
-  fftconv::backward<P, SUMS>(g, u, v, q, filter, D, mask, table, du, dv, dq, partial, shared_memory, batch, heads,
-                             length, parts, {g_batch, g_channel}, {u_batch, u_channel}, {v_batch, v_channel},
+  fftconv::backward<P, KEEP>(g, u, v, q, filter, D, mask, table, du, dv, dq, partial, kept, shared_memory, batch,
+                             heads, length, parts, {g_batch, g_channel}, {u_batch, u_channel}, {v_batch, v_channel},
                              {q_batch, q_channel});
 }
 

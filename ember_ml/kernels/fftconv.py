@@ -49,34 +49,35 @@ class CudaPlan(Plan):
 
     Args:
         blocks: blocks that a multiprocessor is to hold at once; bounds the registers of a thread.
-        sums: the sums of `backward` are kept in shared memory.
+        keep: of the two numbers a point that `backward` keeps, those in shared memory; the others are in the L2 cache.
     """
 
     blocks: int = 1
-    sums: bool = True
+    keep: int = 0
 
-    def shared_bytes(self, kept: int = 0) -> int:
-        """Of a block that keeps so many numbers a point besides those that it exchanges."""
-        return 4 * self.rows * (self.row_floats + 2 * kept * self.m)
+    @property
+    def shared_bytes(self) -> int:
+        """Of a block."""
+        return 4 * self.rows * (self.row_floats + 2 * self.keep * self.m)
 
     def parts(self, batch: int, heads: int) -> int:
         """Parts into which `backward` cuts the batch, so that there are some blocks for every multiprocessor."""
         return max(1, min(batch, 1024 // heads))
 
 
-#: log2 of M: (log2 of a thread's points, forward, backward), each of these (rows, split, blocks), and for backward whether
-#: it keeps its sums in shared memory. A spectrum serves both.
+#: log2 of M: (log2 of a thread's points, forward, backward), each of these (rows, split, blocks), and for backward what it
+#: keeps in shared memory. A spectrum serves both.
 _CUDA = {
-    5: (3, (32, False, 4), (32, False, 4, True)),
-    6: (3, (16, False, 4), (16, False, 4, True)),
-    7: (4, (16, False, 4), (16, False, 4, True)),
-    8: (4, (8, False, 4), (8, False, 4, True)),
-    9: (4, (4, False, 4), (4, False, 4, True)),
-    10: (4, (2, False, 4), (2, False, 4, True)),
-    11: (4, (1, False, 4), (1, False, 4, True)),
-    12: (4, (1, False, 4), (1, False, 2, True)),
-    13: (4, (1, False, 2), (1, False, 1, True)),
-    14: (5, (1, False, 1), (1, True, 1, False)),
+    5: (3, (32, False, 4), (32, False, 4, 2)),
+    6: (3, (16, False, 4), (16, False, 4, 2)),
+    7: (4, (16, False, 4), (16, False, 4, 2)),
+    8: (4, (8, False, 4), (8, False, 4, 2)),
+    9: (4, (4, False, 4), (4, False, 4, 2)),
+    10: (4, (2, False, 4), (2, False, 4, 2)),
+    11: (4, (1, False, 4), (1, False, 4, 2)),
+    12: (4, (1, False, 4), (1, False, 2, 2)),
+    13: (4, (1, False, 2), (1, False, 1, 2)),
+    14: (5, (1, False, 1), (1, False, 1, 0)),
 }
 
 

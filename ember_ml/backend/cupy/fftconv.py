@@ -25,11 +25,10 @@ def _kernel(name: str, arguments: str, dynamic: int):
     return kernel
 
 
-def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", kept: int = 0, stage: str = ""):
+def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", more: str = ""):
     own = f"{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, {plan.blocks}"
-    dynamic = plan.shared_bytes(kept)
-    sums = ("", "false", "true")[kept]
-    kernel = _kernel(name, ", ".join(filter(None, (c_type, own, sums, stage))), dynamic)
+    dynamic = plan.shared_bytes
+    kernel = _kernel(name, ", ".join(filter(None, (c_type, own, more))), dynamic)
     kernel((-(-units // plan.rows),), (plan.threads,), arguments, shared_mem=dynamic)
 
 
@@ -96,11 +95,12 @@ def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=No
     (g, *gs), (u, *us), (v_, *vs), (q_, *qs) = _rows(g), _rows(u), _rows(v), _rows(q)
     parts = plan.parts(batch, heads)
     partial = cupy.empty((heads, parts, plan.m, 2), cupy.float32)
+    kept = _NULL if plan.keep else cupy.empty((heads, parts, plan.m, 2), cupy.float32)
     table = _table(plan, u)
     _launch("fftconv_backward", plan, options, heads * parts,
             (g, u, v_, q_, f, _floats(D), _floats(mask), table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
-             partial, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
-            _C_TYPES[str(u.dtype)], 2 if plan.sums else 1)
+             partial, kept, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
+            _C_TYPES[str(u.dtype)], str(plan.keep))
     _launch("fftconv_filter_grad", plan, plans.REVERSE if taps_reverse else 0, heads,
             (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
              np.uint32(taps_reverse), np.uint32(parts)))
@@ -134,7 +134,7 @@ class _Long:
         options = self.options & plans.SKIP
         _launch("fftconv_rows", self.plan.inner, options, units * self.blocks,
                 (filter_, D, self.table, work, kept, sums, np.uint32(batch), np.uint32(row)),
-                stage=f"{self.plan.outer}, fftconv::{stage}")
+                more=f"{self.plan.outer}, fftconv::{stage}")
 
     def spectrum(self, k, k_reverse, out):
         heads, taps = k.shape
