@@ -70,6 +70,8 @@ class ArrayModuleBackend(BackendBase):
 
     def full(self, shape, value, dtype, device):
         self._check(device)
+        if value == 0:                                     # memory that is zero until someone writes costs nothing until then
+            return self.xp.zeros(shape, self.dtypes[dtype])
         return self.xp.full(shape, value, self.dtypes[dtype])
 
     def arange(self, start, stop, step, dtype, device):

@@ -20,10 +20,28 @@ def _wide(x):
     return x if x.dtype.itemsize >= 4 else x.astype("float32")
 
 
-def _spans(offsets):
-    """(expert, first row, row after the last) of each expert that has rows."""
-    ends = offsets.tolist()
+def spans(ends: list[int]) -> list[tuple[int, int, int]]:
+    """(expert, first row, row after the last) of each expert that has rows, from the offsets."""
     return [(e, lo, hi) for e, (lo, hi) in enumerate(zip(ends, ends[1:])) if hi > lo]
+
+
+def groups(ends: list[int]) -> list[list[tuple[int, int, int]]]:
+    """Spans that are worked on together: neighbours of at most CHUNK rows in all, or one larger expert."""
+    together = []
+    for span in spans(ends):
+        if together and span[2] - together[-1][0][1] <= CHUNK:
+            together[-1].append(span)
+        else:
+            together.append([span])
+    return together
+
+
+def tiles(group: list[tuple[int, int, int]]) -> list[tuple[int, int, list]]:
+    """(first row, row after the last, spans) of parts of a group that are not much longer than CHUNK rows."""
+    if len(group) > 1:
+        return [(group[0][1], group[-1][2], group)]
+    (e, first, last), = group
+    return [(lo, min(lo + CHUNK, last), [(e, lo, min(lo + CHUNK, last))]) for lo in range(first, last, CHUNK)]
 
 
 def build(xp) -> dict:
@@ -32,7 +50,7 @@ def build(xp) -> dict:
     def grouped_rows(x, w, offsets, *, block, complete):
         kind, x, w = x.dtype, _wide(x), _wide(w)
         y = xp.empty((x.shape[0], w.shape[1]), x.dtype)
-        for e, lo, hi in _spans(offsets):
+        for e, lo, hi in spans(offsets.tolist()):
             xp.matmul(x[lo:hi], w[e].T, out=y[lo:hi])
         y[int(offsets[-1]):] = 0
         return y.astype(kind, copy=False)
@@ -98,6 +116,21 @@ def _silu_slope(z):
     return a, slope
 
 
+def _swiglu_backward(da, gate, up, a, d_gate, d_up):
+    """Of a = silu(gate) up: fills a and the gradients for da in as few passes as NumPy lets one.
+
+    d_gate = da (up s + a (1 - s)) = da (s (up - a) + a), s = sigmoid(gate).
+    """
+    s = _sigmoid(gate)
+    act = np.multiply(gate, s)
+    np.multiply(act, up, out=a)
+    np.multiply(act, da, out=d_up)
+    np.subtract(up, a, out=act)
+    act *= s
+    act += a
+    np.multiply(act, da, out=d_gate)
+
+
 def _tanh_slope(z):
     a = np.tanh(z)
     return a, 1 - a * a
@@ -131,72 +164,80 @@ _ACTIVATIONS = {
 
 def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
     kind, x, w1, w2 = x.dtype, _wide(x), _wide(w1), _wide(w2)
-    act, inner = _ACTIVATIONS[activation][0], w2.shape[2]
+    act, inner, ends = _ACTIVATIONS[activation][0], w2.shape[2], offsets.tolist()
     hidden = np.empty((order.size if keep else min(CHUNK, order.size), w1.shape[1]), x.dtype)
     tokens = order // max(inverse.shape[1], 1)
     out = np.empty((order.size, w2.shape[1]), x.dtype)
-    for e, first, last in _spans(offsets):
-        up, down = w1[e].T, w2[e].T
-        for lo in range(first, last, CHUNK):
-            hi = min(lo + CHUNK, last)
-            h = np.matmul(x[tokens[lo:hi]], up, out=hidden[lo:hi] if keep else hidden[:hi - lo])
+    for lo, hi, parts in (tile for group in groups(ends) for tile in tiles(group)):
+        xs, h = x[tokens[lo:hi]], hidden[lo:hi] if keep else hidden[:hi - lo]
+        for e, first, last in parts:
+            np.matmul(xs[first - lo:last - lo], w1[e].T, out=h[first - lo:last - lo])
             if b1 is not None:
-                h += b1[e]
-            a = act(h[:, :inner])
-            if glu:
-                a = np.multiply(a, h[:, inner:], out=a if a.base is not hidden else None)
-            y = np.matmul(a, down, out=out[lo:hi])
+                h[first - lo:last - lo] += b1[e]
+        a = act(h[:, :inner])
+        if glu:
+            a = np.multiply(a, h[:, inner:], out=a if a.base is None else None)
+        for e, first, last in parts:
+            np.matmul(a[first - lo:last - lo], w2[e].T, out=out[first:last])
             if b2 is not None:
-                y += b2[e]
-    out[int(offsets[-1]):] = 0
+                out[first:last] += b2[e]
+    out[ends[-1]:] = 0
     hidden = hidden if keep else hidden[:0]
     return moe_combine_rows(out, inverse, weights).astype(kind, copy=False), hidden.astype(kind, copy=False)
 
 
 def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
     kind, g, h, x, w1, w2 = x.dtype, *map(_wide, (g, h, x, w1, w2))
-    slope, inner = _ACTIVATIONS[activation][1], w2.shape[2]
-    slots = max(inverse.shape[1], 1)
+    inner, ends = w2.shape[2], offsets.tolist()
     d_w1, d_w2 = (np.empty(w.shape, w.dtype) for w in (w1, w2))
     d_b1, d_b2 = (np.zeros((0,) if b is None else b.shape, x.dtype) for b in (b1, b2))
     d_rows, d_weights = np.empty((order.size, x.shape[1]), x.dtype), np.zeros(order.size, weights.dtype)
-    row_weights = weights.reshape(-1)[order]
-    tokens = order // slots
-    ends = offsets.tolist()
-    for e, (first, last) in enumerate(zip(ends, ends[1:])):
-        rows = last - first
-        scaled, dh = np.empty((rows, inner), x.dtype), np.empty((rows, w1.shape[1]), x.dtype)
-        gs, xs = g[tokens[first:last]], x[tokens[first:last]]
-        for lo in range(first, last, CHUNK):
-            hi = min(lo + CHUNK, last)
-            here, w = slice(lo - first, hi - first), row_weights[lo:hi, None]
-            da = np.matmul(gs[here], w2[e])
-            gate, up = h[lo:hi, :inner], h[lo:hi, inner:]
-            a, da_dz = slope(gate)
-            if glu:
-                np.multiply(a, up, out=scaled[here])
-                d_weights[lo:hi] = np.einsum("rf,rf->r", scaled[here], da)
-                da *= w
-                np.multiply(a, da, out=dh[here, inner:])
-                da *= up
-            else:
-                scaled[here] = a
-                d_weights[lo:hi] = np.einsum("rf,rf->r", scaled[here], da)
-                da *= w
-            scaled[here] *= w
-            np.multiply(da, da_dz, out=dh[here, :inner])
-            np.matmul(dh[here], w1[e], out=d_rows[lo:hi])
-        np.matmul(gs.T, scaled, out=d_w2[e])
-        np.matmul(dh.T, xs, out=d_w1[e])
-        if b1 is not None:
-            d_b1[e] = dh.sum(0)
-        if b2 is not None:
-            d_b2[e] = (gs * row_weights[first:last, None]).sum(0)
-            d_weights[first:last] += gs @ _wide(b2[e])
+    row_weights, tokens = weights.reshape(-1)[order, None], order // max(inverse.shape[1], 1)
+    for e in np.flatnonzero(np.diff(offsets) == 0):
+        d_w1[e] = d_w2[e] = 0
+    for group in groups(ends):                             # all without the rows' weights, which come in on the narrow side
+        begin, end = group[0][1], group[-1][2]
+        a, dh = (np.empty((end - begin, width), x.dtype) for width in (inner, w1.shape[1]))
+        gs, xs, w = g[tokens[begin:end]], x[tokens[begin:end]], row_weights[begin:end]
+        for lo, hi, parts in tiles(group):
+            here, da = slice(lo - begin, hi - begin), np.empty((hi - lo, inner), x.dtype)
+            for e, first, last in parts:
+                np.matmul(gs[first - begin:last - begin], w2[e], out=da[first - lo:last - lo])
+            _activation_backward(da, h[lo:hi], a[here], dh[here], activation, glu)
+            d_weights[lo:hi] = np.einsum("rf,rf->r", a[here], da)
+            for e, first, last in parts:
+                np.matmul(dh[first - begin:last - begin], w1[e], out=d_rows[first:last])
+        d_rows[begin:end] *= w
+        for e, first, last in group:
+            mine = slice(first - begin, last - begin)
+            if b1 is not None:
+                np.matmul(w[mine, 0], dh[mine], out=d_b1[e])
+            if b2 is not None:
+                d_weights[first:last] += gs[mine] @ _wide(b2[e])
+                np.matmul(w[mine, 0], gs[mine], out=d_b2[e])
+        xs *= w
+        gs *= w
+        for e, first, last in group:
+            mine = slice(first - begin, last - begin)
+            np.matmul(dh[mine].T, xs[mine], out=d_w1[e])
+            np.matmul(gs[mine].T, a[mine], out=d_w2[e])
     d_rows[ends[-1]:] = 0
     d_x = moe_combine_rows(d_rows, inverse, np.ones_like(weights))
     narrow = [d.astype(kind, copy=False) for d in (d_x, d_w1, d_b1, d_w2, d_b2)]
     return narrow[0], d_weights[inverse], *narrow[1:]
+
+
+def _activation_backward(da, h, a, dh, activation, glu):
+    """Fills the activations a of h, and dh with their gradients for da."""
+    inner = a.shape[1]
+    if glu and activation == "silu":
+        return _swiglu_backward(da, h[:, :inner], h[:, inner:], a, dh[:, :inner], dh[:, inner:])
+    act, slope = _ACTIVATIONS[activation][1](h[:, :inner])
+    if glu:
+        np.multiply(act, da, out=dh[:, inner:])
+        act, slope = act * h[:, inner:], slope * h[:, inner:]
+    a[...] = act
+    np.multiply(da, slope, out=dh[:, :inner])
 
 
 TABLE = {"moe_plan_rows": moe_plan_rows, "moe_combine_rows": moe_combine_rows, "moe_mlp_host": moe_mlp_host,

@@ -9,19 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-#: rows that go through an expert at a time: their hidden part stays in the cache, and a matrix product of them is no slower
-CHUNK = 512
+from ember_ml.backend.numpy.moe import CHUNK, groups, spans, tiles
 
 _aten = torch.ops.aten
 
 
 def _wide(dtype):
     return torch.promote_types(dtype, torch.float32)
-
-
-def _spans(offsets):
-    ends = offsets.tolist()
-    return [(e, lo, hi) for e, (lo, hi) in enumerate(zip(ends, ends[1:])) if hi > lo]
 
 
 def moe_plan_rows(ids, *, experts, block, rows):
@@ -70,7 +64,7 @@ def grouped_rows(x, w, offsets, *, block, complete):
 
 def _rows(x, w, offsets):
     y = x.new_zeros((x.shape[0], w.shape[1]))
-    for e, lo, hi in _spans(offsets):
+    for e, lo, hi in spans(offsets.tolist()):
         torch.mm(x[lo:hi], w[e].T, out=y[lo:hi])
     return y
 
@@ -150,65 +144,84 @@ _ACTIVATIONS = {
 
 
 def _mlp(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, glu: bool, keep: bool):
-    act, inner = _ACTIVATIONS[activation][0], w2.shape[2]
+    act, inner, ends = _ACTIVATIONS[activation][0], w2.shape[2], offsets.tolist()
     hidden = x.new_empty((order.numel() if keep else min(CHUNK, order.numel()), w1.shape[1]))
     tokens = torch.div(order, max(inverse.shape[1], 1), rounding_mode="floor")
-    out = x.new_zeros((order.numel(), w2.shape[1]))
-    for e, first, last in _spans(offsets):
-        for lo in range(first, last, CHUNK):
-            hi = min(lo + CHUNK, last)
-            h = hidden[lo:hi] if keep else hidden[:hi - lo]
-            torch.mm(torch.index_select(x, 0, tokens[lo:hi]), w1[e].T, out=h)
+    out = x.new_empty((order.numel(), w2.shape[1]))
+    for lo, hi, parts in (tile for group in groups(ends) for tile in tiles(group)):
+        xs, h = torch.index_select(x, 0, tokens[lo:hi]), hidden[lo:hi] if keep else hidden[:hi - lo]
+        for e, first, last in parts:
+            torch.mm(xs[first - lo:last - lo], w1[e].T, out=h[first - lo:last - lo])
             if b1 is not None:
-                h += b1[e]
-            a = act(h[:, :inner])
-            if glu:
-                a = a * h[:, inner:] if activation == "identity" else a.mul_(h[:, inner:])
-            torch.mm(a, w2[e].T, out=out[lo:hi])
+                h[first - lo:last - lo] += b1[e]
+        a = act(h[:, :inner])
+        if glu:
+            a = a * h[:, inner:] if activation == "identity" else a.mul_(h[:, inner:])
+        for e, first, last in parts:
+            torch.mm(a[first - lo:last - lo], w2[e].T, out=out[first:last])
             if b2 is not None:
-                out[lo:hi] += b2[e]
+                out[first:last] += b2[e]
+    out[ends[-1]:] = 0
     return moe_combine_rows(out, inverse, weights), hidden if keep else hidden[:0]
 
 
 def _mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, glu: bool):
-    both, inner, wide = _ACTIVATIONS[activation][1], w2.shape[2], weights.dtype
+    inner, wide, ends = w2.shape[2], weights.dtype, offsets.tolist()
     d_w1, d_w2 = torch.empty(w1.shape, dtype=w1.dtype), torch.empty(w2.shape, dtype=w2.dtype)
     d_b1, d_b2 = (x.new_zeros((0,) if b is None else b.shape) for b in (b1, b2))
-    d_rows, d_weights = x.new_zeros((order.numel(), x.shape[1])), weights.new_zeros(order.numel())
-    row_weights = weights.reshape(-1)[order]
+    d_rows, d_weights = x.new_empty((order.numel(), x.shape[1])), weights.new_zeros(order.numel())
+    row_weights = weights.reshape(-1)[order, None].to(x.dtype)
     tokens = torch.div(order, max(inverse.shape[1], 1), rounding_mode="floor")
-    ends = offsets.tolist()
-    for e, (first, last) in enumerate(zip(ends, ends[1:])):
-        rows = last - first
-        scaled, dh = x.new_empty((rows, inner)), x.new_empty((rows, w1.shape[1]))
-        gs, xs = torch.index_select(g, 0, tokens[first:last]), torch.index_select(x, 0, tokens[first:last])
-        for lo in range(first, last, CHUNK):
-            hi = min(lo + CHUNK, last)
-            here, w = slice(lo - first, hi - first), row_weights[lo:hi, None].to(x.dtype)
-            da = torch.mm(gs[here], w2[e])
-            gate, up = h[lo:hi, :inner], h[lo:hi, inner:]
-            if glu:
-                a, d_gate = both(gate, da * up)
-                d_up = a * da
-                torch.sum((d_up * up).to(wide), 1, out=d_weights[lo:hi])
-                torch.mul(d_up, w, out=dh[here, inner:])
-                torch.mul(d_gate, w, out=dh[here, :inner])
-                torch.mul(a.mul_(w) if activation != "identity" else a * w, up, out=scaled[here])
-            else:
-                a, d_gate = both(gate, da)
-                torch.sum((a * da).to(wide), 1, out=d_weights[lo:hi])
-                torch.mul(d_gate, w, out=dh[here])
-                torch.mul(a, w, out=scaled[here])
-            torch.mm(dh[here], w1[e], out=d_rows[lo:hi])
-        torch.mm(gs.T, scaled, out=d_w2[e])
-        torch.mm(dh.T, xs, out=d_w1[e])
-        if b1 is not None:
-            torch.sum(dh, 0, out=d_b1[e])
-        if b2 is not None:
-            torch.sum(gs * row_weights[first:last, None].to(x.dtype), 0, out=d_b2[e])
-            d_weights[first:last] += (gs @ b2[e]).to(wide)
+    for e, (lo, hi) in enumerate(zip(ends, ends[1:])):
+        if hi == lo:
+            d_w1[e], d_w2[e] = 0, 0
+    for group in groups(ends):                             # all without the rows' weights, which come in on the narrow side
+        begin, end = group[0][1], group[-1][2]
+        a, dh = (x.new_empty((end - begin, width)) for width in (inner, w1.shape[1]))
+        gs, xs = (torch.index_select(t, 0, tokens[begin:end]) for t in (g, x))
+        w = row_weights[begin:end]
+        for lo, hi, parts in tiles(group):
+            here, da = slice(lo - begin, hi - begin), x.new_empty((hi - lo, inner))
+            for e, first, last in parts:
+                torch.mm(gs[first - begin:last - begin], w2[e], out=da[first - lo:last - lo])
+            _activation_backward(da, h[lo:hi], a[here], dh[here], activation, glu)
+            torch.sum(da.mul_(a[here]).to(wide), 1, out=d_weights[lo:hi])
+            for e, first, last in parts:
+                torch.mm(dh[first - begin:last - begin], w1[e], out=d_rows[first:last])
+        d_rows[begin:end] *= w
+        for e, first, last in group:
+            mine = slice(first - begin, last - begin)
+            if b1 is not None:
+                torch.mv(dh[mine].T, w[mine, 0], out=d_b1[e])
+            if b2 is not None:
+                d_weights[first:last] += (gs[mine] @ b2[e]).to(wide)
+                torch.mv(gs[mine].T, w[mine, 0], out=d_b2[e])
+        xs *= w
+        gs *= w
+        for e, first, last in group:
+            mine = slice(first - begin, last - begin)
+            torch.mm(dh[mine].T, xs[mine], out=d_w1[e])
+            torch.mm(gs[mine].T, a[mine], out=d_w2[e])
+    d_rows[ends[-1]:] = 0
     d_x = moe_combine_rows(d_rows, inverse, torch.ones_like(weights))
     return d_x, d_weights[inverse], d_w1, d_b1, d_w2, d_b2
+
+
+def _activation_backward(da, h, a, dh, activation, glu):
+    """Fills the activations a of h, and dh with their gradients for da."""
+    inner = a.shape[1]
+    gate, up = h[:, :inner], h[:, inner:]
+    if glu and activation == "silu":                       # every pass writes where its result belongs
+        act = F.silu(gate)
+        _aten.silu_backward.grad_input(da * up, gate, grad_input=dh[:, :inner])
+        torch.mul(act, da, out=dh[:, inner:])
+        torch.mul(act, up, out=a)
+        return
+    act, dh[:, :inner] = _ACTIVATIONS[activation][1](gate, da * up if glu else da)
+    if glu:
+        torch.mul(act, da, out=dh[:, inner:])
+        act = act * up
+    a[...] = act
 
 
 @torch.library.custom_op("ember::moe_mlp", mutates_args=())

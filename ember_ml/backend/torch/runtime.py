@@ -131,11 +131,13 @@ class _Rule(torch.autograd.Function):
         many = isinstance(out, tuple)
         ctx.save_for_backward(*args, *(out if many else (out,)))
         ctx.args, ctx.many = len(args), many
+        ctx.set_materialize_grads(False)                 # it would write whole outputs of zeros, where a view of one zero does
         return out
 
     @staticmethod
     def backward(ctx, *cotangents):
         args, outputs = ctx.saved_tensors[:ctx.args], ctx.saved_tensors[ctx.args:]
-        grads = ctx.rule(cotangents if ctx.many else cotangents[0], outputs if ctx.many else outputs[0], list(args),
+        cotangents = [o.new_zeros(()).expand(o.shape) if c is None else c for c, o in zip(cotangents, outputs)]
+        grads = ctx.rule(tuple(cotangents) if ctx.many else cotangents[0], outputs if ctx.many else outputs[0], list(args),
                          list(ctx.needs_input_grad[2:]))
         return None, None, *grads
