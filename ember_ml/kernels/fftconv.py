@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import cos, pi, sin
 
+from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -175,3 +177,37 @@ def options(plan: Plan, length: int, *, v: bool, q: bool, D: bool, mask: bool, g
 def log_m(length: int, taps: int) -> int:
     """log2 of the points that convolve rows of `length` with filters of `taps`: 2 M >= length + taps - 1."""
     return max((length + taps) // 2 - 1, 1).bit_length()
+
+
+_INPUTS = (("u", "T"), ("k", "float32"), ("D", "float32"), ("v", "T"), ("q", "T"), ("k_reverse", "float32"),
+           ("dropout_mask", "float32"))
+
+FORWARD = Entry("fftconv_forward", _INPUTS, ("y",), ())
+BACKWARD = Entry("fftconv_backward", (("g", "T"), *_INPUTS), ("du", "dk", "dD", "dv", "dq", "dk_reverse"), ())
+
+
+def met(u, k, k_reverse) -> int:
+    """The taps of the longer filter that rows of u meet. A prepared filter holds both."""
+    filters = (k, k_reverse) if hasattr(k, "shape") else (k.k, k.k_reverse)
+    return min(u.shape[2], max(f.shape[1] for f in filters if f is not None))
+
+
+def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> bool:
+    """One channel a head, something to do, and a transform that is not too long."""
+    return head_dim == 1 and 0 not in u.shape and log_m(u.shape[2], met(u, k, k_reverse)) <= LONGEST
+
+
+def _sample() -> tuple[list, ...]:
+    """Everything that a call may have, for rows that fill no transform."""
+    rows, filters = (2, 3, 37), (3, 37)
+    return (sample_values(*rows, seed=1), sample_values(*filters, seed=2), sample_values(3, seed=3), sample_values(*rows, seed=4),
+            sample_values(*rows, seed=5), sample_values(*filters, seed=6), sample_values(2, 3, seed=7))
+
+
+#: fftconv(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim) -> y, as `ember_ml.ops.fftconv` has it, for head_dim 1
+FFTCONV = KernelSpec("fftconv", (FORWARD,), _sample, registers=128, serves=_serves)
+
+#: fftconv_grad(g, and the same) -> gradients in u, k, D, v, q and k_reverse, None for what is not there. Those in u, v and q
+#: have u's dtype, the others are float32.
+FFTCONV_GRAD = KernelSpec("fftconv_grad", (BACKWARD,), lambda: (sample_values(2, 3, 37, seed=8), *_sample()), registers=168,
+                          serves=lambda g, *args, **static: _serves(*args, **static))

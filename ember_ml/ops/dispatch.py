@@ -108,7 +108,7 @@ def _general(op) -> Callable:
         except (ValueError, RuntimeError, IndexError, TypeError) as e:
             raise _explain(op, e, args, kw) from e
         if type(out) is tuple:
-            return tuple([EmberTensor(o, backend) for o in out])
+            return tuple([None if o is None else EmberTensor(o, backend) for o in out])
         return EmberTensor(out, backend)
     return call
 
@@ -126,7 +126,7 @@ def _slow(op, native, backend, args, raw, kw, taped):
             out = native(*raw, **kw)
         except (ValueError, RuntimeError, IndexError, TypeError) as e:
             raise _explain(op, e, args, kw) from e
-        out = tuple(EmberTensor(o, backend) for o in out) if isinstance(out, tuple) else EmberTensor(out, backend)
+        out = tuple(None if o is None else EmberTensor(o, backend) for o in out) if isinstance(out, tuple) else EmberTensor(out, backend)
     if op.vjp != CONSTANT:
         record(op, args, kw, out)
     return out

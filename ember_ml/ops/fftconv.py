@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ember_ml.errors import BackendMismatch, ShapeError
+from ember_ml.kernels import FFTCONV, FFTCONV_GRAD
 from ember_ml.ops.activation import gelu as gelu_of
 from ember_ml.ops.activation import gelu_slope
 from ember_ml.ops.declare import op
@@ -113,7 +114,9 @@ def _size(u, k, k_reverse):
     return fft_size(u.shape[-1] + min(longest, u.shape[-1]) - 1)
 
 
-def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
+@op(kernel=FFTCONV_GRAD)
+def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
+    """Gradients of `fftconv` for its output's gradient g: in u, k, D, v, q and k_reverse, None where there is none."""
     work = _work_dtype(u)
     u, D, v, q, mask, g = (None if t is None else t.astype(work) for t in (u, D, v, q, dropout_mask, g))
     length, n = u.shape[-1], _size(u, k, k_reverse)
@@ -144,12 +147,12 @@ def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None
     if k_reverse is not None:
         dk_reverse = _filter_grad(irfft(total(conj(dz_f) * x_f, axis=lead), n=n), length, k_reverse)
     if v is None:
-        return dx, dk, dD, None, dq, dk_reverse, None
+        return dx, dk, dD, None, dq, dk_reverse
     if head_dim == 1:
-        return dx * v, dk, dD, dx * u, dq, dk_reverse, None
+        return dx * v, dk, dD, dx * u, dq, dk_reverse
     du = reshape(total(dx * expand_dims(_heads(v, head_dim), 2), axis=3), u.shape)
     dv = reshape(total(dx * expand_dims(_heads(u, head_dim), 3), axis=2), v.shape)
-    return du, dk, dD, dv, dq, dk_reverse, None
+    return du, dk, dD, dv, dq, dk_reverse
 
 
 def _filter_grad(correlation, length, k):
@@ -160,7 +163,11 @@ def _filter_grad(correlation, length, k):
     return part if missing == 0 else pad(part, ((0, 0), (0, missing)))
 
 
-@op(vjp=_rule, owns_gradient=True)
+def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
+    return (*fftconv_grad(g, u, k, D, v, q, k_reverse, dropout_mask, gelu=gelu, head_dim=head_dim), None)
+
+
+@op(vjp=_rule, owns_gradient=True, kernel=FFTCONV)
 def fftconv_rows(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
     """Native form of `fftconv`, for checked shapes."""
     out_dtype, work = u.dtype, _work_dtype(u)
@@ -218,4 +225,7 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
                            ("dropout_mask", dropout_mask, (u.shape[0], heads))):
         if t is not None and t.shape != shape:
             raise ShapeError(f"fftconv: expected {name} of shape {shape}, got {t.shape}")
+    backend = u.backend
+    if isinstance(k, PreparedFilter) and backend.runtime.operator is not None and "fftconv" in backend.launchers(u.device):
+        k, k_reverse = k.k, k.k_reverse                    # there kernels are operators, which take tensors alone
     return fftconv_rows(u, k, D, v, q, k_reverse, dropout_mask, gelu=gelu, head_dim=head_dim)

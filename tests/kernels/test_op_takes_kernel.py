@@ -11,17 +11,20 @@ from ember_ml.cli import doctor
 from ember_ml.kernels import selfcheck
 from ember_ml.kernels.selfcheck import KernelWarning
 from ember_ml.ops import REGISTRY
-from tests.kernels import test_scan
+from tests.kernels import test_fftconv, test_scan
 from tests.kernels.test_moe_combine import backward, case, forward
 
 OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
 SCANS = [REGISTRY["linear_scan_rows"], REGISTRY["linear_scan_grad"]]
+CONVOLUTIONS = [REGISTRY["fftconv_rows"], REGISTRY["fftconv_grad"]]
 
 
 @pytest.fixture(params=["metal", "cuda"])
 def engine(request, monkeypatch):
     """(engine, its launchers, calls): kernels run on a GPU or on the CPU stand-in; `calls` counts launches."""
     machine = request.getfixturevalue(request.param)
+    if "fftconv" not in machine.kernels.KERNELS and ("convolution" in request.node.name or "filter" in request.node.name):
+        pytest.skip("fftconv has no Metal twin yet")
     monkeypatch.setattr(selfcheck, "_outcomes", {})
     if request.param == "cuda":
         found = importlib.import_module("ember_ml.backend.cupy").backend
@@ -30,15 +33,15 @@ def engine(request, monkeypatch):
         found = engines.get("mlx")
     calls = []
     for name, launcher in list(machine.kernels.KERNELS.items()):
-        def counted(*args, name=name, launcher=launcher):
+        def counted(*args, name=name, launcher=launcher, **static):
             calls.append(name)
-            return launcher(*args)
+            return launcher(*args, **static)
         monkeypatch.setitem(machine.kernels.KERNELS, name, counted)
-    before = [dict(op.resolved) for op in (*OPS, *SCANS)]
-    for op in (*OPS, *SCANS):
+    before = [dict(op.resolved) for op in (*OPS, *SCANS, *CONVOLUTIONS)]
+    for op in (*OPS, *SCANS, *CONVOLUTIONS):
         op.resolved.clear()
     yield found, machine, calls
-    for op, resolved in zip((*OPS, *SCANS), before):
+    for op, resolved in zip((*OPS, *SCANS, *CONVOLUTIONS), before):
         op.resolved.clear()
         op.resolved.update(resolved)
 
@@ -88,6 +91,50 @@ def test_other_dtypes_take_the_composite(engine):
     h, _ = em.ops.linear_scan(*tensors(found, a, a))
     np.testing.assert_allclose(h.numpy(), test_scan.forward_complex(a, a), atol=1e-5)
     assert calls.count("linear_scan") == 0
+
+
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+def test_the_long_convolution_and_its_gradient_come_from_the_kernels(engine, mode):
+    found, _, calls = engine
+    arrays, g, gelu = test_fftconv.case(40, 40, test_fftconv.OPTIONS["all"])
+    names = [n for n in test_fftconv.NAMES if n in arrays and n != "dropout_mask"]
+    mask, g_ = tensors(found, arrays["dropout_mask"], g)
+
+    def loss(*values):
+        given = dict(zip(names, values))
+        y = em.ops.fftconv(given.pop("u"), given.pop("k"), given.pop("D"), **given, dropout_mask=mask, gelu=gelu)
+        return (y * g_).sum()
+
+    value, grads = em.value_and_grad(loss, tuple(range(len(names))), mode=mode)(*tensors(found, *(arrays[n] for n in names)))
+    expected = test_fftconv.definition(arrays, g, gelu)
+    assert value.item() == pytest.approx(float((expected["y"] * g).sum()), rel=1e-5, abs=1e-4)
+    for name, d in zip(names, grads):
+        np.testing.assert_allclose(d.numpy(), expected[name], atol=1e-5 * np.abs(expected[name]).max())
+    checks = len(selfcheck.DTYPES)
+    assert calls.count("fftconv") == calls.count("fftconv_grad") == checks + 1
+    assert all(op.path(found) == "kernel" for op in CONVOLUTIONS)
+
+
+def test_a_prepared_filter_is_transformed_once(engine, monkeypatch):
+    found, machine, calls = engine
+    arrays, g, _ = test_fftconv.case(40, 40, "v k_reverse")
+    u, k, v, reverse, g_ = tensors(found, *(arrays[n] for n in ("u", "k", "v", "k_reverse")), g)
+    filter_ = em.ops.prepare_filter(k, reverse)
+    expected = test_fftconv.definition(arrays, g, False)
+    for _ in range(2):
+        y, (du, dv) = em.value_and_grad(lambda u, v: (em.ops.fftconv(u, filter_, v=v) * g_).sum(), (0, 1))(u, v)
+        np.testing.assert_allclose(du.numpy(), expected["u"], atol=1e-5 * np.abs(expected["u"]).max())
+        np.testing.assert_allclose(dv.numpy(), expected["v"], atol=1e-5 * np.abs(expected["v"]).max())
+    assert calls.count("fftconv") == calls.count("fftconv_grad") == len(selfcheck.DTYPES) + 2
+    assert len(filter_._spectra) == 1
+
+
+def test_several_channels_a_head_run_the_composite(engine):
+    found, _, calls = engine
+    u, k = tensors(found, np.ones((1, 4, 5), np.float32), np.ones((2, 5), np.float32))
+    y = em.ops.fftconv(u, k, v=u, q=u, head_dim=2)
+    np.testing.assert_allclose(y.numpy()[0, 0], 2 * np.arange(1, 6), atol=1e-5)
+    assert "fftconv" not in calls
 
 
 @pytest.mark.parametrize("fault, words", [

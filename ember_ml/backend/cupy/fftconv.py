@@ -186,13 +186,13 @@ def _filter_rows(k):
 def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> cupy.ndarray:
     """The long convolution as `ember_ml.ops.fftconv` defines it, for what `ember_ml.kernels.fftconv.serves`.
 
-    Args: as the op's; u, v and q may be slices of one array. Taps beyond the length have no effect.
+    Args: as the op's; u, v and q may be slices of one array. Taps beyond the length have no effect. A prepared filter keeps
+        its spectrum.
 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
-    k, k_reverse = _met(k, u), _met(k_reverse, u)
-    plan, _ = plans.cuda_plans(plans.log_m(u.shape[2], _taps(k, k_reverse)))
-    return forward(plan, u, spectrum(plan, k, k_reverse), D, v, q, dropout_mask, gelu)
+    plan, _ = _plans(u, k, k_reverse)
+    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
@@ -200,21 +200,28 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
 
     Those in k, D and k_reverse are float32, the others have u's dtype.
     """
-    met, met_reverse = _met(k, u), _met(k_reverse, u)
-    plan, back = plans.cuda_plans(plans.log_m(u.shape[2], _taps(met, met_reverse)))
-    du, dv, dq, dk, dk_reverse = backward(back, g, u, spectrum(plan, met, met_reverse), met.shape[1],
-                                          0 if met_reverse is None else met_reverse.shape[1], D, v, q, dropout_mask, gelu)
-    dD = None if D is None else dk[:, 0].copy()            # the skip is one more tap at lag 0
-    return du, _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
+    plan, back = _plans(u, k, k_reverse)
+    prepared = not hasattr(k, "shape")                     # no gradient flows into it
+    taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
+    if prepared and D is not None:
+        taps = 1                                           # the skip is one more tap at lag 0
+    du, dv, dq, dk, dk_reverse = backward(back, g.astype(u.dtype, copy=False), u, _spectrum(plan, u, k, k_reverse), taps,
+                                          taps_reverse, D, v, q, dropout_mask, gelu)
+    dD = None if D is None else dk[:, 0].copy()
+    return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
 
 
-def _met(k, u):
-    """The taps that the input meets."""
-    return None if k is None else k[:, :u.shape[2]]
+def _plans(u, k, k_reverse):
+    return plans.cuda_plans(plans.log_m(u.shape[2], plans.met(u, k, k_reverse)))
 
 
-def _taps(k, k_reverse) -> int:
-    return max(k.shape[1], 0 if k_reverse is None else k_reverse.shape[1])
+def _spectrum(plan, u, k, k_reverse):
+    """The transform of the taps that u meets; a prepared filter makes it once for each plan and length."""
+    length = u.shape[2]
+    if hasattr(k, "shape"):
+        return spectrum(plan, k[:, :length], None if k_reverse is None else k_reverse[:, :length])
+    own, reverse = k.k.data, None if k.k_reverse is None else k.k_reverse.data
+    return k.spectrum(("cuda", plan.log_m, length), lambda: (_spectrum(plan, u, own, reverse),))[0]
 
 
 def _widened(dk, k):
