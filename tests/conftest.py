@@ -26,16 +26,19 @@ settings.load_profile("ember")
 ENGINES = ("numpy", "torch", "mlx")
 
 
-def require_engine(name: str) -> None:
-    """Skip the test where the engine is not installed; fail it in CI (environment variable CI), where it must be."""
-    from ember_ml.backend import installed
-
-    if installed(name):
-        return
-    reason = f"engine {name!r} is not installed; `make test` installs it"
+def fail_in_ci(reason: str) -> None:
+    """Skip the test for want of something; fail it in CI (environment variable CI), where it must be there."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def require_engine(name: str) -> None:
+    """Skip the test where the engine is not installed; fail it in CI."""
+    from ember_ml.backend import installed
+
+    if not installed(name):
+        fail_in_ci(f"engine {name!r} is not installed; `make test` installs it")
 
 
 @pytest.fixture(params=ENGINES)

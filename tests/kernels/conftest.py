@@ -37,7 +37,7 @@ def metal(monkeypatch):
         monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
         monkeypatch.setattr(kernels, "available", lambda: True)
     kernels._kernel.cache_clear()
-    yield SimpleNamespace(kernels=kernels, array=_mlx_from_numpy, numpy=_mlx_to_numpy)
+    yield SimpleNamespace(kernels=kernels, array=_mlx_from_numpy, numpy=_mlx_to_numpy, on_gpu=mx.metal.is_available())
     kernels._kernel.cache_clear()
 
 
@@ -56,7 +56,7 @@ def cuda(monkeypatch):
     for name, module in stand_in().items():
         monkeypatch.setitem(sys.modules, name, module)
     kernels = importlib.import_module("ember_ml.backend.cupy.kernels")
-    yield SimpleNamespace(kernels=kernels, array=sys.modules["cupy"].array, numpy=np.array)
+    yield SimpleNamespace(kernels=kernels, array=sys.modules["cupy"].array, numpy=np.array, on_gpu=False)
     for name in ours():                                    # no other test may meet the engine on the stand-in
         del sys.modules[name]
 

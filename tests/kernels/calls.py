@@ -1,0 +1,35 @@
+"""Calls that reach every part of every kernel file, for checks that go over all of them.
+
+A file comes in by its specs, with their samples. Where these do not reach everything (a kernel that is compiled for many
+sizes), MORE adds calls.
+"""
+
+import ml_dtypes
+import numpy as np
+
+from ember_ml.kernels import SPECS
+from tests.kernels import test_fftconv as fftconv
+
+KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32}
+
+
+def _fftconv(length, options="v q"):
+    def call(machine, dtype):
+        fftconv.run(machine, *fftconv.case(length, length, options, dtype, batch=1, heads=1))
+    return call
+
+
+#: stem -> functions of (machine, dtype)
+MORE = {"fftconv": [_fftconv(40), _fftconv(1000)]}
+
+STEMS = sorted({spec.stem for spec in SPECS} | MORE.keys())
+
+
+def calls(stem):
+    """Functions of (machine, dtype): each calls a launcher."""
+    def sample(spec):
+        def call(machine, dtype):
+            kinds = [KINDS[dtype if kind == "T" else kind] for _, kind in spec.entries[0].inputs]
+            machine.kernels.KERNELS[spec.name](*(machine.array(np.array(x, kind)) for x, kind in zip(spec.sample(), kinds)))
+        return call
+    return [sample(spec) for spec in SPECS if spec.stem == stem] + MORE.get(stem, [])

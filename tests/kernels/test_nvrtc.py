@@ -1,0 +1,70 @@
+"""NVIDIA's own compiler takes every kernel that the launchers hand to CuPy: the same text, names and options, for compute capability 9.0.
+
+NVRTC comes with pip and needs no GPU. Registers and spills are looked at by test_nvcc.py.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from ember_ml.kernels import DTYPES
+from tests.conftest import fail_in_ci
+from tests.kernels.calls import STEMS, calls
+from tests.simt.build import cached
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """cupy.cuda.nvrtc, and the options that tell it where CUDA's headers are."""
+    headers = importlib.util.find_spec("nvidia")
+    include = [p for root in (headers.submodule_search_locations if headers else ()) for p in Path(root).glob("*/include")]
+    if not any((p / "cuda_fp16.h").exists() for p in include):
+        fail_in_ci("needs nvidia-cuda-nvrtc and nvidia-cuda-runtime, which `make test` installs on Linux")
+    from cupy.cuda import nvrtc
+    nvrtc.getVersion()                                         # loads the library while cupy is the real one
+    return nvrtc, tuple(f"-I{p}" for p in include)
+
+
+@pytest.fixture
+def compiled(nvrtc, cuda, monkeypatch):
+    """PTX of each kernel that is launched, by its name; the cache of compiled kernels keeps it."""
+    compiler, include = nvrtc
+    cupy, made = sys.modules["cupy"], {}
+
+    class Module(cupy.RawModule):
+        def __init__(self, *, code, options=(), name_expressions):
+            super().__init__(code=code, options=options, name_expressions=name_expressions)
+            self.text, self.options = code, options
+
+        def get_function(self, name):
+            def make(path):
+                program = compiler.createProgram(self.text, "kernel.cu", (), ())
+                compiler.addNameExpression(program, name)
+                compiler.compileProgram(program, (*self.options, *include, "-arch=compute_90"))
+                path.write_bytes(compiler.getPTX(program))
+
+            if name not in made:
+                key = [name, self.text, *self.options, str(compiler.getVersion())]
+                made[name] = cached("ptx", key, make).read_text()
+            return super().get_function(name)
+
+    monkeypatch.setattr(cupy, "RawModule", Module)
+    return made
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_kernel_compiles(compiled, cuda, stem, dtype):
+    for call in calls(stem):
+        call(cuda, dtype)
+    assert compiled and all(".entry" in ptx and "sm_90" in ptx for ptx in compiled.values())
+
+
+def test_a_wrong_kernel_is_refused(nvrtc):
+    """For example vector arithmetic, which the stand-in's vectors have and CUDA's do not."""
+    compiler, include = nvrtc
+    text = "__global__ void twice(float2* a) { a[0] = a[0] + a[0]; }"
+    with pytest.raises(compiler.NVRTCError):
+        compiler.compileProgram(compiler.createProgram(text, "kernel.cu", (), ()), (*include, "-arch=compute_90"))
