@@ -1,7 +1,7 @@
 """Everything that only an NVIDIA GPU can tell, in one command: `python -m benchmarks.gpu_check`.
 
-Kernels through CuPy and through torch, their tests, compute-sanitizer over them, the parity row of every op and every
-golden case on both engines. Each part is a process of its own, so that a crash or a hang of one costs the others nothing;
+Kernels through CuPy and through torch, their tests, compute-sanitizer over them, the parity row of every op, every
+golden case, and the demo's model, trained and compared with NumPy, on both engines. Each part is a process of its own, so that a crash or a hang of one costs the others nothing;
 what it found until then counts. Prints a table and the reasons of failures; all rows go into a JSON. Exit code 1 if one fails.
 
 Needs numpy, ml_dtypes, pydantic, safetensors, CuPy and torch; pytest only for the part "tests".
@@ -42,12 +42,12 @@ def parts(engines: list[str]) -> list[str]:
     """All parts, those first that tell most or take longest."""
     areas = sorted(p.name for p in (ROOT / "tests/golden/data").iterdir() if p.is_dir())
     golden = [f"golden {engine} {area}" for area in areas for engine in engines]
-    return ["about", *(f"kernels {e}" for e in engines), *(f"ops {e}" for e in engines), "tests", *golden,
+    return ["about", *(f"kernels {e}" for e in engines), *(f"ops {e}" for e in engines), "tests", *(f"demo {e}" for e in engines), *golden,
             *(f"sanitizer {tool}" for tool in TOOLS)]
 
 
 # ---------------------------------------------------------------- one part, in its own process
-def rows_of(part: str, engines: list[str]):
+def rows_of(part: str, engines: list[str], updates: int):
     """(name, fault, facts) of each check of a part; an empty fault is a pass."""
     kind, *rest = part.split()
     if kind == "about":
@@ -58,6 +58,8 @@ def rows_of(part: str, engines: list[str]):
         yield from ops(rest[0])
     elif kind == "golden":
         yield from golden(*rest)
+    elif kind == "demo":
+        yield from demo(rest[0], updates)
 
 
 def about(engines: list[str]):
@@ -101,6 +103,29 @@ def golden(engine: str, area: str):
             yield case.key, "" if result.passed else result.fault or f"{result.worst:.1e} of tolerance at {result.where}", {}
 
 
+def demo(engine: str, updates: int):
+    """Trains the demo's model for some updates, then `ember parity` of the run: this engine against NumPy."""
+    from ember_ml import data
+    from ember_ml.cli.generate import existing_model
+    from ember_ml.parity import compare_run
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        train = [sys.executable, "-c", "from ember_ml.cli import main; main()", "train", "examples/dna_hyena.toml", "--out", str(run),
+                 "--backend", engine, "--steps", str(updates)]
+        done = subprocess.run(train, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            yield "training", (done.stderr or done.stdout)[-400:], {}
+            return
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = [m["loss"] for m in metrics if "loss" in m]
+        falls = losses[-1] < losses[0]
+        yield "training", "" if falls else f"the loss went from {losses[0]} to {losses[-1]}", {"first": metrics[0], "last": metrics[-1]}
+        config, file = existing_model(run)
+        source = data.open_source(config.data, config.seed)
+        for row in compare_run(file, source.sample(257), [engine], allowed=source.alphabet.samples):
+            yield row["quantity"], "" if row["pass"] else f"{row['error']} (at most {row['tolerance']})", {"error": row["error"]}
+
+
 def fault_of(check, case) -> str:
     try:
         check(case)
@@ -110,14 +135,15 @@ def fault_of(check, case) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    text = " ".join(text.split())
+    return text if len(text) <= 400 else f"{text[:120]} ... {text[-270:]}"
 
 
-def run_part(part: str, engines: list[str], out: Path) -> None:
+def run_part(part: str, engines: list[str], updates: int, out: Path) -> None:
     """Appends a JSON line a row, as they come."""
     with out.open("a") as file:
         try:
-            for name, fault, facts in rows_of(part, engines):
+            for name, fault, facts in rows_of(part, engines, updates):
                 file.write(json.dumps({"name": name, "fault": one_line(fault), **facts}) + "\n")
                 file.flush()
         except Exception as e:  # a part that cannot even begin is a finding, too
@@ -125,9 +151,9 @@ def run_part(part: str, engines: list[str], out: Path) -> None:
 
 
 # ---------------------------------------------------------------- all parts
-def command(part: str, engines: list[str], out: Path) -> list[str] | str:
+def command(part: str, engines: list[str], updates: int, out: Path) -> list[str] | str:
     """What runs a part, or why it cannot run here."""
-    own = [sys.executable, "-m", "benchmarks.gpu_check", "--engines", *engines, "--part"]
+    own = [sys.executable, "-m", "benchmarks.gpu_check", "--updates", str(updates), "--engines", *engines, "--part"]
     if part == "tests":
         if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode:
             return "pytest is not installed"
@@ -144,15 +170,16 @@ def command(part: str, engines: list[str], out: Path) -> list[str] | str:
     return [*own, part, "--out", str(out)]
 
 
-def measure(part: str, engines: list[str], folder: Path, deadline: float) -> dict:
+def measure(part: str, engines: list[str], updates: int, folder: Path, deadline: float) -> dict:
     """Runs a part until it ends or time is up. {"part", "rows", "seconds", "note"}; a note tells what ended it early."""
     out, start = folder / part.replace(" ", "_").replace(":", "_"), time.monotonic()
-    run, rows, note = command(part, engines, out), [], ""
+    run, rows, note = command(part, engines, updates, out), [], ""
     if isinstance(run, str):
         return {"part": part, "rows": [], "seconds": 0.0, "note": f"not run: {run}"}
     if deadline <= start:
         return {"part": part, "rows": [], "seconds": 0.0, "note": "not run: no time left"}
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "NVIDIA_TF32_OVERRIDE": "0", "OMP_NUM_THREADS": "2"}  # float32 means float32
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
     try:
         done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=deadline - start)
         if done.returncode:
@@ -204,18 +231,19 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only parts whose name begins with one of these")
     parser.add_argument("--jobs", type=int, default=6, help="parts at a time (default 6)")
     parser.add_argument("--json", type=Path, default=Path("gpu_check.json"), help="where all rows go (default gpu_check.json)")
+    parser.add_argument("--updates", type=int, default=60, help="updates of the demo's model (default 60)")
     parser.add_argument("--most", type=int, default=8, help="reasons printed for a part (default 8)")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        run_part(args.part, args.engines, args.out)
+        run_part(args.part, args.engines, args.updates, args.out)
         return 0
     start = time.monotonic()
     deadline = start + 60 * args.minutes
     chosen = [p for p in parts(args.engines) if not args.only or p.startswith(tuple(args.only))]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda part: measure(part, args.engines, Path(folder), deadline), chosen))
+        results = list(pool.map(lambda part: measure(part, args.engines, args.updates, Path(folder), deadline), chosen))
     report(results, args.most)
     failed = sum(bool(row["fault"]) for r in results for row in r["rows"])
     total = sum(len(r["rows"]) for r in results)

@@ -15,7 +15,11 @@ from ember_ml.tensor.common import dtypes as dt
 
 
 class TorchBackend(BackendBase):
-    """torch as an engine. Devices: cpu, cuda:0 and so on, mps."""
+    """torch as an engine. Devices: cpu, cuda:0 and so on, mps.
+
+    float32 means float32: torch lets cuDNN round the operands of convolutions and recurrent networks to ten bits (TF32), which is
+    switched off here when the engine loads; `torch.backends.cudnn.allow_tf32 = True` afterwards has it back.
+    """
 
     array_types = (torch.Tensor,)
     language = "cuda"
@@ -23,6 +27,7 @@ class TorchBackend(BackendBase):
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
         super().__init__("torch", dtypes, {**base.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}, TorchRuntime())
+        torch.backends.cudnn.allow_tf32 = False
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 

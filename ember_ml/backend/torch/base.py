@@ -147,6 +147,21 @@ def _attention(q, k, v, mask=None, *, causal, scale):
                                           enable_gqa=q.shape[-3] != k.shape[-3])
 
 
+def matmul(x, y):
+    """torch.matmul; for integers on a GPU, where cuBLAS has none, the sum of products."""
+    if x.is_floating_point() or x.is_complex() or not x.is_cuda:
+        return torch.matmul(x, y)
+    return integer_matmul(x, y)
+
+
+def integer_matmul(x, y):
+    row, column = x.dim() == 1, y.dim() == 1
+    x, y = x[None] if row else x, y[:, None] if column else y
+    out = (x[..., :, :, None] * y[..., None, :, :]).sum(-2, dtype=x.dtype)
+    out = out.squeeze(-2) if row else out
+    return out.squeeze(-1) if column else out
+
+
 TABLE = {
     "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div,
     "floor_divide": torch.floor_divide, "remainder": torch.remainder, "pow": torch.pow,
@@ -173,7 +188,7 @@ TABLE = {
     "concat_all": lambda *xs, axis=0: torch.cat(xs, axis), "pad": _pad,
     "cut": lambda x, start, stop, axis=0: torch.narrow(x, axis, start, stop - start),
     "split_all": lambda x, sizes, axis=0: tuple(torch.split(x, sizes, axis)),
-    "flip": lambda x, axis: torch.flip(x, (axis,)), "matmul": torch.matmul,
+    "flip": lambda x, axis: torch.flip(x, (axis,)), "matmul": matmul,
     "take_axis": _take, "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: torch.take_along_dim(x, i.long(), axis),
     "put_add_along_axis": lambda x, i, u, axis: torch.scatter_add(x, axis, i.long(), u.to(x.dtype)),
