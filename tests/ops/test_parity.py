@@ -62,3 +62,15 @@ def test_every_op_has_a_row_and_a_gradient_or_a_reason(name):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_op_runs_on_every_engine(backend, name):
     assert REGISTRY[name].path(em.backend.get(backend)) != "none"
+
+
+def test_integer_products_as_a_gpu_makes_them():
+    """torch has none on CUDA: the function that stands in, for every form of operands, with sums that wrap around."""
+    import torch
+    from ember_ml.backend.torch.base import integer_matmul
+
+    rng = np.random.default_rng(0)
+    for first, second in (((3, 4), (4, 2)), ((4,), (4, 2)), ((3, 4), (4,)), ((4,), (4,)), ((2, 1, 3, 4), (5, 4, 2))):
+        a, b = (rng.integers(-2 ** 31, 2 ** 31, shape, dtype=np.int32) for shape in (first, second))
+        got = integer_matmul(torch.from_numpy(a), torch.from_numpy(b))
+        assert got.dtype is torch.int32 and np.array_equal(got.numpy(), np.matmul(a, b))
