@@ -665,8 +665,7 @@ __device__ inline void rows(const float* filter, const float* D, const float* ta
       transform<P, false>(z, shared, (const float4*)table, thread, block);
     }
     if constexpr (STAGE == SPECTRUM || STAGE == TRANSFORM) {
-      __syncthreads();  // in place: all have read
-#pragma unroll
+#pragma unroll  // in place: all have read since the first exchange
       for (int i = 0; i < P::POINTS; i++)
         ordered[i * P::THREADS] = STAGE == SPECTRUM ? float2{z[i].x * SCALE, z[i].y * SCALE} : z[i];
       return;
@@ -674,7 +673,6 @@ __device__ inline void rows(const float* filter, const float* D, const float* ta
     if constexpr (STAGE == ADJOINT) add_terms<P, 8>(sums, kept, z, turn == 0);
     if constexpr (STAGE != INVERSE) multiply<P>(z, own_filter, skip, STAGE == ADJOINT);
     inverse<P>(z, shared, (const float4*)table, thread);
-    if constexpr (STAGE == INVERSE) __syncthreads();
 #pragma unroll
     for (int i = 0; i < P::POINTS; i++) place[step<P, 0>(i)] = z[i];
   }

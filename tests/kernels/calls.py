@@ -6,6 +6,7 @@ sizes), MORE adds calls.
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 from ember_ml.kernels import SPECS
 from tests.kernels import test_fftconv as fftconv
@@ -13,14 +14,18 @@ from tests.kernels import test_fftconv as fftconv
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32}
 
 
-def _fftconv(length, options="v q"):
+def _fftconv(length, options="v q", long=False):
+    """long: in three passes, which otherwise begin at lengths that take seconds here."""
     def call(machine, dtype):
-        fftconv.run(machine, *fftconv.case(length, length, options, dtype, batch=1, heads=1))
+        with pytest.MonkeyPatch.context() as patch:
+            if long:
+                fftconv.long_plan(patch, 1)
+            fftconv.run(machine, *fftconv.case(length, length, options, dtype, batch=1, heads=1))
     return call
 
 
 #: stem -> functions of (machine, dtype)
-MORE = {"fftconv": [_fftconv(40), _fftconv(1000)]}
+MORE = {"fftconv": [_fftconv(40), _fftconv(1000), _fftconv(512, long=True)]}
 
 STEMS = sorted({spec.stem for spec in SPECS} | MORE.keys())
 

@@ -52,14 +52,18 @@ def _harness() -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def cached(name: str, inputs: list[str], make) -> Path:
-    """The file that `make(path)` writes for these inputs, made at most once."""
+def place(name: str, inputs: list[str]) -> Path:
+    """Where the cache keeps what is made from these inputs."""
     folder = Path(os.environ.get("EMBER_SIMT_CACHE") or
                   Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ember-simt")
-    key = hashlib.sha256("\0".join([_harness(), *inputs]).encode()).hexdigest()[:20]
-    path = folder / f"{name}-{key}"
+    return folder / f"{name}-{hashlib.sha256(chr(0).join([_harness(), *inputs]).encode()).hexdigest()[:20]}"
+
+
+def cached(name: str, inputs: list[str], make) -> Path:
+    """The file that `make(path)` writes for these inputs, made at most once."""
+    path = place(name, inputs)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}")
         make(part)
         part.replace(path)                               # whole or not at all, also when two runs write it
