@@ -19,7 +19,7 @@ class MlxRuntime:
         (value, aux), grads = mx.value_and_grad(lambda inputs: fn(inputs))(list(leaves))
         return value, aux, grads
 
-    def with_rule(self, forward, rule, args):
+    def with_rule(self, forward, rule, args, keeps_output=True):
         """mx.custom_function over the arrays; integer inputs stay outside, since MLX differentiates every argument."""
         floating = [i for i, a in enumerate(args) if mx.issubdtype(a.dtype, mx.inexact)]
         if not floating:

@@ -125,7 +125,7 @@ class Op:
                 grads = op.native_rule(backend, fill(natives), kw, cotangents, outputs, wanted)
                 return [grads[i] for i in where]
 
-            return backend.runtime.with_rule(forward, rule, [raw[i] for i in where])
+            return backend.runtime.with_rule(forward, rule, [raw[i] for i in where], op.reads_output)
 
         return run
 

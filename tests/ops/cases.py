@@ -15,7 +15,7 @@ import numpy as np
 from ember_ml import ops
 from ember_ml.ops import index, shape
 from ember_ml.ops.moe.combine import moe_combine_grad
-from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_mlp_grad, moe_mlp_host, moe_mlp_rows
+from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_up
 from ember_ml.ops.optimizer import adam_update
 from ember_ml.ops.recurrence import cells
 from ember_ml.ops.recurrence.delta_rule import unit_inverse
@@ -323,23 +323,41 @@ def _experts(x, w, w1, b1, w2, b2, ids):
 _EXPERTS = [real(5, 3), real(5, 2, low=0.1, high=0.9), real(4, 8, 3), real(4, 8), real(4, 3, 4), real(4, 3), _IDS]
 
 
-def _rows_form(form):
-    def call(x, w, w1, b1, w2, b2, i):
-        plan = _plan(i)
-        return form(x, w, w1, b1, w2, b2, *plan[:3], activation="silu", glu=True, block=plan.block, complete=False, keep=True)[0]
-    return call
+_MLP = {"activation": "silu", "glu": True}
 
 
-row("moe_mlp_host", _rows_form(moe_mlp_host), _EXPERTS, _experts)
-row("moe_mlp_rows", _rows_form(moe_mlp_rows), _EXPERTS, _experts)
+def _host_form(*args):
+    plan = _plan(args[-1])
+    return moe_mlp_host(*args[:-1], *plan[:3], **_MLP, block=plan.block, complete=False, keep=True)
+
+
+def _up(x, w1, b1, i):
+    plan = _plan(i)
+    return moe_up(x, w1, b1, *plan[:3], block=plan.block, complete=False)
+
+
+def _down(x, w, w1, b1, w2, b2, i):
+    plan = _plan(i)
+    return moe_down(_up(x, w1, b1, i), w, w2, b2, *plan[:3], **_MLP, block=plan.block, complete=False)
+
+
+def _hidden(x, w1, b1, ids):
+    h = np.zeros((ids.size, w1.shape[1]))
+    for e, pairs in enumerate(_by_expert(ids)):
+        h[pairs] = x[pairs // 2] @ w1[e].T + b1[e]
+    return h.reshape(*ids.shape, -1)
+
+
+row("moe_up", lambda x, w1, b1, i: ops.take(_up(x, w1, b1, i), _plan(i).inverse), [_EXPERTS[0], *_EXPERTS[2:4], _IDS], _hidden)
+row("moe_down", _down, _EXPERTS, _experts)
+row("moe_mlp_host", lambda *args: _host_form(*args)[0], _EXPERTS, _experts)
 row("moe_mlp_grad", lambda *a: _gradient_of_weights(*a), _EXPERTS, lambda *a: _slope_of_weights(*a), ())
 
 
 def _gradient_of_weights(x, w, w1, b1, w2, b2, i):
     """moe_mlp_grad's gradient of the weights for the output's gradient x, so with D = 3 for both."""
-    plan, kw = _plan(i), {"activation": "silu", "glu": True}
-    h = moe_mlp_rows(x, w, w1, b1, w2, b2, *plan[:3], **kw, block=plan.block, complete=False, keep=True)[1]
-    return moe_mlp_grad(x, h, x, w, w1, b1, w2, b2, *plan[:3], **kw, block=plan.block, complete=False)[1]
+    plan, h = _plan(i), _host_form(x, w, w1, b1, w2, b2, i)[1]
+    return moe_mlp_grad(x, h, x, w, w1, b1, w2, b2, *plan[:3], **_MLP, block=plan.block, complete=False)[1]
 
 
 def _slope_of_weights(x, w, w1, b1, w2, b2, ids):

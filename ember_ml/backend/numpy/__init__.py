@@ -106,7 +106,7 @@ class NumpyRuntime:
     has_gradients = False
     operator = None
 
-    def with_rule(self, forward, rule, args):
+    def with_rule(self, forward, rule, args, keeps_output=True):
         """The tape holds the rule; natively there is only the forward."""
         return forward(*args)
 

@@ -167,7 +167,7 @@ def _mlp(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, g
 
 def _mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, glu: bool):
     inner, wide, ends = w2.shape[2], weights.dtype, offsets.tolist()
-    d_w1, d_w2 = torch.empty(w1.shape, dtype=w1.dtype), torch.empty(w2.shape, dtype=w2.dtype)
+    d_w1, d_w2 = w1.new_empty(w1.shape), w2.new_empty(w2.shape)
     d_b1, d_b2 = (x.new_zeros((0,) if b is None else b.shape) for b in (b1, b2))
     d_rows, d_weights = x.new_empty((order.numel(), x.shape[1])), weights.new_zeros(order.numel())
     row_weights = weights.reshape(-1)[order, None].to(x.dtype)

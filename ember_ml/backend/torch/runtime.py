@@ -42,11 +42,11 @@ class TorchRuntime:
             return value, aux, grads
         return value.detach(), [a.detach() for a in aux], grads
 
-    def with_rule(self, forward, rule, args):
+    def with_rule(self, forward, rule, args, keeps_output=True):
         """One autograd.Function for all ops with a rule: it keeps the inputs, and the rule runs in torch's own ops."""
         if not (torch.is_grad_enabled() and any(a.requires_grad for a in args)):
             return forward(*args)
-        return _Rule.apply(forward, rule, *args)
+        return _Rule.apply(forward, rule, keeps_output, *args)
 
     def is_watched(self, x) -> bool:
         return torch.is_grad_enabled() and x.requires_grad
@@ -125,11 +125,11 @@ class _Rule(torch.autograd.Function):
     """forward(*args), with our rule as its gradient. Twice differentiable, since the rule is made of torch ops."""
 
     @staticmethod
-    def forward(ctx, forward, rule, *args):
+    def forward(ctx, forward, rule, keeps_output, *args):
         out = forward(*args)
         ctx.rule = rule
         many = isinstance(out, tuple)
-        ctx.save_for_backward(*args, *(out if many else (out,)))
+        ctx.save_for_backward(*args, *(out if many else (out,) if keeps_output else ()))
         ctx.args, ctx.many = len(args), many
         ctx.set_materialize_grads(False)                 # it would write whole outputs of zeros, where a view of one zero does
         return out
@@ -137,7 +137,8 @@ class _Rule(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         args, outputs = ctx.saved_tensors[:ctx.args], ctx.saved_tensors[ctx.args:]
-        cotangents = [o.new_zeros(()).expand(o.shape) if c is None else c for c, o in zip(cotangents, outputs)]
-        grads = ctx.rule(tuple(cotangents) if ctx.many else cotangents[0], outputs if ctx.many else outputs[0], list(args),
-                         list(ctx.needs_input_grad[2:]))
-        return None, None, *grads
+        if ctx.many:
+            cotangents = tuple(o.new_zeros(()).expand(o.shape) if c is None else c for c, o in zip(cotangents, outputs))
+        else:
+            (cotangents,), outputs = cotangents, outputs[0] if outputs else None
+        return None, None, None, *ctx.rule(cotangents, outputs, list(args), list(ctx.needs_input_grad[3:]))

@@ -85,8 +85,8 @@ class _Mixture(Module):
         self.combiner = _made("combiner", combiners, c.combiner_type, {
             **c.combiner_config, "d_input": c.d_input, "d_expert": self.experts.d_output, "slots": slots}, keys[2])
         if self.experts.d_output != c.d_input and getattr(self.combiner, "out", None) is None:
-            raise ConfigError(f"moe: expected experts whose output has d_input = {c.d_input} channels, or a combiner with an output "
-                              f"layer; received experts with {self.experts.d_output}")
+            raise ConfigError(f"moe: expected experts whose output has d_input = {c.d_input} channels, or a combiner with an "
+                              f"output layer; received experts with {self.experts.d_output}")
         self.mixes_sequence = self.experts.mixes_sequence
         self._spare_key = keys[3]
 

@@ -6,7 +6,7 @@ from ember_ml.autodiff.tape import pull
 from ember_ml.errors import ShapeError
 from ember_ml.kernels import MOE_SWIGLU, MOE_SWIGLU_BACKWARD
 from ember_ml.ops.activation import ACTIVATIONS
-from ember_ml.ops.creation import ones, ones_like, zeros
+from ember_ml.ops.creation import ones, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.index import take_axis
 from ember_ml.ops.moe.combine import moe_combine_rows
@@ -73,72 +73,79 @@ def _bias_grad(d_rows, plan):
     return reshape(cut(sums, 0, 1, axis=2), (plan.num_experts, d_rows.shape[1]))
 
 
-def _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
-    plan, kw = Plan(order, inverse, offsets, block, complete), {"block": block, "complete": complete}
-    h = grouped_rows(moe_gather(x, plan), w1, offsets, **kw)
-    h = h if b1 is None else h + _bias_rows(b1, plan)
-    y = grouped_rows(expert_activation(h, activation=activation, glu=glu), w2, offsets, **kw)
-    y = y if b2 is None else y + _bias_rows(b2, plan)
-    return moe_combine_rows(y, inverse, weights), h if keep else zeros((0, h.shape[1]), h.dtype, like=h)
+@op(vjp=lambda g, _y, x, w1, b1, order, inverse, offsets, **kw: _up_grad(g, x, w1, b1, order, inverse, offsets, **kw),
+    owns_gradient=True)
+def moe_up(x, w1, b1, order, inverse, offsets, *, block, complete):
+    """(R, hidden): w1_e x + b1_e for the rows of a plan, x (T, D). Its gradient keeps x, not the rows."""
+    plan = Plan(order, inverse, offsets, block, complete)
+    h = grouped_rows(moe_gather(x, plan), w1, offsets, block=block, complete=complete)
+    return h if b1 is None else h + _bias_rows(b1, plan)
 
 
-def _backward(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
-    """Gradients of x, weights, w1, b1, w2, b2 in the terms of the forward; what is not kept is computed again."""
+def _up_grad(g, x, w1, b1, order, inverse, offsets, *, block, complete):
     plan, kw = Plan(order, inverse, offsets, block, complete), {"block": block, "complete": complete}
-    rows = moe_gather(g, plan)
-    row_weights = pair_values(weights, plan)
+    d_w1 = grouped_outer_rows(g, moe_gather(x, plan), offsets, **kw)
+    ones_each = ones(inverse.shape, dt.promote(x.dtype, dt.float32), like=x)
+    d_x = moe_combine_rows(grouped_rows(g, swap_axes(w1), offsets, **kw), inverse, ones_each)
+    return d_x, d_w1, None if b1 is None else _bias_grad(g, plan)
+
+
+@op(vjp=lambda g, _y, h, weights, w2, b2, order, inverse, offsets, **kw: _down_grad(g, h, weights, w2, b2, order, inverse,
+                                                                                   offsets, **kw), owns_gradient=True)
+def moe_down(h, weights, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
+    """(T, D_out): the weighted sum of w2_e a(h) + b2_e over each token's rows. Its gradient keeps h, not a or the outputs."""
+    plan = Plan(order, inverse, offsets, block, complete)
+    y = grouped_rows(expert_activation(h, activation=activation, glu=glu), w2, offsets, block=block, complete=complete)
+    return moe_combine_rows(y if b2 is None else y + _bias_rows(b2, plan), inverse, weights)
+
+
+def _down_grad(g, h, weights, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
+    plan, kw = Plan(order, inverse, offsets, block, complete), {"block": block, "complete": complete}
+    rows, row_weights = moe_gather(g, plan), pair_values(weights, plan)
     d_h, a, d_weights = expert_activation_grad(grouped_rows(rows, swap_axes(w2), offsets, **kw), h, row_weights,
-                                        activation=activation, glu=glu)
-    d_w2 = grouped_outer_rows(rows, a, offsets, **kw)
-    d_w1 = grouped_outer_rows(d_h, moe_gather(x, plan), offsets, **kw)
-    d_b1 = d_b2 = zeros((0,), like=g)
-    if b1 is not None:
-        d_b1 = _bias_grad(d_h, plan)
+                                               activation=activation, glu=glu)
+    d_w2, d_b2 = grouped_outer_rows(rows, a, offsets, **kw), None
     if b2 is not None:
         d_b2 = _bias_grad(rows * row_weights.astype(rows.dtype), plan)
         wide = d_weights.dtype
         d_weights = d_weights + total(rows.astype(wide) * _bias_rows(b2, plan).astype(wide), axis=1)
-    d_x = moe_combine_rows(grouped_rows(d_h, swap_axes(w1), offsets, **kw), inverse, ones_like(weights))
-    return d_x, take_axis(d_weights, inverse, axis=0), d_w1, d_b1, d_w2, d_b2
+    return d_h, take_axis(d_weights, inverse, axis=0), d_w2, d_b2
 
 
-def _rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, **kw):
-    args = (x, weights, w1, b1, w2, b2, order, inverse, offsets)
-    given = (g[0], out[1], *args)
+def _in_parts(x, weights, w1, b1, w2, b2, *plan, activation, glu, block, complete):
+    """(y, h) by the two ops above."""
+    h = moe_up(x, w1, b1, *plan, block=block, complete=complete)
+    return moe_down(h, weights, w2, b2, *plan, activation=activation, glu=glu, block=block, complete=complete), h
+
+
+@op(no_grad="moe_mlp_host's rule takes the parts where a second gradient is wanted")
+def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
+    """(d_x, d_weights, d_w1, d_b1, d_w2, d_b2) of `moe_mlp_host`, for its output's gradient g; d_b of no bias is empty."""
+    plan, kw = (order, inverse, offsets), {"block": block, "complete": complete}
+    d_h, d_weights, d_w2, d_b2 = _down_grad(g, h, weights, w2, b2, *plan, **kw, activation=activation, glu=glu)
+    d_x, d_w1, d_b1 = _up_grad(d_h, x, w1, b1, *plan, **kw)
+    nothing = zeros((0,), like=g)
+    return d_x, d_weights, d_w1, nothing if b1 is None else d_b1, d_w2, nothing if b2 is None else d_b2
+
+
+def _host_rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, **kw):
+    given = (g[0], out[1], x, weights, w1, b1, w2, b2, order, inverse, offsets)
     again = any(t is not None and _is_watched(t) for t in given)         # someone differentiates this gradient
-    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = (
-        moe_mlp_grad if _on_host(x, kw["activation"]) and not again else _backward)(*given, **kw)
+    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = (moe_mlp_grad.__wrapped__ if again else moe_mlp_grad)(*given, **kw)
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
 
 
-def _on_host(x, activation) -> bool:
-    return x.backend.device_of(x.data) == "cpu" and activation in _ON_HOST
+@op(vjp=_host_rule, owns_gradient=True)
+def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
+    """`moe_mlp` on a CPU, where an expert's rows go through both layers while they are in the cache. Returns (y, h), with h the
+    rows before the activation, for the gradient; h is empty without keep."""
+    y, h = _in_parts(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
+                     complete=complete)
+    return y, h if keep else zeros((0, h.shape[1]), h.dtype, like=h)
 
 
 def _is_watched(t) -> bool:
     return t.node is not None or t.backend.runtime.is_watched(t.data)
-
-
-@op(no_grad="moe_mlp's rule takes its parts where a second gradient is wanted")
-def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
-    """(d_x, d_weights, d_w1, d_b1, d_w2, d_b2) of `moe_mlp` on a CPU, for its output's gradient g; d_b of no bias is empty."""
-    return _backward(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
-                     complete=complete)
-
-
-@op(vjp=_rule, owns_gradient=True)
-def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
-    """Native form of `moe_mlp` on a CPU, where an expert's rows go through both layers while they are in the cache."""
-    return _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
-                    complete=complete, keep=keep)
-
-
-@op(vjp=_rule, owns_gradient=True)
-def moe_mlp_rows(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
-    """`moe_mlp` elsewhere: grouped products over all rows. Returns (y, h) with h (R, hidden) before the activation, for the
-    gradient; h is empty without keep."""
-    return _forward(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
-                    complete=complete, keep=keep)
 
 
 def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w2: EmberTensor, b1: EmberTensor | None = None,
@@ -168,7 +175,9 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w
     x, w1, w2 = x.astype(common), w1.astype(common), w2.astype(common)
     b1, b2 = (b if b is None else b.astype(common) for b in (b1, b2))
     weights = weights.astype(dt.promote(common, dt.float32))
-    keep = any(t is not None and _is_watched(t) for t in (x, weights, w1, b1, w2, b2))
-    run = moe_mlp_host if _on_host(x, activation) else moe_mlp_rows
-    return run(x, weights, w1, b1, w2, b2, plan.order, plan.inverse, plan.offsets, activation=activation, glu=glu,
-               block=plan.block, complete=plan.complete, keep=keep)[0]
+    args, kw = (x, weights, w1, b1, w2, b2, *plan[:3]), {"activation": activation, "glu": glu, "block": plan.block,
+                                                         "complete": plan.complete}
+    if "moe_mlp_host" in x.backend.table and x.backend.device_of(x.data) == "cpu" and activation in _ON_HOST:
+        keep = any(t is not None and _is_watched(t) for t in args[:6])
+        return moe_mlp_host(*args, **kw, keep=keep)[0]
+    return _in_parts(*args, **kw)[0]

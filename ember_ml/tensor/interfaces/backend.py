@@ -20,8 +20,10 @@ class Runtime(Protocol):
     def value_and_grad(self, fn: Callable, leaves: list[Native]) -> tuple[Native, Any, list[Native]] | None:
         """(value, aux, gradients) of `fn(leaves) -> (scalar, aux)`. None on engines without native gradients."""
 
-    def with_rule(self, forward: Callable, rule: Callable, args: list[Native]) -> Native | tuple[Native, ...]:
-        """`forward(*args)` whose gradient is `rule(cotangents, outputs, args, needs) -> [gradient or None per arg]`."""
+    def with_rule(self, forward: Callable, rule: Callable, args: list[Native],
+                  keeps_output: bool = True) -> Native | tuple[Native, ...]:
+        """`forward(*args)` whose gradient is `rule(cotangents, outputs, args, needs) -> [gradient or None per arg]`; without
+        keeps_output the rule reads no output, and an engine that would keep a single one need not."""
 
     def is_watched(self, x: Native) -> bool:
         """Whether the engine's own gradient may run through x; True where that costs nothing, as on a lazy engine."""

@@ -9,8 +9,9 @@ from ember_ml.nn import initializers, scope
 from ember_ml.nn.module import Module
 from ember_ml.nn.moe import balance, insight
 from ember_ml.nn.moe.routing.capacity import keep_within_capacity
-from ember_ml.ops import argmax, isfinite, linear, logical_not, random, take_along_axis, topk, where, zeros
-from ember_ml.ops.index import checks_values
+from ember_ml.ops import argmax, isfinite, linear, logical_not, random, where, zeros
+from ember_ml.ops.index import checks_values, gather_along
+from ember_ml.ops.sort import topk_indices
 from ember_ml.registry import Registry, Size, config
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
@@ -129,8 +130,8 @@ class Router(Module):
 
     def choose(self, scores: EmberTensor, valid: EmberTensor) -> Routing:
         """The k experts of largest score plus bias, weighed by score alone."""
-        _, ids = topk(where(valid, scores + self.bias.astype(scores.dtype), NEVER), self.config.k)
-        return Routing(ids, self._weigh(take_along_axis(scores, ids, axis=-1), self.config.k), self.complete)
+        ids = topk_indices(where(valid, scores + self.bias.astype(scores.dtype), NEVER), k=self.config.k)
+        return Routing(ids, self._weigh(gather_along(scores, ids, axis=-1), self.config.k), self.complete)
 
     def report(self, z: EmberTensor, scores: EmberTensor, routing: Routing):
         """Losses, metrics and the next bias, where a training scope is open."""

@@ -45,7 +45,8 @@ class PositionRouter(Module):
         c = self.config
         if positions is None:
             raise ShapeError("position router: expected input (B, L, channels), whose positions are known; got single tokens")
-        ids = positions % c.num_experts if c.scheme == "cyclic" else minimum(positions * c.num_experts // c.length, c.num_experts - 1)
+        blocks = c.scheme == "blocks"
+        ids = minimum(positions * c.num_experts // c.length, c.num_experts - 1) if blocks else positions % c.num_experts
         ids = expand_dims(ids, 1)
         weights = zeros(ids.shape, like=ids) + 1.0
         routing = Routing(ids, weights)
