@@ -68,6 +68,28 @@ def _convert(source: Annotated[Path, typer.Argument(help="Folder with config.jso
     convert.run(source, target, dtype, overwrite)
 
 
+@app.command("mad")
+def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name stands for a small stack of it; a+b+c is a stack by name.")],
+         more: Annotated[Optional[list[str]], typer.Argument(help="Further models, after --layers and the first one.")] = None,
+         tasks: Annotated[Optional[list[str]], typer.Option(help="Only this task; may be given more than once. Default: all six.")] = None,
+         steps: Annotated[int, typer.Option(help="Updates.")] = 400,
+         batch: Annotated[int, typer.Option(help="Sequences an update.")] = 32,
+         rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+         d_input: Annotated[int, typer.Option(help="Channels.")] = 64,
+         depth: Annotated[int, typer.Option(help="Layers of a model given by one name, each with a perceptron after it.")] = 2,
+         train: Annotated[int, typer.Option(help="Sequences to train on.")] = 3200,
+         test: Annotated[int, typer.Option(help="Sequences to judge on.")] = 256,
+         seed: Annotated[int, typer.Option(help="Of data, weights and order.")] = 0,
+         out: Annotated[Path, typer.Option(help="Folder for mad.json and mad.png.")] = Path("runs/mad"),
+         backend: Engine = None):
+    """Train small models of any layers on MAD's six synthetic tasks: ember mad --layers hyena mamba self_attention."""
+    from ember_ml.cli import mad
+    from ember_ml.nn.pipeline.training.probes import ProbeConfig
+    chosen = {"tasks": tasks} if tasks else {}
+    mad.run(ProbeConfig([*layers, *(more or [])], steps=steps, batch=batch, rate=rate, d_input=d_input, depth=depth, train=train, test=test,
+                        seed=seed, **chosen), out, backend)
+
+
 @app.command("doctor")
 def _doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
            json: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file.")] = None):

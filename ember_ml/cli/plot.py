@@ -33,3 +33,23 @@ def draw_loss(rows: list[dict], baselines: dict[str, float], unit: str, path: Pa
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
+
+
+def draw_scores(scores: dict[str, dict[str, float]], tasks: list[str], path: Path):
+    """Draws a bar for every model and task.
+
+    Args:
+        scores: model -> task -> share from 0 to 1. tasks: in the order of the plot. path: the PNG to write.
+    """
+    figure, axes = plt.subplots(figsize=(1.5 + 1.4 * len(tasks), 4.0), dpi=120)
+    width = 0.8 / len(scores)
+    for i, (name, found) in enumerate(scores.items()):
+        axes.bar([j + (i - (len(scores) - 1) / 2) * width for j in range(len(tasks))], [found[t] for t in tasks], width, label=name)
+    axes.set_xticks(range(len(tasks)), [t.replace("_in_context_", " in-context\n").replace("in_context_", "in-context\n").replace("_", "\n")
+                                        for t in tasks], fontsize=8)
+    axes.set(ylabel="accuracy", ylim=(0.0, 1.0))
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)

@@ -8,7 +8,7 @@ import ember_ml as em
 from ember_ml import nn, ops
 from ember_ml.interop.hyena_dna import filter_weights
 from ember_ml.nn.layers import (
-    Dense, DenseConfig, Hyena, HyenaConfig, LayerNorm, LayerNormConfig, Mamba, RationalFilter, RationalFilterConfig,
+    Dense, DenseConfig, Hyena, HyenaConfig, Mamba, RationalFilter, RationalFilterConfig,
 )
 from tests.golden.case import Built, Case, Tensors, builder, with_weights
 from tests.golden.mad import mamba_weights, perceptron_weights
@@ -145,34 +145,22 @@ def _below(p: Tensors, prefix: str) -> Tensors:
     return {n.removeprefix(prefix): w for n, w in p.items() if n.startswith(prefix)}
 
 
-def _places(length: int, width: int, dtype: str):
-    """Rows [sin(p w), cos(p w)] for p = 0 ... length - 1, w_j = 10000^(-j / (width / 2 - 1))."""
-    rates = 10000.0 ** (-np.arange(width // 2) / (width // 2 - 1))
-    angles = np.arange(length)[:, None] * rates
-    return em.tensor(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), dtype=dtype)
-
-
 @builder("mad/auto_encoder")
 def auto_encoder(case: Case, dtype: str) -> Built:
     """The blocks make one code of the sequence, the last output or their mean; a perceptron reads the tokens from code plus place."""
     c = case.config
-    model = nn.Model(nn.ModelConfig(blocks=_layers_of(c), vocab_size=c["vocab_size"]))
-    norms = {name: LayerNorm(LayerNormConfig(c["dim"])) for name in ("decoder.0.", "decoder.3.", "unembed.0.")}
+    model = nn.models.AutoEncoder(nn.models.AutoEncoderConfig(_layers_of(c), c["vocab_size"], c["max_length"],
+                                                              c["norm"].replace("norm", "_norm"), c["global_pool"]))
+    places = {"token_embeds": "embedding", "decoder.0": "norms.0", "decoder.1": "maps.0", "decoder.3": "norms.1", "decoder.4": "maps.1",
+              "unembed.0": "norms.2", "unembed.1": "maps.2"}
 
     def forward(x: Tensors, p: Tensors) -> Tensors:
-        named = {"embedding.weight": p["token_embeds.weight"]}
+        named = {}
+        for original, ember in places.items():
+            named |= {f"{ember}.{part}": w for part, w in _below(p, original + ".").items()}
         for i, block in enumerate(model.blocks):
             named |= {f"blocks.{i}.{n}": w for n, w in _block_weights(block, p, f"encoder.{i}.").items()}
         with with_weights(model, named):
-            hidden, _ = model(x["input_ids"])
-
-        def part(y, norm: str, dense: str):
-            with with_weights(norms[norm], _below(p, norm)):
-                return ops.linear(norms[norm](y), p[dense + "weight"], p[dense + "bias"])
-
-        code = hidden[:, -1] if c["global_pool"] == "last" else hidden.mean(axis=1)
-        y = ops.expand_dims(code, 1) + _places(c["max_length"], c["dim"], dtype)
-        y = ops.gelu(part(ops.gelu(part(y, "decoder.0.", "decoder.1.")), "decoder.3.", "decoder.4."))
-        return {"logits": part(y, "unembed.0.", "unembed.1."), "encoding": code}
+            return {"logits": model(x["input_ids"]), "encoding": model.encode(x["input_ids"])}
 
     return Built(forward, case.params(dtype))

@@ -35,7 +35,7 @@ class SelectiveCopying(Task):
         """See Task: length seq_len."""
         count, copy, blank = self.num_tokens_to_copy, self.vocab_size - 1, self.vocab_size - 2
         blanks = self.seq_len - 2 * count - 1
-        tokens = rng.choice(np.arange(blank), size=(count,), replace=True)
+        tokens = rng.integers(blank, size=count)
         places = np.random.randint(0, count, blanks) if self.as_published else rng.integers(0, count, blanks)
         inputs = np.concatenate([np.insert(tokens, places, blank), [copy], np.full(count, blank)])
         return inputs, np.concatenate([np.full(count + blanks + 1, IGNORED), tokens])
@@ -67,12 +67,12 @@ class Compression(Task):
     def sample(self, rng: np.random.Generator, training: bool) -> tuple[np.ndarray, np.ndarray]:
         """See Task: length seq_len."""
         plain = self.vocab_size - 1 - self.noise_vocab_size
-        inputs = np.concatenate([rng.choice(np.arange(plain), size=(self.seq_len - 1,), replace=True), [self.vocab_size - 1]])
+        inputs = np.concatenate([rng.integers(plain, size=self.seq_len - 1), [self.vocab_size - 1]])
         targets = inputs.copy()
         if self.frac_noise > 0.0:
             for i in range(self.seq_len - 1):
                 if rng.random() < self.frac_noise:
-                    inputs[i] = rng.choice(np.arange(plain, plain + self.noise_vocab_size))
+                    inputs[i] = plain + rng.integers(self.noise_vocab_size)
                     targets[i] = IGNORED
         return inputs, inputs if self.as_published else targets
 
@@ -109,13 +109,13 @@ class Memorization(Task):
         """See Task: length seq_len, or one less if that is odd."""
         table, sign, inputs, targets = self.key_values(), self.vocab_size - 1, [], []
         noise = np.arange(sign - self.noise_vocab_size, sign)
-        exempt = rng.choice(self.seq_len // 2)
+        exempt = rng.integers(self.seq_len // 2)
         for i in range(self.seq_len // 2):
             if self.frac_noise > 0.0 and i != exempt and rng.random() < self.frac_noise:
                 inputs += rng.choice(noise, size=2, replace=True).tolist()
                 targets += [IGNORED, IGNORED]
             else:
-                key, value = table[rng.choice(len(table))]
+                key, value = table[rng.integers(len(table))]
                 inputs += [key, sign]
                 targets += [IGNORED, value]
         return np.array(inputs), np.array(targets)

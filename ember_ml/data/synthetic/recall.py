@@ -40,22 +40,21 @@ class InContextRecall(Task):
     def sample(self, rng: np.random.Generator, training: bool) -> tuple[np.ndarray, np.ndarray]:
         """See Task: length seq_len - 1, or seq_len where there is a sign."""
         plain = self._plain()
-        keys, values = np.arange(plain // 2), np.arange(plain // 2, plain)
-        noise = np.arange(plain, plain + self.noise_vocab_size)
+        half, noise = plain // 2, np.arange(plain, plain + self.noise_vocab_size)
         pairs, known, tokens, targets = self.seq_len // 2, {}, [], []
-        exempt = rng.choice(pairs)
+        exempt = rng.integers(pairs)
         for i in range(pairs - 1):
             if self.frac_noise > 0.0 and i != exempt and rng.random() < self.frac_noise:
                 tokens += rng.choice(noise, size=2, replace=True).tolist()
                 targets += [IGNORED, IGNORED]
                 continue
-            key = int(rng.choice(keys))
+            key = int(rng.integers(half))
             seen = key in known
             if not seen:
-                known[key] = int(rng.choice(values))
+                known[key] = half + int(rng.integers(plain - half))
             tokens += [key, known[key]]
             targets += [IGNORED, known[key] if seen and self.multi_query else IGNORED]
-        key = int(rng.choice(list(known)))
+        key = list(known)[rng.integers(len(known))]
         sign = [] if self.multi_query else [self.vocab_size - 1]
         tokens += [*sign, key, known[key]]
         targets += [IGNORED] * (len(sign) + 1) + [known[key]]
@@ -114,20 +113,23 @@ class FuzzyInContextRecall(Task):
         noise = np.arange(plain, plain + self.noise_vocab_size)
 
         def key_size():
-            return int(rng.choice(list(keys))) if training else self.k_motif_size
+            return 1 + int(rng.integers(self.k_motif_size)) if training else self.k_motif_size
+
+        def value_size():
+            return 1 + int(rng.integers(self.v_motif_size))
 
         def motif(table, size):
-            return table[size][rng.choice(len(table[size]))]
+            return table[size][rng.integers(len(table[size]))]
 
-        k_size, v_size = key_size(), int(rng.choice(list(values)))
+        k_size, v_size = key_size(), value_size()
         asked, answer = motif(keys, k_size), motif(values, v_size)
         pair = k_size + v_size
         longest = self.k_motif_size + self.v_motif_size
         stop = self.seq_len - pair - longest                   # a pair begun before this fits
-        place = rng.choice(self.seq_len - 2 * pair if self.as_published else max(1, stop - longest + 1))
+        place = rng.integers(self.seq_len - 2 * pair if self.as_published else max(1, stop - longest + 1))
         shown, known, tokens, targets = False, {}, [], []
         while len(tokens) < stop:
-            k_size, v_size = key_size(), int(rng.choice(list(values)))
+            k_size, v_size = key_size(), value_size()
             if len(tokens) >= place and not shown:
                 key = asked
             elif self.frac_noise > 0.0 and rng.random() < self.frac_noise:
