@@ -10,7 +10,7 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
-from ember_mlx import kernels
+from ember_mlx import fftconv, kernels
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
 
@@ -25,7 +25,7 @@ class MlxBackend(BackendBase):
     language = "metal"
 
     def __init__(self):
-        super().__init__("mlx", _DTYPES, dict(TABLE), MlxRuntime())
+        super().__init__("mlx", _DTYPES, {**TABLE, **fftconv.TABLE}, MlxRuntime())
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ember_ml import ops
 from ember_ml.ops import index, shape
+from ember_ml.ops.convolve import convolve_grad, convolve_rows
 from ember_ml.ops.moe.combine import moe_combine_grad
 from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_up
 from ember_ml.ops.optimizer import adam_update
@@ -258,6 +259,18 @@ row("depthwise_rows", ops.short_conv, [real(2, 4, 6), real(4, 3), real(4)], _sho
 row("depthwise_rows", ops.short_conv, [real(2, 4, 1), real(4, 3), real(4)], _short, label="one step")
 row("fftconv_rows", lambda u, k: ops.fftconv(u, k), [real(2, 3, 9), real(3, 9)],
     lambda u, k: np.stack([np.stack([np.convolve(u[b, c], k[c])[:9] for c in range(3)]) for b in range(2)]))
+
+def _both_ways(x, k, D, k_reverse):
+    C, L, each = x.shape[1], x.shape[2], x.shape[1] // k.shape[0]
+    y = [np.convolve(x[b, c], k[c // each])[:L] + np.convolve(x[b, c, ::-1], k_reverse[c // each])[:L][::-1] + D[c] * x[b, c]
+         for b in range(len(x)) for c in range(C)]
+    return np.reshape(y, x.shape)
+
+
+row("convolve_rows", convolve_rows, [real(2, 4, 7), real(2, 5), real(4), real(2, 3)], _both_ways)
+row("convolve_grad", lambda g, x, k: convolve_grad(g, x, k)[1], [real(2, 2, 5), real(2, 2, 5), real(2, 3)],
+    lambda g, x, k: np.array([[sum(g[b, c, t] * x[b, c, t - j] for b in range(2) for t in range(j, 5)) for j in range(3)]
+                              for c in range(2)]))
 _INVERSE = np.array([[4, 0], [5, 2], [1, 3]], np.int32)
 row("moe_combine_rows", ops.moe_combine, [real(6, 5), _INVERSE, real(3, 2)],
     lambda e, i, w: np.einsum("tkd,tk->td", e[i], w))

@@ -153,3 +153,21 @@ def test_misuse_names_argument_and_shapes(backend, change, words):
     t = {k: em.zeros(s) for k, s in shapes.items()}
     with pytest.raises(em.ShapeError, match=words):
         em.ops.fftconv(t.pop("u"), t.pop("k"), t.pop("D", None), **t, head_dim=change.get("head_dim", 1))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8), (2, 0, 8)])
+def test_nothing_in_nothing_out(backend, shape):
+    u, k, D = em.zeros(shape), em.ones((shape[1], 8)), em.ones((shape[1],))
+    for f in (k, em.ops.prepare_filter(k)):
+        assert em.ops.fftconv(u, f, D, q=u, gelu=True).shape == shape
+    du, dk = em.grad(lambda u, k: em.ops.fftconv(u, k, D).sum(), (0, 1))(u, k)
+    assert du.shape == shape and (dk.numpy() == 0).all() and dk.shape == k.shape
+
+
+@pytest.mark.parametrize("name", ["u", "k", "D", "v"])
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])
+def test_dtypes_that_are_not_served(backend, name, dtype):
+    t = {"u": em.ones((2, 3, 8)), "k": em.ones((3, 8)), "D": em.ones((3,)), "v": em.ones((2, 3, 8))}
+    t[name] = t[name].astype(dtype)
+    with pytest.raises(em.UnsupportedDtype, match=f"expected {name} in float32, .* got {dtype}; cast it"):
+        em.ops.fftconv(t["u"], t["k"], t["D"], v=t["v"])

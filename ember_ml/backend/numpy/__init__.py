@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ember_ml.backend.base import BackendBase
-from ember_ml.backend.numpy import moe, ops, scan, special
+from ember_ml.backend.numpy import fftconv, moe, ops, scan, special
 from ember_ml.errors import ShapeError, UnsupportedDevice, UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
 
@@ -150,6 +150,6 @@ class NumpyRuntime:
 
 
 backend = ArrayModuleBackend("numpy", np, NumpyRuntime())
-backend.table.update(erf=special.erf, erfinv=special.erfinv, **moe.TABLE, **scan.TABLE,
+backend.table.update(erf=special.erf, erfinv=special.erfinv, **moe.TABLE, **scan.TABLE, **fftconv.TABLE,
                      cummax=lambda x, axis=0: np.maximum.accumulate(x, axis=axis),
                      cumlogsumexp=lambda x, axis=0: np.logaddexp.accumulate(x, axis=axis))

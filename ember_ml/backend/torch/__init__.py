@@ -8,7 +8,7 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import base, cuda, moe, random, rnn, scan, state_dict
+from ember_ml.backend.torch import base, cuda, fftconv, moe, random, rnn, scan, state_dict
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
@@ -26,7 +26,8 @@ class TorchBackend(BackendBase):
 
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
-        super().__init__("torch", dtypes, {**base.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}, TorchRuntime())
+        table = {**base.TABLE, **fftconv.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}
+        super().__init__("torch", dtypes, table, TorchRuntime())
         torch.backends.cudnn.allow_tf32 = False
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))

@@ -1,0 +1,135 @@
+"""The engines' own convolutions: folding, mending, blocks and threads, at sizes where each of them takes its special ways."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+import ember_ml as em
+from ember_ml.backend import right_angle
+from ember_ml.ops.convolve import convolve_grad, convolve_rows
+
+RNG = np.random.default_rng(5)
+MODULES = {"numpy": "ember_ml.backend.numpy.fftconv", "torch": "ember_ml.backend.torch.fftconv", "mlx": "ember_mlx.fftconv"}
+
+
+def definition(x, k, D=None, k_reverse=None):
+    """The double sum in float64."""
+    y, each = np.zeros_like(x), x.shape[1] // k.shape[0]
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            y[b, c] = np.convolve(x[b, c], k[c // each])[:x.shape[2]]
+            if k_reverse is not None:
+                y[b, c] += np.convolve(x[b, c, ::-1], k_reverse[c // each])[:x.shape[2]][::-1]
+            if D is not None:
+                y[b, c] += D[c] * x[b, c]
+    return y
+
+
+@pytest.fixture
+def blockwise(backend, monkeypatch):
+    """The current engine with its long-row ways forced upon short rows, a few rows a block, on several threads."""
+    module = importlib.import_module(MODULES[backend])
+    for name, value in {"LONG": 0, "BLOCK": 80, "ROWS": 1, "ALONE": 0}.items():
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
+    if backend == "numpy":
+        monkeypatch.setattr(module, "cores", lambda: 3)
+    return backend
+
+
+def dtypes(engine):
+    return [("float32", 2e-6)] + ([("float64", 1e-13)] if engine != "mlx" else [])
+
+
+LENGTHS = [(1, 1), (2, 2), (3, 3), (7, 7), (16, 16), (17, 17), (18, 18), (34, 34), (33, 40), (30, 5), (31, 3), (40, 1), (9, 20), (66, 66)]
+
+
+@pytest.mark.parametrize("length, taps", LENGTHS)
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("each", [1, 2])
+def test_values_and_gradients(blockwise, length, taps, both_ways, each):
+    arrays = {"x": RNG.standard_normal((3, 4, length)), "k": RNG.standard_normal((4 // each, taps)), "D": RNG.standard_normal(4)}
+    if both_ways:
+        arrays["k_reverse"] = RNG.standard_normal((4 // each, max(1, taps - 2)))
+    g, want = RNG.standard_normal(arrays["x"].shape), definition(**arrays)
+    along = {name: RNG.standard_normal(a.shape) for name, a in arrays.items()}
+    # the convolution is linear in each argument: the difference is the derivative
+    slopes = [((definition(**{**arrays, n: a + along[n]}) - want) * g).sum() for n, a in arrays.items()]
+    for dtype, allowed in dtypes(blockwise):
+        t = [em.tensor(a.astype(dtype)) for a in arrays.values()]
+        got = convolve_rows(*t).numpy()
+        assert got.dtype == dtype and np.abs(got - want).max() <= allowed * max(1.0, np.abs(want).max())
+        grads = convolve_grad(em.tensor(g.astype(dtype)), *t)
+        for name, grad, slope in zip(arrays, grads, slopes):
+            size = np.abs(grad.numpy()).max() * np.abs(along[name]).sum()
+            assert abs((grad.numpy() * along[name]).sum() - slope) <= 4 * allowed * max(size, 1.0), (name, dtype)
+        again = convolve_grad(em.tensor(g.astype(dtype)), *t)
+        assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(grads, again))
+
+
+def test_what_is_not_finite_stays_in_its_row(blockwise):
+    for bad in (np.nan, np.inf, -np.inf):
+        x, k = RNG.standard_normal((2, 4, 34)).astype(np.float32), RNG.standard_normal((4, 34)).astype(np.float32)
+        want = convolve_rows(em.tensor(x), em.tensor(k)).numpy()
+        x[1, 2, 5] = bad
+        got = convolve_rows(em.tensor(x), em.tensor(k)).numpy()
+        touched = ~np.isfinite(got).all(-1)
+        assert touched[1, 2] and touched.sum() == 1
+        np.testing.assert_array_equal(got[~touched], want[~touched])
+        dx = convolve_grad(em.tensor(x), em.tensor(np.ones_like(x)), em.tensor(k))[0].numpy()
+        assert (~np.isfinite(dx).all(-1)).sum() == 1
+
+
+def test_second_derivatives(blockwise):
+    """Of sum(y^2) along v, through the gradient of the gradient, against differences of first ones in float64."""
+    if blockwise == "mlx":
+        pytest.skip("MLX has no float64")
+    x, k, v = (RNG.standard_normal(s) for s in ((2, 2, 18), (2, 18), (2, 18)))
+
+    def first(k):
+        return em.grad(lambda k: (em.ops.fftconv(em.tensor(x), k) ** 2).sum())(k)
+    got = em.grad(lambda k: (first(k) * em.tensor(v)).sum())(em.tensor(k)).numpy()
+    want = (first(em.tensor(k + v)).numpy() - first(em.tensor(k - v)).numpy()) / 2   # the gradient is linear in k
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_strided_and_broadcast_input(blockwise):
+    x = RNG.standard_normal((34, 4, 2)).astype(np.float32)
+    wide = em.ops.permute_dims(em.tensor(x), (2, 1, 0))
+    k = em.tensor(RNG.standard_normal((34, 4)).astype(np.float32))
+    k = em.ops.swap_axes(k)
+    want = definition(np.transpose(x, (2, 1, 0)).astype(np.float64), k.numpy().astype(np.float64))
+    np.testing.assert_allclose(convolve_rows(wide, k).numpy(), want, atol=2e-5)
+    same = em.ops.broadcast_to(wide[:1], (3, 4, 34))
+    np.testing.assert_allclose(convolve_rows(same, k).numpy(), np.repeat(want[:1], 3, 0), atol=2e-5)
+
+
+@pytest.mark.parametrize("length, taps, both_ways, points, left", [
+    (1026, 1026, False, 1024, 3), (32770, 32770, False, 32768, 3), (1024, 1024, False, 1024, 0), (1025, 1025, False, 1024, 1),
+    (1026, 1026, True, 1080, 0), (160002, 160002, False, 162000, 0), (3, 3, False, 2, 1), (1, 1, False, 1, 0),
+    (4096, 128, False, 2160, 0), (8, 2, False, 4, 1)])
+def test_the_plan_takes_fast_sizes(length, taps, both_ways, points, left):
+    how = right_angle.plan(length, taps, both_ways)
+    assert how == (points, left)
+    assert how.points * 2 + how.left >= length + taps - 1 and how.points * 2 >= length
+
+
+def test_smooth_sizes_are_the_smallest():
+    products = sorted(2 ** a * 3 ** b * 5 ** c for a in range(12) for b in range(8) for c in range(6))
+    for n in range(1, 2000):
+        assert right_angle.smooth(n) == next(p for p in products if p >= n)
+
+
+@pytest.mark.parametrize("length", [4096, 4098])
+def test_long_rows_keep_the_contract(backend, length):
+    """At the engines' own block sizes: relative L2 error below 1e-6, and the past alone counts."""
+    x, k = RNG.standard_normal((2, 8, length)), RNG.standard_normal((8, length)) * np.exp(-np.arange(length) / 500)
+    want = definition(x, k)
+    prepared = em.ops.prepare_filter(em.tensor(k.astype(np.float32)))
+    for f in (prepared, prepared.k):
+        got = em.ops.fftconv(em.tensor(x.astype(np.float32)), f).numpy()
+        assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-6
+    x[:, :, :3000] = 0.0
+    leak = np.abs(em.ops.fftconv(em.tensor(x.astype(np.float32)), prepared).numpy()[:, :, :3000]).max()
+    assert leak < 1e-6 * np.abs(want).max()
