@@ -50,12 +50,22 @@ def test_gradients_pass_a_prepared_filter_by(backend, compiled):
     u, k, D, q = put(2, 3, 17), put(3, 17), put(3), put(2, 3, 17)
     prepared = em.ops.prepare_filter(k)
 
-    def both(k):
-        fn = em.grad(lambda u, D, q: (em.ops.fftconv(u, k, D, q=q, gelu=True) ** 2).sum(), (0, 1, 2))
-        return (em.compile(fn) if compiled else fn)(u, D, q)
-    for a, b in zip(both(prepared), both(k)):
+    def gradients(k):
+        return em.grad(lambda u, D, q: (em.ops.fftconv(u, k, D, q=q, gelu=True) ** 2).sum(), (0, 1, 2))
+    got = (em.compile(gradients(prepared)) if compiled else gradients(prepared))(u, D, q)
+    for a, b in zip(got, gradients(k)(u, D, q)):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(em.ops.fftconv(u, prepared).numpy(), em.ops.fftconv(u, k).numpy(), atol=1e-5)
+
+
+def test_a_compiled_gradient_is_the_eager_one(backend):
+    args = put(2, 4, 17), put(4, 17), put(4), put(4, 5)
+    both = em.value_and_grad(lambda u, k, D, r: (em.ops.fftconv(u, k, D, v=u, k_reverse=r) ** 2).sum(), (0, 1, 2, 3))
+    value, grads = both(*args)
+    got_value, got = em.compile(both)(*args)
+    np.testing.assert_allclose(got_value.numpy(), value.numpy(), rtol=1e-5)
+    for a, b in zip(got, grads):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-4 * np.abs(b.numpy()).max())
 
 
 def test_misuse_is_told(backend):

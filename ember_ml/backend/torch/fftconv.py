@@ -2,6 +2,8 @@
 
 A whole-array transform allocates several times the input, and the operating system clears all of it first; that, and not
 arithmetic, is what long rows take their time for. Short rows, and GPUs, take the transform of the padded rows.
+
+Conjugates are computed, never lazy: inside an operator of ours torch forgets to resolve the lazy ones.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def _twisted(x, w, out):
 def _untwisted(z, w, out):
     """As in NumPy's: first Re(w^-n z[n]), then its imaginary part."""
     points, length = w.shape[0], out.shape[-1]
-    z *= w.conj()
+    z *= w.conj_physical()
     real = torch.view_as_real(z)
     out[..., :points] = real[..., :min(length, points), 0]
     if length > points:
@@ -78,7 +80,7 @@ def _spectrum(k, k_reverse, x):
                 kind = _kind(work)
                 s = _twisted(f.to(work), _twist(size, kind), torch.empty((f.shape[0], size), dtype=kind))
                 s = torch.fft.fft(s, norm="forward", out=s)
-            made = s if made is None else made + s.conj()
+            made = s if made is None else made + s.conj_physical()
         if how is None or not how.left:
             return (made,)
         places, there = (torch.from_numpy(a) for a in edge_places(how.left))
@@ -158,8 +160,8 @@ def _grad(g, x, k, D, k_reverse):
     wanted = not hasattr(k, "spectrum")
     if how is None:
         g_f, x_f = _padded(g, kw, size), _padded(x, kw, size) if wanted else None
-        sums = (x_f.conj() * g_f).sum((0, 2)) if wanted else None
-        dx = _unpadded(g_f.mul_(kw.conj().unsqueeze(1)), size, x)
+        sums = (x_f.conj_physical() * g_f).sum((0, 2)) if wanted else None
+        dx = _unpadded(g_f.mul_(kw.conj_physical().unsqueeze(1)), size, x)
         dx = dx if D is None else torch.addcmul(dx, g, D.unsqueeze(-1))
     else:
         dx, w, cut = torch.empty(x.shape, dtype=x.dtype), _twist(size, kw.dtype), _Blocks(x, kw)
@@ -171,8 +173,8 @@ def _grad(g, x, k, D, k_reverse):
             if wanted:
                 other, other_wide = cut.view(second, b, h)
                 torch.fft.fft(_twisted(x[b, c], w, other), out=other)
-                sums[h] += torch.mul(other.conj(), z, out=other).view(other_wide.shape).sum((0, 2))
-            wide.mul_(kw[h].conj().unsqueeze(1))
+                sums[h] += torch.mul(other.conj_physical_(), z, out=other).view(other_wide.shape).sum((0, 2))
+            wide.mul_(kw[h].conj_physical().unsqueeze(1))
             out = _untwisted(torch.fft.ifft(z, norm="forward", out=z), w, dx[b, c])
             if D is not None:
                 out.addcmul_(g[b, c], D[c].unsqueeze(-1))
@@ -184,7 +186,7 @@ def _grad(g, x, k, D, k_reverse):
     if D is not None:
         found.append(torch.einsum("bcl,bcl->c", g, x))
     if k_reverse is not None:
-        found.append(_filter_grad(sums.conj().resolve_conj(), k_reverse, how, size, g, x))
+        found.append(_filter_grad(sums.conj_physical(), k_reverse, how, size, g, x))
     return found
 
 
