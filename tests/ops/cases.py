@@ -15,6 +15,7 @@ import numpy as np
 from ember_ml import ops
 from ember_ml.ops import index, shape
 from ember_ml.ops.convolve import convolve_grad, convolve_rows
+from ember_ml.ops.fftconv import fftconv_grad
 from ember_ml.ops.moe.combine import moe_combine_grad
 from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_up
 from ember_ml.ops.optimizer import adam_update
@@ -268,9 +269,14 @@ def _both_ways(x, k, D, k_reverse):
 
 
 row("convolve_rows", convolve_rows, [real(2, 4, 7), real(2, 5), real(4), real(2, 3)], _both_ways)
-row("convolve_grad", lambda g, x, k: convolve_grad(g, x, k)[1], [real(2, 2, 5), real(2, 2, 5), real(2, 3)],
-    lambda g, x, k: np.array([[sum(g[b, c, t] * x[b, c, t - j] for b in range(2) for t in range(j, 5)) for j in range(3)]
-                              for c in range(2)]))
+
+
+def _lagged(g, x, k):
+    return np.array([[sum(g[b, c, t] * x[b, c, t - j] for b in range(2) for t in range(j, 5)) for j in range(3)] for c in range(2)])
+
+
+row("convolve_grad", lambda g, x, k: convolve_grad(g, x, k)[1], [real(2, 2, 5), real(2, 2, 5), real(2, 3)], _lagged)
+row("fftconv_grad", lambda g, x, k: fftconv_grad(g, x, k)[1], [real(2, 2, 5), real(2, 2, 5), real(2, 3)], _lagged)
 _INVERSE = np.array([[4, 0], [5, 2], [1, 3]], np.int32)
 row("moe_combine_rows", ops.moe_combine, [real(6, 5), _INVERSE, real(3, 2)],
     lambda e, i, w: np.einsum("tkd,tk->td", e[i], w))
