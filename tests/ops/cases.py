@@ -462,6 +462,29 @@ def _cfc(x, w, f, h):
     return np.stack(out, 1)
 
 
+
+
+def _ltc(x, sensory, w, v):
+    def openness(v, w):
+        return w * _sigmoid(v[:, :, None] * 2.0 - 0.5)
+
+    out = []
+    for t in range(x.shape[1]):
+        of_x = openness(x[:, t], sensory)
+        for _ in range(2):
+            s = openness(v, w)
+            v = (v + 0.5 * (0.3 + (of_x * -0.7).sum(1) + (s * 0.9).sum(1))) / (1.0 + 0.5 * (0.6 + of_x.sum(1) + s.sum(1) + 1e-8))
+        out.append(v)
+    return np.stack(out, 1)
+
+
+def _ltc_op(x, sensory, w, v):
+    one = [ops.ones((v.shape[1],), v.dtype, like=v)] * 3
+    synapses = [(p * 0.0 + 2.0, p * 0.0 + 0.25, p, p * 0.0 + erev) for p, erev in ((sensory, -0.7), (w, 0.9))]
+    return ops.ltc(x, *synapses, one[0], one[1] * 0.6, one[2] * 0.5, v, unfolds=2)[0]
+
+
+row("ltc_rows", _ltc_op, [real(2, 4, 2), real(2, 3, low=0.1, high=0.9), real(3, 3, low=0.1, high=0.9), real(2, 3)], _ltc)
 row("layered_scan_rows", lambda x, w, f, h: ops.cfc(x, [(w, None)], (f, None), h, activation="tanh", chunk=2)[0],
     [real(2, 5, 2), real(4, 5), real(12, 4), real(2, 3)], _cfc)
 row("gated_scan_rows", lambda x, w, h, c: ops.gated_scan(cells.LSTM, x, ops.expand_dims(w, 0), (h, c), chunk=2)[0],
