@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
-#: test modules of pytest's world that the kernel tests import for names that their runs on a GPU do not use
-STUB = """
+#: runs pytest where hypothesis may be missing: tests/conftest.py sets it up, kernel tests do not use it
+PYTEST = """
 import sys, types
 try:
     import hypothesis
@@ -39,11 +40,13 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def parts(engines: list[str]) -> list[str]:
-    """All parts, those first that tell most or take longest."""
+    """All parts, those first that take longest."""
+    tests = sorted(path for path in (ROOT / "tests/kernels").glob("test_*.py") if re.search(r"def test_\w+\(machine", path.read_text()))
+    machines = [{"torch": "torch_gpu", "cupy": "cuda_gpu"}.get(engine.partition(":")[0], "none") for engine in engines]
     areas = sorted(p.name for p in (ROOT / "tests/golden/data").iterdir() if p.is_dir())
-    golden = [f"golden {engine} {area}" for area in areas for engine in engines]
-    return ["about", *(f"kernels {e}" for e in engines), *(f"ops {e}" for e in engines), "tests", *(f"demo {e}" for e in engines), *golden,
-            *(f"sanitizer {tool}" for tool in TOOLS)]
+    return ["about", *(f"demo {e}" for e in engines), *(f"tests {m} {path.stem}" for path in tests for m in machines),
+            *(f"golden {e} {area}" for area in areas for e in engines), *(f"ops {e}" for e in engines),
+            *(f"kernels {e}" for e in engines), *(f"sanitizer {tool}" for tool in TOOLS)]
 
 
 # ---------------------------------------------------------------- one part, in its own process
@@ -154,11 +157,12 @@ def run_part(part: str, engines: list[str], updates: int, out: Path) -> None:
 def command(part: str, engines: list[str], updates: int, out: Path) -> list[str] | str:
     """What runs a part, or why it cannot run here."""
     own = [sys.executable, "-m", "benchmarks.gpu_check", "--updates", str(updates), "--engines", *engines, "--part"]
-    if part == "tests":
+    if part.startswith("tests"):
         if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode:
             return "pytest is not installed"
-        return [sys.executable, "-c", STUB, "tests/kernels", "-q", "-k", "cuda_gpu or torch_gpu", "-p", "no:cacheprovider",
-                f"--junitxml={out}"]
+        _, machine, name = part.split()
+        return [sys.executable, "-c", PYTEST, f"tests/kernels/{name}.py", "-v", "--tb=no", "-rfE", "-p", "no:cacheprovider",
+                "-k", machine]
     if part.startswith("sanitizer"):
         folders = [*os.environ["PATH"].split(os.pathsep), "/usr/local/cuda/bin", *map(str, Path(sys.prefix).glob(
             "lib/python*/site-packages/nvidia/*/bin"))]
@@ -180,32 +184,38 @@ def measure(part: str, engines: list[str], updates: int, folder: Path, deadline:
         return {"part": part, "rows": [], "seconds": 0.0, "note": "not run: no time left"}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
-    try:
-        done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=deadline - start)
-        if done.returncode:
-            note = f"exit code {done.returncode}: " + one_line(" | ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
-        if part.startswith("sanitizer"):
-            faults = [line for line in done.stdout.splitlines() if line.startswith("========= ")]
-            return {"part": part, "rows": [{"name": part, "fault": note and one_line(" | ".join(faults[:6]) or note)}],
-                    "seconds": time.monotonic() - start, "note": faults[-1][10:] if faults else note}
-    except subprocess.TimeoutExpired:
-        note = "time was up"
-    rows = read_rows(out, part == "tests")
-    return {"part": part, "rows": rows, "seconds": time.monotonic() - start, "note": note if not rows or "exit" not in note
-            or part != "tests" else ""}
+    with (folder / "printed").with_suffix(f".{out.name}").open("w+") as printed:
+        try:
+            code = subprocess.run(run, cwd=ROOT, env=env, stdout=printed, stderr=subprocess.STDOUT, timeout=deadline - start).returncode
+            note = f"exit code {code}" if code else ""
+        except subprocess.TimeoutExpired:
+            note = "time was up"
+        printed.seek(0)
+        lines = printed.read().splitlines()
+    if part.startswith("tests"):
+        rows = test_rows(lines)
+    elif part.startswith("sanitizer"):
+        said = [line.removeprefix("========= ") for line in lines if line.startswith("========= ")]
+        rows = [{"name": part, "fault": note and one_line(" | ".join([note, *said[-6:]]))}]
+        note = said[-1] if said else note
+    elif out.exists():
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    if note.startswith("exit") and not rows:
+        note += ": " + one_line(" | ".join(lines[-3:]))
+    elif note.startswith("exit") and part.startswith("tests"):
+        note = ""                                                # its failures are in the rows
+    return {"part": part, "rows": rows, "seconds": time.monotonic() - start, "note": note}
 
 
-def read_rows(out: Path, junit: bool) -> list[dict]:
-    if not out.exists():
-        return []
-    if not junit:
-        return [json.loads(line) for line in out.read_text().splitlines()]
-    from xml.etree import ElementTree
+def test_rows(lines: list[str]) -> list[dict]:
+    """What `pytest -v -rfE` printed, as far as it came."""
+    reasons = dict(line.split(" ", 1)[1].split(" - ", 1) for line in lines if line.startswith(("FAILED ", "ERROR ")) and " - " in line)
     rows = []
-    for case in ElementTree.parse(out).iter("testcase"):
-        bad = [*case.findall("failure"), *case.findall("error")]
-        rows.append({"name": f"{case.get('classname')}::{case.get('name')}", "fault": one_line(bad[0].get("message")) if bad else ""})
-    return rows
+    for line in lines:
+        if found := re.match(r"(\S+::.+?) (PASSED|FAILED|ERROR)(\s|$)", line):
+            bad = found[2] != "PASSED"
+            rows.append({"name": found[1].rpartition("::")[2], "fault": one_line(reasons.get(found[1], found[2])) if bad else ""})
+    return rows + [{"name": name, "fault": one_line(reason)} for name, reason in reasons.items() if "::" not in name]
 
 
 def report(results: list[dict], most: int) -> None:
@@ -229,7 +239,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="time for everything (default 8)")
     parser.add_argument("--engines", nargs="+", default=["torch:cuda:0", "cupy"], metavar="ENGINE")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only parts whose name begins with one of these")
-    parser.add_argument("--jobs", type=int, default=6, help="parts at a time (default 6)")
+    parser.add_argument("--jobs", type=int, default=10, help="parts at a time (default 10)")
     parser.add_argument("--json", type=Path, default=Path("gpu_check.json"), help="where all rows go (default gpu_check.json)")
     parser.add_argument("--updates", type=int, default=60, help="updates of the demo's model (default 60)")
     parser.add_argument("--most", type=int, default=8, help="reasons printed for a part (default 8)")

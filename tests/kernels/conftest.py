@@ -1,6 +1,7 @@
 """The machines that kernels are tested on: a GPU where one is, else the executor on the CPU (tests/simt)."""
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def pytest_collection_finish(session):
     """While nothing is compiled yet, a second process runs the tests of this folder from the last to the first: when they
     meet, everything is in the cache, in half the time."""
     many = sum(item.path.parent == HERE for item in session.items) > 200
-    if many and HELPER not in os.environ and os.cpu_count() > 1 and not unavailable() and not _warm().exists():
+    able = many and not unavailable() and importlib.util.find_spec("ziglang") and os.cpu_count() > 1
+    if able and HELPER not in os.environ and not _warm().exists():
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE)]
         session.config.stash[_helper] = subprocess.Popen(command, env={**os.environ, HELPER: "1"}, cwd=HERE.parents[1],
                                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -11,9 +11,11 @@ import torch
 import ember_ml as em
 from ember_ml import backend as engines
 from ember_ml.backend.torch import cuda as torch_cuda
+from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import selfcheck
 from ember_ml.ops import REGISTRY
 from ember_ml.tensor.common import dtypes as dt
+from tests.kernels import test_fftconv as fftconv
 from tests.kernels import test_moe_combine as moe
 from tests.kernels import test_scan as scan
 
@@ -166,3 +168,33 @@ def test_without_cupy_the_reason_is_told(monkeypatch):
     monkeypatch.setattr(torch_cuda, "_kernels", absent)
     assert "No module named 'cupy'" in torch_cuda.missing() and 'pip install "ember-ml[cuda]"' in torch_cuda.missing()
     torch_cuda.missing.cache_clear()
+
+
+@pytest.mark.parametrize("options", ["plain", "all"])
+def test_arguments_that_are_not_there(calls, options):
+    """fftconv: absent gates, skip and mask go in as None, and gradients come out only for what was there."""
+    arrays, g, gelu = fftconv.case(20, 20, fftconv.OPTIONS[options], batch=2)
+    names = [n for n in fftconv.NAMES if n in arrays and n != "dropout_mask"]
+    given, (upstream,) = dict(zip(arrays, on_torch(*arrays.values()))), on_torch(g)
+
+    def loss(*some):
+        now = given | dict(zip(names, some))
+        return (em.ops.fftconv(now.pop("u"), now.pop("k"), now.pop("D", None), **now, gelu=gelu) * upstream).sum()
+
+    value, grads = em.value_and_grad(loss, tuple(range(len(names))))(*(given[n] for n in names))
+    expected = fftconv.definition(arrays, g, gelu)
+    assert value.item() == pytest.approx((expected["y"] * g).sum(), rel=1e-4)
+    for name, got in zip(names, grads):
+        np.testing.assert_allclose(got.numpy(), expected[name], atol=2e-5 * np.abs(expected[name]).max(), err_msg=name)
+    assert {"fftconv", "fftconv_grad"} <= set(calls)
+
+
+def test_what_a_kernel_does_not_serve_takes_another_way(calls, monkeypatch):
+    """A transform beyond the longest, and several channels a head."""
+    monkeypatch.setattr(plans, "LONGEST", 4)
+    arrays, _, _ = fftconv.case(40, 40, "")
+    y = em.ops.fftconv(*on_torch(arrays["u"], arrays["k"]))
+    np.testing.assert_allclose(y.numpy(), fftconv.causal(arrays["u"], arrays["k"]), atol=1e-5)
+    u, k, v, q = on_torch(arrays["u"][..., :10], arrays["k"][:1, :10], arrays["u"][..., :10], arrays["u"][..., :10])
+    assert em.ops.fftconv(u, k, v=v, q=q, head_dim=2).shape == u.shape
+    assert calls == []

@@ -1,0 +1,61 @@
+"""`ember doctor --selftest` where kernels can run: right ones pass with their errors, wrong and broken ones fail the command."""
+
+import importlib
+import json
+from contextlib import nullcontext
+
+import pytest
+
+from ember_ml import backend as engines
+from ember_ml.backend.torch import cuda as torch_cuda
+from ember_ml.cli import doctor
+from ember_ml.kernels import DTYPES, selfcheck
+from ember_ml.ops import REGISTRY
+from ember_ml.parity import compare_kernels
+
+KERNELS = {op.kernel.name for op in REGISTRY.values() if op.kernel is not None}
+
+
+@pytest.fixture(params=["mlx", "cupy", "torch"])
+def engine(request, monkeypatch):
+    """(engine, device, its launchers by name): MLX and CuPy on their stand-ins, torch's CPU in the part of a GPU."""
+    monkeypatch.setattr(selfcheck, "_outcomes", {})
+    machine = request.getfixturevalue("metal" if request.param == "mlx" else "cuda")
+    if request.param == "cupy":
+        monkeypatch.setitem(engines._loaded, "cupy", importlib.import_module("ember_ml.backend.cupy").backend)
+    if request.param == "torch":
+        table = {name: lambda *args, name=name, **kw: torch_cuda._launch(name, *args, **kw) for name in machine.kernels.KERNELS}
+        monkeypatch.setattr(torch_cuda, "_place", lambda device: nullcontext())
+        monkeypatch.setattr(type(engines.get("torch")), "launchers", lambda self, device: table)
+    found = engines.get(request.param)
+    device = found.devices()[0]
+    return found, device, found.launchers(device)
+
+
+def test_right_kernels_pass_in_every_dtype(engine):
+    found, device, launchers = engine
+    rows = compare_kernels(found, device)
+    assert {r["case"] for r in rows} == KERNELS & launchers.keys()
+    for name in launchers.keys() & KERNELS:
+        assert {r["dtype"] for r in rows if r["case"] == name} == set(DTYPES)
+    wrong = [r for r in rows if not r["pass"]]
+    assert not wrong
+    assert all(r["engine"] == f"{found.name}:{device}" and 0 <= r["error"] <= r["tolerance"] for r in rows)
+
+
+@pytest.mark.parametrize("broken, words", [(lambda launcher, *args: 1 / 0, "ZeroDivisionError"),
+                                           (lambda launcher, *args: launcher(*args) * 1.05, None)], ids=["raises", "is off"])
+def test_a_wrong_kernel_fails_the_command(engine, broken, words, monkeypatch, tmp_path, capsys):
+    found, device, launchers = engine
+    right = launchers["moe_combine"]
+    monkeypatch.setitem(launchers, "moe_combine", lambda *args: broken(right, *args))
+    monkeypatch.setattr(engines, "names", lambda: (found.name,))
+    with pytest.warns(selfcheck.KernelWarning, match="moe_combine .* is not used"):
+        assert doctor.run(True, tmp_path / "selftest.json") == 1
+    report = json.loads((tmp_path / "selftest.json").read_text())
+    failed = [r for r in report["selftest"] if not r["pass"]]
+    assert {r["case"] for r in failed} == {"moe_combine"} and len(failed) == len(DTYPES)
+    assert words is None or all(words in r["error"] for r in failed)
+    states = report["devices"][f"{found.name}:{device}"]["kernels"]
+    assert states["moe_combine_rows"]["path"] == "failed" and states["moe_combine_grad"]["path"] == "kernel"
+    assert "FAILED" in capsys.readouterr().out
