@@ -266,6 +266,42 @@ def test_gradients_of_chunks_are_those_of_the_whole(name, fields, backend):
     same_trees(parts, whole, 1e-4)
 
 
+#: mixers with a chunked or windowed form, one row each; those that walk step by step are held to their memory in tests/ops
+LONG = {"mamba": dict(d_state=4), "mamba2": dict(d_state=8, head_dim=16), "rwkv4": {}, "rwkv5": dict(head_dim=16),
+        "rwkv6": dict(head_dim=16, mix_rank=4, decay_rank=4), "rwkv7": dict(head_dim=16, decay_rank=4, rate_rank=4, gate_rank=4),
+        "linear_attention": dict(heads=1), "gated_linear_attention": dict(heads=1, expand_k=1.0),
+        "gated_delta_net": dict(heads=1, key_dim=16, value_dim=16), "rg_lru": {}, "min_gru": {}, "gated_short_conv": {},
+        "rwkv_channel_mixing": {}, "self_attention": dict(window=64, rope={})}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_backward_at_4096_positions_takes_memory_in_proportion_to_the_length(name):
+    """Four times the positions, at most five times the bytes, and no more than 200 numbers for each number of the input, where one matrix
+    of all pairs of positions would be 256. On MLX, whose allocator counts."""
+    require_engine("mlx")
+    import mlx.core as mx
+
+    def peak(length: int, width: int = 16) -> int:
+        mixer = build(name, dict(d_input=width, **LONG[name]), "mlx")
+        x = put(numbers(0, 1, length, width), engine="mlx")
+
+        def loss(params, x):
+            with mixer.using(params):
+                return (mixer(x)[0] ** 2).mean()
+
+        mx.eval([t.data for t in mixer.tensors().values()], x.data)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        grads = em.tree.tensors(em.grad(loss, (0, 1))(mixer.parameters(), x))
+        mx.eval([g.data for g in grads])
+        assert all(np.isfinite(get(g)).all() for g in grads)
+        return mx.get_peak_memory() - before
+
+    short, long = peak(1024), peak(4096)
+    assert long <= 5 * short and long <= 200 * 4 * 4096 * 16
+
+
 @pytest.mark.parametrize("fields", CONFIGS["hyena"])
 def test_hyena_says_how_long_it_can_be(fields, backend):
     mixer = build("hyena", fields, backend)
