@@ -12,6 +12,7 @@ import pydantic
 
 from ember_ml.errors import ConfigError
 from ember_ml.nn import initializers
+from ember_ml.nn.layers.sequence_mixing.base import state_dtype
 from ember_ml.nn.module import Module
 from ember_ml.ops import (
     concat, expand_dims, fftconv, flip, log, modal_filter, modal_response, modal_state, modal_step, random, repeat, short_conv, zeros,
@@ -162,5 +163,5 @@ class ModalFilter(_InnerFilter):
 
     def initial_state(self, batch: int, dtype):
         """Zeros, in float32 at least."""
-        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+        wide = state_dtype(dtype)
         return zeros((batch, self.d_input, *self.residues.shape[1:]), wide, like=self.log_decay)

@@ -9,7 +9,7 @@ from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.block_diagonal import BlockDiagonal, BlockDiagonalConfig
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig
-from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.ops import concat, linspace, mlstm, ones, random, reshape, sigmoid, silu, split, tanh, zeros
 from ember_ml.registry import Size, config, layers
@@ -36,7 +36,7 @@ class _MatrixMemory(SequenceMixer):
 
     def empty_memory(self, batch: int, heads: int, dk: int, dv: int, dtype, like):
         """{"memory", "m"} before the first position, in float32 at least."""
-        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+        wide = state_dtype(dtype)
         return {"memory": zeros((batch, heads, dk, dv + 1), wide, like=like), "m": zeros((batch, heads), wide, like=like)}
 
 

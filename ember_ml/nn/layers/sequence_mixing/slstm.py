@@ -8,7 +8,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.block_diagonal import BlockDiagonal, BlockDiagonalConfig
 from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig
-from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.ops import concat, gated_scan, linspace, random, zeros
 from ember_ml.ops.recurrence.cells import LSTM as LSTM_CELL
@@ -80,6 +80,6 @@ class SLSTM(SequenceMixer):
 
     def initial_state(self, batch: int, dtype="float32"):
         """Zeros, in float32 at least but for the convolution's inputs."""
-        wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+        wide = state_dtype(dtype)
         conv = {} if self.conv is None else {"conv": self.conv.initial_state(batch, dtype)}
         return conv | {part: zeros((batch, self.config.d_input), wide, like=self.bias) for part in CELLS[self.config.cell][1]}
