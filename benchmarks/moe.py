@@ -191,12 +191,12 @@ def peak(engine: str, fn) -> float:
 
 
 def turns(calls: dict, seconds: float) -> dict[str, list[float]]:
-    """CPU times of each call, in turn, for about so many seconds but at least five rounds."""
+    """CPU times of each call, in turn, for about so many seconds but at least three rounds."""
     times = {name: [] for name in calls}
     for call in calls.values():
         call()
     end = time.perf_counter() + seconds
-    while len(next(iter(times.values()))) < 5 or (time.perf_counter() < end and len(next(iter(times.values()))) < 15):
+    while len(next(iter(times.values()))) < 3 or (time.perf_counter() < end and len(next(iter(times.values()))) < 15):
         for name, call in calls.items():
             start = time.process_time()
             call()
@@ -220,7 +220,7 @@ def measure(engine: str, sizes) -> list[dict]:
             for name in list(calls):
                 for a, b in zip(want, calls[name]()):
                     assert np.abs(a - np.array(b)).max() < 1e-4 * np.abs(a).max(), f"{name} computes something else"
-            times = turns(calls, 6.0)
+            times = turns(calls, 3.0)
             memory = {name: peak(engine, call) for name, call in calls.items()}
             single[tokens, experts, what] = statistics.median(times["ember"])
             for name in calls:
