@@ -129,9 +129,14 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
 
 
 def _host_rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, **kw):
-    given = (g[0], out[1], x, weights, w1, b1, w2, b2, order, inverse, offsets)
-    again = any(t is not None and _is_watched(t) for t in given)         # someone differentiates this gradient
-    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = (moe_mlp_grad.__wrapped__ if again else moe_mlp_grad)(*given, **kw)
+    inputs, plan = (x, weights, w1, b1, w2, b2), (order, inverse, offsets)
+    if any(t is not None and _is_watched(t) for t in (g[0], *inputs)):
+        # Someone differentiates this gradient: all of it hangs on the inputs, so the hidden rows are made again.
+        h = moe_up(x, w1, b1, *plan, block=kw["block"], complete=kw["complete"])
+        grads = moe_mlp_grad.__wrapped__(g[0], h, *inputs, *plan, **kw)
+    else:
+        grads = moe_mlp_grad(g[0], out[1], *inputs, *plan, **kw)
+    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = grads
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
 
 
