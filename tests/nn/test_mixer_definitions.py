@@ -130,6 +130,19 @@ def rwkv7(t, x, c):
     return np.stack(out)
 
 
+def retention(t, x, c):
+    d, wide, n = x.shape[1], c.expand_v * x.shape[1], x.shape[1] // c.heads
+    q, k, v, g = np.split(dense(t, x, "in_proj"), [d, 2 * d, 2 * d + wide], -1)
+    out = np.zeros((len(x), c.heads, wide // c.heads))
+    for h in range(c.heads):
+        turn = np.exp(1j * np.arange(len(x))[:, None] * 10000.0 ** (-2 * np.arange(n // 2) / n))
+        a, b = ((s[:, h * n:(h + 1) * n:2] + 1j * s[:, h * n + 1:(h + 1) * n:2]) * turn for s in (q, k))
+        values = v[:, h * out.shape[2]:(h + 1) * out.shape[2]]
+        for i in range(len(x)):                               # the sum over the past, with its decay written out
+            out[i, h] = sum((1 - 2.0 ** -(5 + h)) ** (i - j) * (a[i] @ b[j].conj()).real * values[j] for j in range(i + 1)) / math.sqrt(n)
+    return dense(t, rms(out, 1.0, c.norm_eps).reshape(len(x), wide) * silu(g), "out_proj")
+
+
 def min_gru(t, x, c):
     h, out = 0.0, []
     for z, new in zip(*np.split(dense(t, x, "proj"), 2, -1)):
@@ -147,6 +160,7 @@ DEFINITIONS = [
     (gated_delta_net, dict(d_input=4, heads=2, key_dim=3, value_dim=2)),
     (gated_delta_net, dict(d_input=4, heads=4, key_heads=2, key_dim=2, value_dim=3, taps=2)),
     (rwkv7, dict(d_input=6, head_dim=3, decay_rank=2, rate_rank=2, gate_rank=3)),
+    (retention, dict(d_input=4, heads=2)), (retention, dict(d_input=6, heads=1, expand_v=1, norm_eps=0.1)),
     (min_gru, dict(d_input=4)), (min_gru, dict(d_input=3, d_hidden=5, bias=False)),
 ]
 
@@ -181,6 +195,7 @@ def test_a_mixer_says_which_sizes_do_not_fit():
             ("mamba2", dict(d_input=4, head_dim=4, groups=3), "groups the heads; received head_dim=4, groups=3"),
             ("rg_lru", dict(d_input=4, heads=3), "heads to divide the 4 inner channels, received 3"),
             ("gated_delta_net", dict(d_input=4, heads=4, key_heads=3), "key_heads to divide heads = 4, received 3"),
+            ("retention", dict(d_input=6, heads=2), "d_input = 6 to be a multiple of 2 heads"),
             ("rwkv5", dict(d_input=4, head_dim=3), "head_dim to divide the 4 inner channels, received 3"),
             ("rwkv7", dict(d_input=4, head_dim=3), "head_dim to divide d_input = 4, received 3")]:
         with pytest.raises(em.ConfigError, match=message):

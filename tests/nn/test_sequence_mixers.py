@@ -66,6 +66,7 @@ CONFIGS = {
                          dict(d_input=4, heads=1, feature_map="taylor", expand_k=0.5), dict(d_input=4, feature_map="elementwise_product", tied=True,
                                                                                        eps=3.0),
                          dict(d_input=6, heads=2, feature_map="dpfp"), dict(d_input=6, heads=2, feature_map="t2r", eps=0.1)],
+    "retention": [dict(d_input=4, heads=2), dict(d_input=6, heads=1, expand_v=1, norm_eps=0.1)],
     "min_gru": [dict(d_input=4), dict(d_input=3, bias=False)],
     "short_conv": [dict(d_input=4), dict(d_input=3, taps=1, bias=False, activation="silu")],
     "self_attention": [dict(d_input=6, heads=2), dict(d_input=4, bias=False),

@@ -14,6 +14,7 @@ from ember_ml.nn.layers.sequence_mixing.attention.gated_linear_attention import 
 )
 from ember_ml.nn.layers.sequence_mixing.attention.feature_maps import FeatureMap
 from ember_ml.nn.layers.sequence_mixing.attention.linear import LinearAttention, LinearAttentionConfig
+from ember_ml.nn.layers.sequence_mixing.attention.retention import Retention, RetentionConfig
 from ember_ml.nn.layers.sequence_mixing.attention.rope import Llama3Config, RoPEConfig
 from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
 from ember_ml.nn.layers.sequence_mixing.feature_extraction import FeatureExtraction, FeatureExtractionConfig
