@@ -89,9 +89,9 @@ __device__ constexpr int padded(int position) { return position + (position >> 4
 // A pass has M / radix butterflies. The lanes of a warp have neighbouring ones, so that a warp's blocks are soon its
 // own. The first of a thread's; the others follow at LANES_OF_ROW, which changes other bits of the number.
 template <class P, int PASS>
-__device__ inline int first_butterfly(int thread) {
+__device__ inline int first_butterfly(int me) {
   constexpr int GROUPS = P::POINTS >> P::bits(PASS);
-  return thread / P::LANES_OF_ROW * (GROUPS * P::LANES_OF_ROW) + thread % P::LANES_OF_ROW;
+  return me / P::LANES_OF_ROW * (GROUPS * P::LANES_OF_ROW) + me % P::LANES_OF_ROW;
 }
 
 // Position of a butterfly's first point; the others follow at 1 << distance.
@@ -191,10 +191,10 @@ __device__ inline void raise(float4 r, float2* power) {
 
 // Numbers of one pass to those of its neighbour.
 template <class P, int FROM, int TO>
-__device__ inline void exchange(float2* z, float* shared, int thread) {
+__device__ inline void exchange(float2* z, float* shared, int me) {
   constexpr int EARLIER = FROM < TO ? FROM : TO;
-  const int from = padded(position<P, FROM>(first_butterfly<P, FROM>(thread)));
-  const int to = padded(position<P, TO>(first_butterfly<P, TO>(thread)));
+  const int from = padded(position<P, FROM>(first_butterfly<P, FROM>(me)));
+  const int to = padded(position<P, TO>(first_butterfly<P, TO>(me)));
   if constexpr (P::SPLIT) {
 #pragma unroll
     for (int i = 0; i < P::POINTS; i++) shared[from + padded(step<P, FROM>(i))] = z[i].x;
@@ -219,7 +219,7 @@ __device__ inline void exchange(float2* z, float* shared, int thread) {
 
 // From the points of pass 0 to the values at the roots, in the order of the last pass. `block`: of the levels above.
 template <class P, bool REAL, int PASS = 0>
-__device__ inline void transform(float2* z, float* shared, const float4* table, int thread, int block = 0) {
+__device__ inline void transform(float2* z, float* shared, const float4* table, int me, int block = 0) {
   constexpr int BITS = P::bits(PASS);
 #pragma unroll
   for (int group = 0; group < P::POINTS >> BITS; group++) {
@@ -227,21 +227,21 @@ __device__ inline void transform(float2* z, float* shared, const float4* table, 
       levels<ROOT, false, REAL, BITS>(z + (group << BITS), nullptr);
     } else {
       float2 power[BITS];
-      const int own = (first_butterfly<P, PASS>(thread) >> P::distance(PASS)) +
+      const int own = (first_butterfly<P, PASS>(me) >> P::distance(PASS)) +
                       (group * P::LANES_OF_ROW >> P::distance(PASS)) + (block << P::before(PASS));
       raise<BITS>(table[P::roots(PASS) + own], power);
       levels<GIVEN, false, false, BITS>(z + (group << BITS), power);
     }
   }
   if constexpr (PASS + 1 < P::PASSES) {
-    exchange<P, PASS, PASS + 1>(z, shared, thread);
-    transform<P, REAL, PASS + 1>(z, shared, table, thread, block);
+    exchange<P, PASS, PASS + 1>(z, shared, me);
+    transform<P, REAL, PASS + 1>(z, shared, table, me, block);
   }
 }
 
 // The way back, M times too large; the twist's factor of the position in its butterfly is left to `real_part`.
 template <class P, int PASS = P::PASSES - 1>
-__device__ inline void inverse(float2* z, float* shared, const float4* table, int thread) {
+__device__ inline void inverse(float2* z, float* shared, const float4* table, int me) {
   constexpr int BITS = P::bits(PASS);
 #pragma unroll
   for (int group = 0; group < P::POINTS >> BITS; group++) {
@@ -250,7 +250,7 @@ __device__ inline void inverse(float2* z, float* shared, const float4* table, in
       levels<FIRST, true, false, BITS>(own, nullptr);
     } else {
       constexpr int WITHIN = (1 << P::distance(PASS)) - 1;
-      const int offset = (first_butterfly<P, PASS>(thread) & WITHIN) + (group * P::LANES_OF_ROW & WITHIN);
+      const int offset = (first_butterfly<P, PASS>(me) & WITHIN) + (group * P::LANES_OF_ROW & WITHIN);
       float2 power[BITS];
       raise<BITS>(table[P::powers(PASS) + offset], power);
       if constexpr (PASS == 0 && P::OUTER == 0) {
@@ -264,8 +264,8 @@ __device__ inline void inverse(float2* z, float* shared, const float4* table, in
     }
   }
   if constexpr (PASS > 0) {
-    exchange<P, PASS, PASS - 1>(z, shared, thread);
-    inverse<P, PASS - 1>(z, shared, table, thread);
+    exchange<P, PASS, PASS - 1>(z, shared, me);
+    inverse<P, PASS - 1>(z, shared, table, me);
   }
 }
 
@@ -312,9 +312,9 @@ __device__ inline float gelu_slope(float z) {
   return fmaf(z * 0.3989422804014327f, expf(-0.5f * z * z), 0.5f * (1.0f + erff(z * 0.70710678118654752f)));
 }
 
-// Number of register i at position first + step (half 0) or M later (half 1).
+// Number of register i at position first + step (side 0) or M later (side 1).
 template <class P>
-__device__ inline float result(float2 z, int i, int half) { return half ? imaginary_part<P>(z, i) : real_part<P>(z, i); }
+__device__ inline float result(float2 z, int i, int side) { return side ? imaginary_part<P>(z, i) : real_part<P>(z, i); }
 
 // Value i of thread t of a spectrum is at i THREADS + t: neighbours read neighbours. `skip` is D / M.
 template <class P>
@@ -363,12 +363,12 @@ __device__ inline void mirror(float2* z, const float* row, int first, int taps) 
   }
 }
 
-// Numbers of a row for registers from `i` on, from position `half` M.
+// Numbers of a row for registers from `i` on, from position `side` M.
 template <class P, typename T>
-__device__ inline void load_ahead(float* ahead, const T* row, int i, int half, int left, bool wanted) {
+__device__ inline void load_ahead(float* ahead, const T* row, int i, int side, int left, bool wanted) {
 #pragma unroll
   for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
-    const int n = step<P, 0>(i + j) + half * P::M;
+    const int n = step<P, 0>(i + j) + side * P::M;
     ahead[j] = wanted && has<P>(n, left) ? float(row[n]) : 0.0f;
   }
 }
@@ -377,15 +377,15 @@ __device__ inline void load_ahead(float* ahead, const T* row, int i, int half, i
 template <class P, typename T>
 __device__ inline void store_output(const float2* z, const T* q, float factor, T* y, int left) {
 #pragma unroll
-  for (int half = 0; half < P::HALVES; half++) {
+  for (int side = 0; side < P::HALVES; side++) {
 #pragma unroll
     for (int i = 0; i < P::POINTS; i += AHEAD) {
       float gate[AHEAD];
-      load_ahead<P>(gate, q, i, half, left, P::GATED_AFTER);
+      load_ahead<P>(gate, q, i, side, left, P::GATED_AFTER);
 #pragma unroll
       for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
-        const int n = step<P, 0>(i + j) + half * P::M;
-        float a = result<P>(z[i + j], i + j, half);
+        const int n = step<P, 0>(i + j) + side * P::M;
+        float a = result<P>(z[i + j], i + j, side);
         if (P::CURVED) a = gelu(a);
         if (P::MASKED) a *= factor;
         if (P::GATED_AFTER) a *= gate[j];
@@ -402,18 +402,18 @@ __device__ inline void turn_back(float2* z, const T* g, const T* q, float factor
   for (int i = 0; i < P::POINTS; i += AHEAD) {
     float dz[2][AHEAD] = {};
 #pragma unroll
-    for (int half = 0; half < P::HALVES; half++) {
+    for (int side = 0; side < P::HALVES; side++) {
       float gate[AHEAD];
-      load_ahead<P>(dz[half], g, i, half, left, true);
-      load_ahead<P>(gate, q, i, half, left, P::GATED_AFTER);
+      load_ahead<P>(dz[side], g, i, side, left, true);
+      load_ahead<P>(gate, q, i, side, left, P::GATED_AFTER);
 #pragma unroll
       for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
-        const int n = step<P, 0>(i + j) + half * P::M;
-        const float a = result<P>(z[i + j], i + j, half);
-        if (P::MASKED) dz[half][j] *= factor;
-        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = T(dz[half][j] * (P::CURVED ? gelu(a) : a));
-        if (P::GATED_AFTER) dz[half][j] *= gate[j];
-        if (P::CURVED) dz[half][j] *= gelu_slope(a);
+        const int n = step<P, 0>(i + j) + side * P::M;
+        const float a = result<P>(z[i + j], i + j, side);
+        if (P::MASKED) dz[side][j] *= factor;
+        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = T(dz[side][j] * (P::CURVED ? gelu(a) : a));
+        if (P::GATED_AFTER) dz[side][j] *= gate[j];
+        if (P::CURVED) dz[side][j] *= gelu_slope(a);
       }
     }
 #pragma unroll
@@ -434,16 +434,16 @@ __device__ inline void load_gradient(float2* z, const T* g, float factor, int le
 template <class P, typename T>
 __device__ inline void store_gradient(const float2* z, const T* u, const T* v, T* du, T* dv, int left) {
 #pragma unroll
-  for (int half = 0; half < P::HALVES; half++) {
+  for (int side = 0; side < P::HALVES; side++) {
 #pragma unroll
     for (int i = 0; i < P::POINTS; i += AHEAD) {
       float first[AHEAD], gate[AHEAD];
-      load_ahead<P>(first, u, i, half, left, P::GATED);
-      load_ahead<P>(gate, v, i, half, left, P::GATED);
+      load_ahead<P>(first, u, i, side, left, P::GATED);
+      load_ahead<P>(gate, v, i, side, left, P::GATED);
 #pragma unroll
       for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
-        const int n = step<P, 0>(i + j) + half * P::M;
-        const float dx = result<P>(z[i + j], i + j, half);
+        const int n = step<P, 0>(i + j) + side * P::M;
+        const float dx = result<P>(z[i + j], i + j, side);
         if (!has<P>(n, left)) continue;
         du[n] = T(P::GATED ? dx * gate[j] : dx);
         if (P::GATED) dv[n] = T(dx * first[j]);
@@ -459,9 +459,9 @@ __device__ inline void store_filter_gradient(const float2* z, float* dk, float* 
 #pragma unroll
   for (int i = 0; i < P::POINTS; i++) {
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int n = first + step<P, 0>(i) + half * P::M;
-      const float d = result<P>(z[i], i, half);
+    for (int side = 0; side < 2; side++) {
+      const int n = first + step<P, 0>(i) + side * P::M;
+      const float d = result<P>(z[i], i, side);
       if (n < taps) dk[n] = d;
       if (!P::MIRRORED) continue;
       if (n == 0) dk_reverse[0] = d;
@@ -474,14 +474,14 @@ __device__ inline void store_filter_gradient(const float2* z, float* dk, float* 
 template <class P>
 __device__ inline void spectrum(const float* k, const float* k_reverse, const float* table, float* out, float* shared,
                                 unsigned heads, int taps, int taps_reverse) {
-  const int thread = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(thread);
+  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me);
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, head = min(unit, heads - 1);
   float2 z[P::POINTS];
   load_row<P>(z, k + size_t(head) * taps + first, taps - first);
   if (P::MIRRORED) mirror<P>(z, k_reverse + size_t(head) * taps_reverse, first, taps_reverse);
-  transform<P, false>(z, shared + slot * P::SHARED, (const float4*)table, thread);
+  transform<P, false>(z, shared + slot * P::SHARED, (const float4*)table, me);
   if (unit >= heads) return;
-  float2* row = (float2*)out + size_t(head) * P::M + thread;
+  float2* row = (float2*)out + size_t(head) * P::M + me;
 #pragma unroll
   for (int i = 0; i < P::POINTS; i++) row[i * P::THREADS] = float2{z[i].x * (1.0f / P::M), z[i].y * (1.0f / P::M)};
 }
@@ -491,15 +491,15 @@ template <class P, typename T>
 __device__ inline void forward(const T* u, const T* v, const T* q, const float* filter, const float* D,
                                const float* mask, const float* table, T* y, float* shared, unsigned batch,
                                unsigned heads, int length, Strides us, Strides vs, Strides qs) {
-  const int thread = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(thread), left = length - first;
+  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, units = batch * heads;
   const unsigned head = min(unit, units - 1) / batch, b = min(unit, units - 1) % batch;
   float2 z[P::POINTS];
   load_row<P>(z, u + us.of(b, head) + first, left);
   if (P::GATED) gate_row<P>(z, v + vs.of(b, head) + first, left);
-  transform<P, !P::FOLDED>(z, shared + slot * P::SHARED, (const float4*)table, thread);
-  multiply<P>(z, (const float2*)filter + size_t(head) * P::M + thread, P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f, false);
-  inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, thread);
+  transform<P, !P::FOLDED>(z, shared + slot * P::SHARED, (const float4*)table, me);
+  multiply<P>(z, (const float2*)filter + size_t(head) * P::M + me, P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f, false);
+  inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
   if (P::ROWS > 1 && unit >= units) return;
   const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
   store_output<P>(z, q + qs.of(b, head) + first, factor, y + (size_t(b) * heads + head) * length + first, left);
@@ -513,15 +513,15 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
                                 const float* mask, const float* table, T* du, T* dv, T* dq, float* partial,
                                 float* kept_work, float* shared, unsigned batch, unsigned heads, int length, unsigned parts,
                                 Strides gs, Strides us, Strides vs, Strides qs) {
-  const int thread = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(thread), left = length - first;
+  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, units = parts * heads;
   const unsigned head = min(unit, units - 1) / parts, part = min(unit, units - 1) % parts;
   const unsigned each = (batch + parts - 1) / parts;
-  const float2* row_filter = (const float2*)filter + size_t(head) * P::M + thread;
+  const float2* row_filter = (const float2*)filter + size_t(head) * P::M + me;
   const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
-  float2* out = (float2*)partial + (size_t(head) * parts + part) * P::M + thread;
-  float2* spare = (float2*)(shared + P::ROWS * P::SHARED) + slot * P::M + thread;
-  float2* kept = KEEP > 0 ? spare : (float2*)kept_work + (size_t(head) * parts + part) * P::M + thread;
+  float2* out = (float2*)partial + (size_t(head) * parts + part) * P::M + me;
+  float2* spare = (float2*)(shared + P::ROWS * P::SHARED) + slot * P::M + me;
+  float2* kept = KEEP > 0 ? spare : (float2*)kept_work + (size_t(head) * parts + part) * P::M + me;
   float2* sums = KEEP > 1 ? spare + P::ROWS * P::M : out;
   shared += slot * P::SHARED;
   for (unsigned turn = 0; turn < each; turn++) {
@@ -533,36 +533,38 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     float2 z[P::POINTS];
     load_row<P>(z, own_u, left);
     if (P::GATED) gate_row<P>(z, own_v, left);
-    transform<P, !P::FOLDED>(z, shared, (const float4*)table, thread);
+    transform<P, !P::FOLDED>(z, shared, (const float4*)table, me);
+    if (KEEP > 0 || live) {
 #pragma unroll
-    for (int i = 0; i < P::POINTS; i++) kept[i * P::THREADS] = z[i];
+      for (int i = 0; i < P::POINTS; i++) kept[i * P::THREADS] = z[i];
+    }
     if (P::GATED_AFTER || P::CURVED) {  // the forward's output is needed again
       multiply<P>(z, row_filter, skip, false);
-      inverse<P>(z, shared, (const float4*)table, thread);
+      inverse<P>(z, shared, (const float4*)table, me);
       turn_back<P>(z, own_g, q + qs.of(b, head) + first, factor, dq + row, left, live);
     } else {
       load_gradient<P>(z, own_g, factor, left);
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
     }
-    transform<P, !P::FOLDED>(z, shared, (const float4*)table, thread);
+    transform<P, !P::FOLDED>(z, shared, (const float4*)table, me);
     if (live) add_terms<P, (KEEP > 1 ? 2 : 8)>(sums, kept, z, turn == 0);
     multiply<P>(z, row_filter, skip, true);
-    inverse<P>(z, shared, (const float4*)table, thread);
+    inverse<P>(z, shared, (const float4*)table, me);
     if (live) store_gradient<P>(z, own_u, own_v, du + row, dv + row, left);
   }
-  if (KEEP < 2 || unit >= units) return;
+  const bool empty = part * each >= batch;  // a part without rows
+  if (unit >= units || (KEEP < 2 && !empty)) return;
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++)
-    out[i * P::THREADS] = part * each < batch ? sums[i * P::THREADS] : float2{0.0f, 0.0f};
+  for (int i = 0; i < P::POINTS; i++) out[i * P::THREADS] = empty ? float2{0.0f, 0.0f} : sums[i * P::THREADS];
 }
 
 // dk and dk_reverse from the sums of `backward`, added up in order. dD is dk[0].
 template <class P>
 __device__ inline void filter_grad(const float* partial, const float* table, float* dk, float* dk_reverse,
                                    float* shared, unsigned heads, int taps, int taps_reverse, unsigned parts) {
-  const int thread = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(thread);
+  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me);
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, head = min(unit, heads - 1);
-  const float2* sums = (const float2*)partial + size_t(head) * parts * P::M + thread;
+  const float2* sums = (const float2*)partial + size_t(head) * parts * P::M + me;
   float2 z[P::POINTS];
 #pragma unroll
   for (int i = 0; i < P::POINTS; i++) z[i] = float2{0.0f, 0.0f};
@@ -573,7 +575,7 @@ __device__ inline void filter_grad(const float* partial, const float* table, flo
       z[i] = float2{fmaf(more.x, 1.0f / P::M, z[i].x), fmaf(more.y, 1.0f / P::M, z[i].y)};
     }
   }
-  inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, thread);
+  inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
   if (unit >= heads) return;
   store_filter_gradient<P>(z, dk + size_t(head) * taps, dk_reverse + size_t(head) * taps_reverse, first, taps,
                            taps_reverse);
@@ -643,16 +645,16 @@ __device__ inline void rows(const float* filter, const float* D, const float* ta
                             float* sums_work, float* shared, unsigned batch, unsigned row) {
   constexpr unsigned BLOCKS_OF_ROW = 1 << P::OUTER;
   constexpr float SCALE = 1.0f / (P::M << P::OUTER);
-  const int thread = threadIdx.x, first = first_butterfly<P, 0>(thread), block = blockIdx.x % BLOCKS_OF_ROW;
+  const int me = threadIdx.x, first = first_butterfly<P, 0>(me), block = blockIdx.x % BLOCKS_OF_ROW;
   const unsigned unit = blockIdx.x / BLOCKS_OF_ROW, rows = STAGE == ADJOINT ? batch : 1;
   const unsigned head = STAGE == ADJOINT ? row / batch + unit : (row + unit) / batch;
-  const float2* own_filter = (const float2*)filter + (size_t(head) * BLOCKS_OF_ROW + block) * P::M + thread;
+  const float2* own_filter = (const float2*)filter + (size_t(head) * BLOCKS_OF_ROW + block) * P::M + me;
   const float skip = P::SKIPS ? D[head] * SCALE : 0.0f;
   for (unsigned turn = 0; turn < rows; turn++) {
     const size_t at = ((size_t(unit) * rows + turn) * BLOCKS_OF_ROW + block) * P::M;
-    float2 *place = (float2*)work + at + first, *ordered = (float2*)work + at + thread;
-    const float2* kept = (const float2*)kept_work + at + thread;
-    float2* sums = (float2*)sums_work + (size_t(head) * BLOCKS_OF_ROW + block) * P::M + thread;
+    float2 *place = (float2*)work + at + first, *ordered = (float2*)work + at + me;
+    const float2* kept = (const float2*)kept_work + at + me;
+    float2* sums = (float2*)sums_work + (size_t(head) * BLOCKS_OF_ROW + block) * P::M + me;
     float2 z[P::POINTS];
     if constexpr (STAGE == CONVOLUTION || STAGE == INVERSE) {
 #pragma unroll
@@ -662,7 +664,7 @@ __device__ inline void rows(const float* filter, const float* D, const float* ta
     } else {
 #pragma unroll
       for (int i = 0; i < P::POINTS; i++) z[i] = place[step<P, 0>(i)];
-      transform<P, false>(z, shared, (const float4*)table, thread, block);
+      transform<P, false>(z, shared, (const float4*)table, me, block);
     }
     if constexpr (STAGE == SPECTRUM || STAGE == TRANSFORM) {
 #pragma unroll  // in place: all have read since the first exchange
@@ -672,7 +674,7 @@ __device__ inline void rows(const float* filter, const float* D, const float* ta
     }
     if constexpr (STAGE == ADJOINT) add_terms<P, 8>(sums, kept, z, turn == 0);
     if constexpr (STAGE != INVERSE) multiply<P>(z, own_filter, skip, STAGE == ADJOINT);
-    inverse<P>(z, shared, (const float4*)table, thread);
+    inverse<P>(z, shared, (const float4*)table, me);
 #pragma unroll
     for (int i = 0; i < P::POINTS; i++) place[step<P, 0>(i)] = z[i];
   }

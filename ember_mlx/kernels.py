@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from ember_ml.kernels import LANES, THREADS, moe, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
+from ember_mlx.fftconv_kernels import fftconv, fftconv_grad
 
 
 def available() -> bool:
@@ -144,5 +145,6 @@ def moe_swiglu_backward(g: mx.array, h: mx.array, row_weights: mx.array, activat
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"linear_scan": linear_scan, "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
+KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+           "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
            "moe_combine_backward": moe_combine_backward, "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward}

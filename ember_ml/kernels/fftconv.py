@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import cos, pi, sin
 
@@ -17,12 +17,14 @@ class Plan:
         log_points: log2 of the complex numbers that a thread holds.
         rows: rows of a threadgroup.
         split: real and imaginary parts are exchanged one after the other, in half the memory.
+        padded: one number of 17 is left free where numbers are exchanged, see `padded` in the kernels.
     """
 
     log_m: int
     log_points: int
     rows: int = 1
     split: bool = False
+    padded: bool = field(default=True, kw_only=True)
 
     @property
     def m(self) -> int:
@@ -35,14 +37,18 @@ class Plan:
 
     @property
     def row_floats(self) -> int:
-        """Floats of the exchange buffer of a row; one of 17 is left free, see `padded` in the kernels."""
-        return (self.m + self.m // 16) * (1 if self.split else 2)
+        """Floats of the exchange buffer of a row."""
+        return (self.m + self.m // 16 * self.padded) * (1 if self.split else 2)
 
     @cached_property
     def passes(self) -> tuple[int, ...]:
         """log2 of the radix of each pass, nearly equal, the larger ones first."""
         count = -(-self.log_m // self.log_points)
         return tuple(self.log_m // count + (i < self.log_m % count) for i in range(count))
+
+    def parts(self, batch: int, heads: int) -> int:
+        """Parts into which `backward` cuts the batch, so that there are some blocks for every multiprocessor."""
+        return max(1, min(batch, 1024 // heads))
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,6 @@ class CudaPlan(Plan):
     def shared_bytes(self) -> int:
         """Of a block."""
         return 4 * self.rows * (self.row_floats + 2 * self.keep * self.m)
-
-    def parts(self, batch: int, heads: int) -> int:
-        """Parts into which `backward` cuts the batch, so that there are some blocks for every multiprocessor."""
-        return max(1, min(batch, 1024 // heads))
 
 
 #: log2 of M: (log2 of a thread's points, forward, backward), each of these (rows, split, blocks), and for backward what it
@@ -115,21 +117,44 @@ class LongPlan:
 #: log2 of the rows of a LongPlan: (log2 of a thread's points, rows, split, blocks)
 _INNER = {13: (4, 1, False, 2), 14: (5, 1, False, 1)}
 
-#: the longest transform: 2^6 columns of the inner plan's
-LONGEST = 20
+#: log2 of the longest transforms: on CUDA 2^6 columns of the inner plan's
+LONGEST = {"metal": 13, "cuda": 20}
 
 
 def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPlan] | None:
     """The plans of forward and backward; None if no kernel has such a row."""
-    if log_m > LONGEST:
+    if log_m > LONGEST["cuda"]:
         return None
     if log_m > max(_CUDA):
-        inner = 14 if log_m == LONGEST else 13
+        inner = 14 if log_m == LONGEST["cuda"] else 13
         plan = LongPlan(log_m - inner, CudaPlan(inner, *_INNER[inner]))
         return plan, plan
     log_m = max(log_m, min(_CUDA))
     points, forward, backward = _CUDA[log_m]
     return CudaPlan(log_m, points, *forward), CudaPlan(log_m, points, *backward)
+
+
+#: log2 of M: (log2 of a thread's points, rows, split, padded); a threadgroup has 32 KiB
+_METAL = {
+    5: (3, 32, False, True),
+    6: (3, 16, False, True),
+    7: (4, 16, False, True),
+    8: (4, 8, False, True),
+    9: (4, 4, False, True),
+    10: (4, 2, False, True),
+    11: (4, 1, False, True),
+    12: (4, 1, True, True),
+    13: (4, 1, True, False),
+}
+
+
+def metal_plan(log_m: int) -> Plan | None:
+    """The plan of all of Metal's kernels; None if a threadgroup cannot hold such a row."""
+    log_m = max(log_m, min(_METAL))
+    if log_m not in _METAL:
+        return None
+    *shape, padded = _METAL[log_m]
+    return Plan(log_m, *shape, padded=padded)
 
 
 def factors(passes: tuple[int, ...], outer: int = 0) -> list[float]:
@@ -194,7 +219,8 @@ def met(u, k, k_reverse) -> int:
 
 def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> bool:
     """One channel a head, something to do, and a transform that is not too long."""
-    return head_dim == 1 and 0 not in u.shape and log_m(u.shape[2], met(u, k, k_reverse)) <= LONGEST
+    language = "metal" if type(u).__module__.startswith("mlx") else "cuda"
+    return head_dim == 1 and 0 not in u.shape and log_m(u.shape[2], met(u, k, k_reverse)) <= LONGEST[language]
 
 
 def _sample() -> tuple[list, ...]:

@@ -70,7 +70,7 @@ def metal(monkeypatch):
     """ember_mlx.kernels and how to get arrays in and out; on a Mac its GPU runs the kernels."""
     require_engine("mlx")
     import mlx.core as mx
-    from ember_mlx import kernels
+    from ember_mlx import fftconv_kernels, kernels
 
     if not mx.metal.is_available():
         if reason := unavailable():
@@ -79,8 +79,10 @@ def metal(monkeypatch):
         monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
         monkeypatch.setattr(kernels, "available", lambda: True)
     kernels._kernel.cache_clear()
+    fftconv_kernels._kernel.cache_clear()
     yield SimpleNamespace(kernels=kernels, array=_mlx_from_numpy, numpy=_mlx_to_numpy, on_gpu=mx.metal.is_available())
     kernels._kernel.cache_clear()
+    fftconv_kernels._kernel.cache_clear()
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ NAMES = ("u", "k", "D", "v", "q", "k_reverse", "dropout_mask")
 
 
 @pytest.fixture(params=[m for m in MACHINES if m != "metal"])
-def machine(request):
+def cuda_machine(request):
+    """For rows that take three passes, which CUDA alone has."""
     return request.getfixturevalue(request.param)
 
 
@@ -100,25 +101,17 @@ def test_every_option(machine, options):
     check(run(machine, *arrays), definition(*arrays), "float32")
 
 
-@pytest.mark.parametrize("length, taps", [(1, 1), (2, 2), (3, 5), (7, 3), (31, 31), (32, 32), (33, 2), (64, 64), (100, 100), (200, 9)])
+@pytest.mark.parametrize("length, taps", [(1, 1), (2, 2), (3, 5), (7, 3), (31, 31), (32, 32), (33, 2), (64, 64), (100, 100)])
 def test_lengths_and_taps(machine, length, taps):
     arrays = case(length, taps, OPTIONS["all"])
     check(run(machine, *arrays), definition(*arrays), "float32")
 
 
-@pytest.mark.parametrize("length", [256, 512, 1026, 2048, 4096, 8192, 16384])
-def test_long_rows_unchecked(machine, length):
+@pytest.mark.parametrize("length", [256, 512, 1026, 2048, 4096, 8192])
+def test_long_rows(machine, length):
     arrays = case(length, min(length, 300), OPTIONS["gated"], batch=1, heads=1)
-    with using(check=False, schedule=length):
+    with using(check=length < 4096, schedule=length):
         check(run(machine, *arrays), definition(*arrays), "float32")
-
-
-@pytest.mark.parametrize("log_m", range(5, 12))
-def test_every_plan_is_free_of_races(machine, log_m):
-    arrays = case(1 << log_m, 1 << log_m, "", batch=2, heads=1)
-    got = run(machine, *arrays)
-    if log_m < 10:
-        check(got, definition(*arrays), "float32")
 
 
 def long_plan(monkeypatch, outer, workspace=1 << 25):
@@ -128,26 +121,26 @@ def long_plan(monkeypatch, outer, workspace=1 << 25):
 
 
 @pytest.mark.parametrize("outer, length, taps, options", [
-    (1, 512, 512, "plain"), (1, 500, 300, "all"), (1, 700, 300, "gated"), (2, 900, 900, "mask"), (3, 2048, 64, "reverse")])
-def test_three_passes(machine, monkeypatch, outer, length, taps, options):
+    (1, 512, 512, "plain"), (1, 500, 300, "all"), (2, 1500, 300, "gated"), (3, 2048, 64, "reverse")])
+def test_three_passes(cuda_machine, monkeypatch, outer, length, taps, options):
     long_plan(monkeypatch, outer)
     arrays = case(length, taps, OPTIONS[options], batch=2)
-    check(run(machine, *arrays), definition(*arrays), "float32")
+    check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
-def test_three_passes_of_some_rows_at_a_time(machine, monkeypatch):
+def test_three_passes_of_some_rows_at_a_time(cuda_machine, monkeypatch):
     import cupy
     long_plan(monkeypatch, 1, workspace=2 * 2 * 8 * 512)    # forward: 4 rows, backward: 1 head of 2
     monkeypatch.setattr(cupy, "empty", cupy.zeros)         # no launch writes the whole of an output
     arrays = case(512, 512, OPTIONS["all"], batch=2, heads=5)
-    check(run(machine, *arrays), definition(*arrays), "float32")
+    check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
-@pytest.mark.parametrize("log_m", [15, 16])
-def test_the_longest_rows_unchecked(machine, log_m):
+@pytest.mark.parametrize("log_m", [14, 15, 16])
+def test_the_longest_rows_unchecked(cuda_machine, log_m):
     arrays = case(1 << log_m, 300, OPTIONS["plain"], batch=1, heads=1)
     with using(check=False):
-        check(run(machine, *arrays), definition(*arrays), "float32")
+        check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -200,6 +193,13 @@ def test_the_smallest_transform_that_holds_the_convolution():
             m = 1 << plans.log_m(length, taps)
             assert 2 * m >= length + taps - 1
             assert m <= 2 or m < length + taps - 1
+
+
+@pytest.mark.parametrize("log_m", range(5, 14))
+def test_metal_plans_fit_the_chip(log_m):
+    plan = plans.metal_plan(log_m)
+    assert plan.log_m == log_m and sum(plan.passes) == log_m and max(plan.passes) <= plan.log_points
+    assert plan.threads <= 512 and plan.threads % 32 == 0 and 4 * plan.rows * plan.row_floats <= 32 << 10
 
 
 @pytest.mark.parametrize("log_m", range(5, 15))

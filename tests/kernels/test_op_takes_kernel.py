@@ -23,8 +23,6 @@ CONVOLUTIONS = [REGISTRY["fftconv_rows"], REGISTRY["fftconv_grad"]]
 def engine(request, monkeypatch):
     """(engine, its launchers, calls): kernels run on a GPU or on the CPU stand-in; `calls` counts launches."""
     machine = request.getfixturevalue(request.param)
-    if "fftconv" not in machine.kernels.KERNELS and ("convolution" in request.node.name or "filter" in request.node.name):
-        pytest.skip("fftconv has no Metal twin yet")
     monkeypatch.setattr(selfcheck, "_outcomes", {})
     if request.param == "cuda":
         found = importlib.import_module("ember_ml.backend.cupy").backend
