@@ -15,6 +15,6 @@ if "mlx.core" not in sys.modules:
     # MLX reads it when it is imported; without it float32 products have about TF32 precision on newer chips.
     os.environ["MLX_ENABLE_TF32"] = "0"
 
-for _area in ("hf", "hyena", "hyena_models", "lfm2", "liquid", "mad", "mad_hyena", "stripedhyena", "torch", "torch_functions", "xlstm"):
+for _area in ("hf", "hyena", "hyena_models", "lfm2", "liquid", "mad", "mad_hyena", "mad_moe", "stripedhyena", "torch", "torch_functions", "xlstm"):
     if find_spec(f"tests.golden.{_area}"):
         import_module(f"tests.golden.{_area}")

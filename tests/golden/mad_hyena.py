@@ -14,7 +14,7 @@ from tests.golden.case import Built, Case, Tensors, builder, with_weights
 from tests.golden.mad import mamba_weights, perceptron_weights
 
 
-def _hyena(c: dict) -> Hyena:
+def hyena_layer(c: dict) -> Hyena:
     """MAD's operator: d_inner, projections in groups, heads, an implicit filter (emb_dim, order, w) or a rational one (state_size, num_a)."""
     f, multi = c["filter_cfg"], c["num_heads"] > 1
     if "state_size" in f:
@@ -27,7 +27,7 @@ def _hyena(c: dict) -> Hyena:
                              head_dim=c["num_heads"] if multi else 1, **options))
 
 
-def _hyena_weights(m: Hyena, p: Tensors, prefix: str = "") -> Tensors:
+def hyena_layer_weights(m: Hyena, p: Tensors, prefix: str = "") -> Tensors:
     """With several heads the original orders its blocks as first gate, second gate, v, and so does Ember."""
     named = {f"{layer}.{part}": p[f"{prefix}{layer}.{part}"] for layer in ("in_proj", "out_proj") for part in ("weight", "bias")}
     named |= {"short_weight": ops.squeeze(p[prefix + "short_filter.weight"], 1), "short_bias": p[prefix + "short_filter.bias"],
@@ -42,10 +42,10 @@ def _hyena_weights(m: Hyena, p: Tensors, prefix: str = "") -> Tensors:
 @builder("mad/hyena", "mad/hyena_rtf", "mad/mh_hyena")
 def hyena(case: Case, dtype: str) -> Built:
     """The operator with its kinds of filters and heads."""
-    module = _hyena(case.config)
+    module = hyena_layer(case.config)
 
     def forward(x: Tensors, p: Tensors) -> Tensors:
-        with with_weights(module, _hyena_weights(module, p)):
+        with with_weights(module, hyena_layer_weights(module, p)):
             return {"y": module(x["x"])[0]}
 
     return Built(forward, case.params(dtype))
@@ -118,7 +118,7 @@ def _layers_of(c: dict) -> list[nn.Block]:
 def _block_weights(block: nn.Block, p: Tensors, prefix: str) -> Tensors:
     """`prefix`0. is the norm, `prefix`1. the layer."""
     inner = {n.removeprefix(prefix + "1."): w for n, w in p.items() if n.startswith(prefix + "1.")}
-    layer = (_hyena_weights(block.layer, inner) if isinstance(block.layer, Hyena) else mamba_weights(inner) if isinstance(block.layer, Mamba)
+    layer = (hyena_layer_weights(block.layer, inner) if isinstance(block.layer, Hyena) else mamba_weights(inner) if isinstance(block.layer, Mamba)
              else perceptron_weights(inner))
     return ({f"layer.{n}": w for n, w in layer.items()}
             | {f"norm.{n.removeprefix(prefix + '0.')}": w for n, w in p.items() if n.startswith(prefix + "0.")})

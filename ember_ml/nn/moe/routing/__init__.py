@@ -4,8 +4,10 @@ from ember_ml.nn.moe.routing.base import Router, RouterConfig, Routing, routers
 from ember_ml.nn.moe.routing.dynamic import ExpertChoiceRouter, ExpertChoiceRouterConfig, TopPRouter, TopPRouterConfig
 from ember_ml.nn.moe.routing.position import PositionRouter, PositionRouterConfig
 from ember_ml.nn.moe.routing.sigmoid import SigmoidRouter, SigmoidRouterConfig
-from ember_ml.nn.moe.routing.softmax import NoisyTopKRouter, NoisyTopKRouterConfig, SoftmaxRouter, SoftmaxRouterConfig
+from ember_ml.nn.moe.routing.softmax import (
+    MaskedSoftmaxRouter, NoisyTopKRouter, NoisyTopKRouterConfig, SoftmaxRouter, SoftmaxRouterConfig,
+)
 
-__all__ = ["ExpertChoiceRouter", "ExpertChoiceRouterConfig", "NoisyTopKRouter", "NoisyTopKRouterConfig", "PositionRouter",
+__all__ = ["ExpertChoiceRouter", "ExpertChoiceRouterConfig", "MaskedSoftmaxRouter", "NoisyTopKRouter", "NoisyTopKRouterConfig", "PositionRouter",
            "PositionRouterConfig", "Router", "RouterConfig", "Routing", "SigmoidRouter", "SigmoidRouterConfig", "SoftmaxRouter",
            "SoftmaxRouterConfig", "TopPRouter", "TopPRouterConfig", "routers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.nn import scope
 from ember_ml.nn.moe import balance
 from ember_ml.nn.moe.routing.base import NEVER, Router, RouterConfig, Routing, routers
-from ember_ml.ops import linear, put_add_along_axis, random, softmax, softplus, where, zeros
+from ember_ml.ops import linear, put_add_along_axis, random, softmax, softplus, topk, where, zeros
 from ember_ml.ops import sum as total
 from ember_ml.registry import config
 from ember_ml.tensor import EmberTensor
@@ -29,6 +29,30 @@ class SoftmaxRouter(Router):
 
     def scores(self, z, valid):
         return where(valid, softmax(z, axis=-1), 0.0)
+
+
+@routers.register("masked_softmax")
+class MaskedSoftmaxRouter(Router):
+    """w = softmax(z') over all experts, z'_e = z_e for the k largest and 0 for the others, which so keep the weight of a zero.
+
+    MAD-Lab's rule: every expert works on every token, and an inactive one may outweigh an active one of negative score. For
+    models that were trained with it; ties keep more than k.
+
+    Source: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures (MAD), its published layers.
+    """
+
+    Config = SoftmaxRouterConfig
+
+    def scores(self, z, valid):
+        kept, _ = topk(z, self.config.k)
+        return softmax(where(z >= kept[:, self.config.k - 1:], z, 0.0), axis=-1)
+
+    def mixture(self, x: EmberTensor) -> EmberTensor:
+        return self.scores(*self.logits(x))
+
+    def choose(self, scores: EmberTensor, valid: EmberTensor) -> Routing:
+        weights, ids = topk(scores, self.config.num_experts)
+        return Routing(ids, weights)
 
 
 @config
