@@ -15,7 +15,7 @@ ifeq ($(shell uname -sm),Darwin x86_64)
 EXTRAS := train,dna,dev# neither torch nor mlx is built for Intel Macs: NumPy alone
 endif
 
-.PHONY: help demo test test-slow bench golden dist clean
+.PHONY: help demo test test-slow bench golden docs dist clean
 
 help:
 	@echo "make demo              train a small HyenaDNA on a bacterial chromosome, sample from it, compare the engines"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-slow         tests that take long or need more than pip brings: nvcc (Debian: nvidia-cuda-toolkit)"
 	@echo "make bench             side by side with the engines' own code; writes benchmarks/results/"
 	@echo "make golden CASES=DIR  every reference case below DIR, on every engine (default: $(CASES))"
+	@echo "make docs              a page a layer, docs/layers/, from the docstrings"
 	@echo "make dist              wheel and sdist, in dist/"
 	@echo "make clean             removes what was built; .venv and runs/ stay"
 
@@ -42,6 +43,9 @@ bench: $(STAMP)
 
 golden: $(STAMP)
 	$(BIN)/python -m tests.golden "$(CASES)"
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_layers.py
 
 # The wheel is built from the sdist, so that the sdist is known to be whole.
 dist: $(STAMP)

@@ -147,6 +147,16 @@ blocks = [
     assert sum("layer =" in line for line in lines) == 9                      # one line a block
 
 
+def test_a_ready_layer_config_is_saved_and_loaded(tmp_path):
+    with em.using("numpy"):
+        block = nn.BlockConfig(d_input=6, layer="fftconv", fftconv_config=nn.layers.FFTConvConfig(d_input=6, l_max=9))
+        made = nn.Model(nn.ModelConfig(blocks=[block], vocab_size=5, head="tied"))
+        made.save(tmp_path / "m.safetensors")
+        again = nn.Model.load(tmp_path / "m.safetensors")
+        same_trees(again.tensors(), made.tensors(), 0.0)
+        assert again.blocks[0].layer.config == made.blocks[0].layer.config
+
+
 FAMILIES = {
     "transformer": dict(heads=2), "lstm": {}, "mamba": dict(d_state=3), "hyena": dict(l_max=9, filter={"width": 8}),
     "fftconv": dict(l_max=9), "moe": dict(heads=2, num_experts=3, expert_config={"d_inner": 5}),

@@ -27,6 +27,7 @@ CONFIGS = {
               dict(d_input=4, l_max=LENGTH, filter={"network": "linear", "window": False}),
               dict(d_input=4, d_inner=6, groups=2, l_max=LENGTH, head_dim=2, filter={"width": 8}),
               dict(d_input=4, d_inner=8, groups=3, l_max=LENGTH, filter_kind="rational", filter={"d_state": 3, "denominators": 4})],
+    "fftconv": [dict(d_input=4, l_max=LENGTH)],              # the architecture document's name for long_conv
     "long_conv": [dict(d_input=6, l_max=LENGTH), dict(d_input=4, l_max=LENGTH + 2, copies=2, smoothing=3, activation="silu")],
     "gated_linear_attention": [dict(d_input=8, heads=2), dict(d_input=4, heads=1, expand_k=1.0, expand_v=2.0, gate="gelu",
                                                             decay_rank=3, decay_scale=2.0, decay_floor=-0.3)],

@@ -15,7 +15,7 @@ from ember_ml.errors import ShapeError
 
 #: natives that work element by element, so that arrays of one number give an array of one number
 ELEMENTWISE = frozenset(
-    "abs add astype complex conj cos divide equal erf erfinv exp exp2 expm1 floor floor_divide greater greater_equal imag isfinite less "
+    "abs add astype atan2 complex conj cos divide equal erf erfinv exp exp2 expm1 floor floor_divide greater greater_equal imag isfinite less "
     "less_equal log log1p logical_and logical_not logical_or maximum minimum multiply negative not_equal pow real remainder round sign "
     "sin sqrt subtract tanh where".split())
 #: ... that move values and compute nothing
@@ -47,8 +47,11 @@ class Outline(ArrayModuleBackend):
         from ember_ml.backend.numpy import backend
         self.limit, self.left, self.flops = limit, budget, 0.0
         wrap = {**dict.fromkeys(ELEMENTWISE, self._each), **dict.fromkeys(MOVES | READS | TRANSFORMS, self._real)}
-        self.table = {name: wrap[name](name, backend.table[name]) for name in wrap}
+        self.table = {name: wrap[name](name, backend.table[name]) for name in wrap if name in backend.table}
         self.table["matmul"] = self._matmul
+        self.table["grouped_rows"] = lambda x, w, offsets, **_: self._product((x.shape[0], w.shape[1]), x.shape[1], x, w)
+        self.table["grouped_outer_rows"] = lambda a, b, offsets, **_: self._product(
+            (offsets.shape[0] - 1, a.shape[1], b.shape[1]), a.shape[0] / max(1, offsets.shape[0] - 1), a, b)
         self.table["random_bits"] = lambda key, shape: self.full(shape, 1, "uint32", None)
 
     def full(self, shape, value, dtype, device):
@@ -105,7 +108,11 @@ class Outline(ArrayModuleBackend):
             raise ValueError(f"shapes {x.shape} and {y.shape} do not fit")
         rows, columns = x.shape[-2:-1], y.shape[-1:] if y.ndim > 1 else ()
         shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), *rows, *columns)
-        self.flops += 2.0 * math.prod(shape) * x.shape[-1]
+        return self._product(shape, x.shape[-1], x, y)
+
+    def _product(self, shape, terms: float, x, y):
+        """A product of that shape, each element a sum of `terms`."""
+        self.flops += 2.0 * math.prod(shape) * terms
         return np.broadcast_to(np.zeros((), np.result_type(x, y)), shape)
 
     def _bound(self, size: int):

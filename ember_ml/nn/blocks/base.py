@@ -134,9 +134,10 @@ def _part(name: str | None, fields: dict, d_input: int, key) -> Module | None:
 def _layer(c: BlockConfig, key):
     ready = c.layer_config
     if isinstance(ready, dict):
-        if "d_input" in ready:
+        ready = dict(ready)
+        if ready.pop("d_input", c.d_input) != c.d_input:
             raise ConfigError(f"block: expected {c.layer}'s config without d_input, which is the block's, {c.d_input}; "
-                              f"received {ready['d_input']}")
+                              f"received {c.layer_config['d_input']}")
         made = layers.instantiate(c.layer, d_input=c.d_input, key=key, **ready)
         if not hasattr(made, "mixes_sequence"):
             raise ConfigError(f"block: expected a channel or sequence mixer as layer; received {c.layer!r}")

@@ -18,7 +18,7 @@ from ember_ml.nn.layers.sequence_mixing.attention.retention import Retention, Re
 from ember_ml.nn.layers.sequence_mixing.attention.rope import Llama3Config, RoPEConfig
 from ember_ml.nn.layers.sequence_mixing.attention.self_attention import SelfAttention, SelfAttentionConfig
 from ember_ml.nn.layers.sequence_mixing.feature_extraction import FeatureExtraction, FeatureExtractionConfig
-from ember_ml.nn.layers.sequence_mixing.fftconv.long_conv import LongConv, LongConvConfig
+from ember_ml.nn.layers.sequence_mixing.fftconv import FFTConv, FFTConvConfig, LongConv, LongConvConfig
 from ember_ml.nn.layers.sequence_mixing.gated_conv import GatedConv, GatedConvConfig
 from ember_ml.nn.layers.sequence_mixing.gated_delta_net import GatedDeltaNet, GatedDeltaNetConfig
 from ember_ml.nn.layers.sequence_mixing.gated_short_conv import GatedShortConv, GatedShortConvConfig

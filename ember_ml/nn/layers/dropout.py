@@ -30,7 +30,7 @@ class DropoutConfig:
 
 @layers.register("dropout")
 class Dropout(ChannelMixer):
-    """`dropout` as a layer."""
+    """In training x / (1 - p) where a coin of chance 1 - p falls right, else 0; in evaluation x. Source: Srivastava et al. 2014, Dropout."""
 
     Config = DropoutConfig
 

@@ -28,7 +28,11 @@ class Pool(Module):
         config: see PoolConfig.
 
     With a stride (B, L, d_input) becomes (B, L / stride, d_input); without one (B, d_input), and a step gives what the
-    positions so far pool to. State without a stride: count (B, 1), the positions seen, and value (B, d_input).
+    positions so far pool to.
+
+    State: without a stride count (B, 1), the positions seen, and value (B, d_input); with one none.
+
+    Source: Lin et al. 2014, Network in Network, section 3.2 (pooling over everything).
     """
 
     Config = PoolConfig

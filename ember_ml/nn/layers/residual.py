@@ -61,7 +61,7 @@ class _Residual(Module):
 
 @layers.register("residual")
 class Residual(_Residual):
-    """alpha x + beta y, with both 1 at first."""
+    """alpha x + beta y, with both 1 at first. Source: He et al. 2016, Deep Residual Learning; hyena-dna's kind R."""
 
     Config = ConstantResidualConfig
 
@@ -73,7 +73,7 @@ class Residual(_Residual):
 
 @layers.register("feedforward_residual")
 class Feedforward(_Residual):
-    """y alone: no connection, so that a layer may have other channels out than in."""
+    """y alone: no connection, so that a layer may have other channels out than in. Source: hyena-dna's kind F."""
 
     def forward(self, x: EmberTensor, y: EmberTensor) -> EmberTensor:
         """x (..., d_input), y (..., any); returns y."""
@@ -82,7 +82,10 @@ class Feedforward(_Residual):
 
 @layers.register("affine_residual")
 class Affine(_Residual):
-    """alpha x + a y with learned factors a, at first beta depth^-gamma. Parameters: affine (d_input,), or (1,) if scalar."""
+    """alpha x + a y with learned factors a, at first beta depth^-gamma. Parameters: affine (d_input,), or (1,) if scalar.
+
+    Source: Touvron et al. 2021, Going Deeper with Image Transformers (LayerScale); hyena-dna's kind A.
+    """
 
     Config = AffineResidualConfig
 
@@ -122,7 +125,10 @@ class Highway(_Residual):
 
 @layers.register("decay_residual")
 class Decay(_Residual):
-    """sqrt(1 - b^2) x + b y with b = depth^-power, which keeps the variance; (1 - b) x + b y without l2."""
+    """sqrt(1 - b^2) x + b y with b = depth^-power, which keeps the variance; (1 - b) x + b y without l2.
+
+    Source: hyena-dna's kind D.
+    """
 
     Config = DecayResidualConfig
 

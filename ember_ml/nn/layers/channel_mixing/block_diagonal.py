@@ -26,6 +26,8 @@ class BlockDiagonal(ChannelMixer):
         config: see BlockDiagonalConfig. key: random key of the initial weights, uniform in +-1/sqrt(block length).
 
     Parameters: weight (blocks, n, n), n = d_input / blocks, outputs before inputs.
+
+    Source: Beck et al. 2024, xLSTM, appendix A.4 (projections in blocks).
     """
 
     Config = BlockDiagonalConfig

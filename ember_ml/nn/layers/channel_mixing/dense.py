@@ -26,6 +26,8 @@ class Dense(ChannelMixer):
         config: see DenseConfig. key: random key of the initial weights, uniform in +-1/sqrt(d_input).
 
     Parameters: weight (d_output, d_input), bias (d_output,).
+
+    Source: Rosenblatt 1958, The Perceptron.
     """
 
     Config = DenseConfig

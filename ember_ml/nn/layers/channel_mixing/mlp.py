@@ -25,6 +25,8 @@ class MLP(ChannelMixer):
     """y = fc2(activation(fc1(x))).
 
     Parameters: fc1 (d_inner, d_input), fc2 (d_input, d_inner), as Dense.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.3.
     """
 
     Config = MLPConfig

@@ -50,6 +50,8 @@ class FeatureExtraction(SequenceMixer):
 
     Parameters: convs.<i> as Convolution; recurrent as LSTM, GRU or RNN. State, if causal: convs, the last taps - 1 inputs of each
     convolution; recurrent, that layer's.
+
+    Source: Sainath et al. 2015, Convolutional, Long Short-Term Memory, Fully Connected Deep Neural Networks.
     """
 
     Config = FeatureExtractionConfig

@@ -30,6 +30,8 @@ class ShortConv(SequenceMixer):
 
     Parameters: weight (d_input, taps), the last tap on the present; bias (d_input,). State: the last taps - 1 inputs,
     (B, taps - 1, d_input).
+
+    Source: Fu et al. 2023, Hungry Hungry Hippos, section 3 (the shift); Gu and Dao 2023, Mamba, section 3.4.
     """
 
     Config = ShortConvConfig
