@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ember_ml import nn
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -67,6 +69,28 @@ def test_train_generate_parity_and_resume(job):
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert shown.stdout.strip().endswith("0 failed")
     assert all(r["pass"] for r in json.loads((job / "rows.json").read_text()))
+
+
+def test_a_model_as_a_list_of_blocks(job):
+    text = (job / "job.toml").read_text()
+    old = text[text.index('family = "hyena_dna"'):text.index("[optimizer]")]
+    (job / "job.toml").write_text(text.replace(old, """
+head = "tied"
+norm = "rms_norm"
+defaults = { d_input = 8, norm = "rms_norm" }
+blocks = [
+    { layer = "self_attention", self_attention_config = { heads = 2, rope = {} } },
+    "gated_mlp",
+    { block = "mamba", repeat = 2, d_state = 4 },
+    { layer = "moe", moe_config = { num_experts = 2, expert_config = { d_inner = 8 } } },
+]
+"""))
+    done = ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job)
+    assert done.returncode == 0, done.stderr
+    made = nn.Model.load(job / "run/model.safetensors", device="numpy")
+    assert [b.config.layer for b in made.blocks] == ["self_attention", "gated_mlp", "mamba", "mamba", "moe"]
+    bases = ember("generate", "run", "--length", "12", "--top-k", "2", "--stop", "GATTACA", "--backend", "numpy", cwd=job).stdout.strip()
+    assert set(bases) <= set("ACGT") and 3 <= len(bases) <= 15
 
 
 @pytest.mark.parametrize("args, words", [
