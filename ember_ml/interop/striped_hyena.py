@@ -13,7 +13,7 @@ import numpy as np
 from ember_ml import ops
 from ember_ml.errors import ConfigError
 from ember_ml.interop.asked import Asked
-from ember_ml.nn.layers import GatedConv, ModalFilterConfig, SelfAttention, TapsFilterConfig
+from ember_ml.nn.layers import Dense, GatedConv, ModalFilterConfig, SelfAttention, TapsFilterConfig
 from ember_ml.nn.models import Model, StripedHyena, StripedHyenaConfig
 from ember_ml.tensor import EmberTensor
 
@@ -42,11 +42,12 @@ def read(state: Tensors, config: dict[str, Any]) -> StripedHyena:
 
 
 def model_config(c: dict[str, Any]) -> StripedHyenaConfig:
-    """The config of a model from the original's. Raises KeyError for a size that it does not name, ConfigError for what Ember does not have."""
+    """The config of a model from the original's. Raises KeyError for a size that it does not name, ConfigError for what Ember lacks."""
     if c.get("final_norm", True) is False:
         raise ConfigError("striped_hyena: expected final_norm=True, which all published models have; received False")
     evo2, hidden = is_evo2(c), c["hidden_size"]
-    kinds = {i: name for key, name in (("hcs", "hyena_se"), ("hcm", "hyena_mr"), ("hcl", "hyena_li")) for i in c.get(f"{key}_layer_idxs", ())}
+    names = (("hcs", "hyena_se"), ("hcm", "hyena_mr"), ("hcl", "hyena_li"))
+    kinds = {i: name for key, name in names for i in c.get(f"{key}_layer_idxs", ())}
     mixers = ["attention" if i in c["attn_layer_idxs"] else kinds.get(i, "hyena_modal") for i in range(c["num_layers"])]
     inner, multiple_of = c.get("inner_mlp_size"), c.get("inner_size_multiple_of", 64)
     qkv = c.get("qkv_proj_bias", evo2 is False)
@@ -84,17 +85,21 @@ def block_weights(pair, p: Tensors, prefix: str, c: dict[str, Any], first: str, 
 
 def attention_weights(m: SelfAttention, p: Tensors, prefix: str) -> Tensors:
     """SelfAttention's tensors from those of the original attention block below `prefix`."""
-    return {f"{ours}.{part}": p[f"{prefix}inner_mha_cls.{theirs}.{part}"] for ours, theirs in (("in_proj", "Wqkv"), ("out_proj", "out_proj"))
-            for part in ("weight", "bias") if getattr(getattr(m, ours), part) is not None}
+    return (_dense(m.in_proj, p, "in_proj.", f"{prefix}inner_mha_cls.Wqkv.")
+            | _dense(m.out_proj, p, "out_proj.", f"{prefix}inner_mha_cls.out_proj."))
 
 
 def gated_conv_weights(m: GatedConv, p: Tensors, prefix: str, c: dict[str, Any]) -> Tensors:
     """GatedConv's tensors from those of the original Hyena block below `prefix`."""
     rows = channel_order(c)
-    named = {f"in_proj.{part}": _ordered(p[f"{prefix}projections.{part}"], rows) for part in ("weight", "bias")
-             if getattr(m.in_proj, part) is not None}
-    named |= {f"out_proj.{part}": p[f"{prefix}out_filter_dense.{part}"] for part in ("weight", "bias") if getattr(m.out_proj, part) is not None}
+    named = {name: _ordered(w, rows) for name, w in _dense(m.in_proj, p, "in_proj.", prefix + "projections.").items()}
+    named |= _dense(m.out_proj, p, "out_proj.", prefix + "out_filter_dense.")
     return named | convolution_weights(p, prefix + "filter.", c, m.config.filter)
+
+
+def _dense(m: Dense, p: Tensors, ours: str, theirs: str) -> Tensors:
+    """A Dense's weight, and its bias where it has one."""
+    return {ours + part: p[theirs + part] for part in ("weight", "bias") if getattr(m, part) is not None}
 
 
 def _ordered(x: EmberTensor, rows: np.ndarray) -> EmberTensor:

@@ -107,7 +107,7 @@ def mlstm_weights(p: Tensors, prefix: str = "", bias: bool = False) -> Tensors:
 
 
 def slstm_weights(p: Tensors, prefix: str = "", conv: bool = True) -> Tensors:
-    """SLSTM's tensors from those of the original sLSTM layer below `prefix`; its fgate feeds the input gate and its igate the forget gate."""
+    """SLSTM's tensors from those of the original sLSTM layer below `prefix`, where fgate feeds the input gate, igate the forget gate."""
     named = _conv(p, prefix) if conv else {}
     for ours, theirs in (("i", "fgate"), ("f", "igate"), ("z", "zgate"), ("o", "ogate")):
         named[f"{ours}_proj.weight"] = p[f"{prefix}{theirs}.weight"]
@@ -124,7 +124,8 @@ def large_weights(p: Tensors, prefix: str = "", bias: bool = False) -> Tensors:
         named[f"gates.{part}"] = p[fused] if fused in p else ops.concat([p[f"{prefix}{gate}gate_preact.{part}"] for gate in "if"])
     for part in parts[:1 + bias]:
         fused = f"{prefix}qkv_opreact.{part}"
-        named[f"in_proj.{part}"] = p[fused] if fused in p else ops.concat([p[f"{prefix}{x}.{part}"] for x in ("q", "k", "v", "ogate_preact")])
+        single = [f"{prefix}{x}.{part}" for x in ("q", "k", "v", "ogate_preact")]
+        named[f"in_proj.{part}"] = p[fused] if fused in p else ops.concat([p[name] for name in single])
         named[f"out_proj.{part}"] = p[f"{prefix}out_proj.{part}"]
     return named
 

@@ -128,7 +128,8 @@ def modal_state(u: EmberTensor, log_decay: EmberTensor, angle: EmberTensor | Non
     return found + _joined(_times(_pair(state.astype(kind), angle), tuple(None if w is None else w[..., 0] for w in whole)))
 
 
-def modal_response(state: EmberTensor, log_decay: EmberTensor, angle: EmberTensor | None, residues: EmberTensor, length: int) -> EmberTensor:
+def modal_response(state: EmberTensor, log_decay: EmberTensor, angle: EmberTensor | None, residues: EmberTensor,
+                   length: int) -> EmberTensor:
     """What a state gives at the `length` positions after it, without new inputs: Re(sum_s R_s p_s^{t+1} state_s).
 
     Args:

@@ -57,10 +57,13 @@ def _explain(cls, error: pydantic.ValidationError) -> str:
         place = [_names(cls)[p] if i == 0 and isinstance(p, int) else p for i, p in enumerate(e["loc"])]
         where = ".".join(str(p) for p in place)        # positional arguments come by number
         if e["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            names = _names(_class_at(cls, e["loc"][:-1]))
+            names = _names(_class_at(cls, place[:-1]))
             near = difflib.get_close_matches(str(e["loc"][-1]), names, 3, 0.5)
             lines.append(f"unknown key {where!r}; " + (f"did you mean {', '.join(near)}?" if near
                                                        else f"it takes {', '.join(names)}"))
+        elif e["type"] == "union_tag_not_found":
+            kinds = [c.kind for c in _classes(get_type_hints(_class_at(cls, place[:-1]))[place[-1]])]
+            lines.append(f"needs '{where}.kind', one of {', '.join(map(repr, kinds))}; received {e.get('input')!r}")
         elif e["type"] in ("missing", "missing_argument"):
             lines.append(f"needs {where!r}")
         else:
@@ -69,14 +72,20 @@ def _explain(cls, error: pydantic.ValidationError) -> str:
 
 
 def _class_at(cls, path):
-    """The config class that the place `path` of a nested config belongs to, as in ("blocks", 0)."""
+    """The config class that the place `path` of a nested config belongs to, as in ("blocks", 0), or ("wiring", "ncp") of a tagged union."""
+    choices = [cls]
     for part in path:
-        if isinstance(part, str) and part in _names(cls):
-            inner = [get_type_hints(cls)[part]]
-            while inner and not dataclasses.is_dataclass(inner[0]):
-                inner = [*get_args(inner[0]), *inner[1:]]
-            cls = inner[0] if inner else cls
-    return cls
+        tagged = [c for c in choices if getattr(c, "kind", None) == part]
+        if tagged:
+            choices = tagged
+        elif isinstance(part, str) and part in _names(choices[0]):
+            choices = _classes(get_type_hints(choices[0])[part]) or choices
+    return choices[0]
+
+
+def _classes(hint) -> list:
+    """The config classes that a type mentions."""
+    return [hint] if dataclasses.is_dataclass(hint) else [c for inner in get_args(hint) for c in _classes(inner)]
 
 
 def from_dict(cls, values: dict[str, Any]):

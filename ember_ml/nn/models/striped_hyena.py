@@ -20,14 +20,14 @@ class StripedHyenaConfig:
 
     Args:
         vocab_size: tokens. d_input: channels.
-        mixers: in order: Evo 2's short, medium and long operator, "hyena_se", "hyena_mr", "hyena_li"; StripedHyena's "hyena_modal" with complex
-            modes; "attention".
+        mixers: in order: Evo 2's short, medium and long operator, "hyena_se", "hyena_mr", "hyena_li"; StripedHyena's "hyena_modal"
+            with complex modes; "attention".
         heads: of the attention. kv_heads: its key and value heads, None for as many.
         modes: of the long filters. filters: different short and medium filters, None for one a channel. se_taps, mr_taps: their lengths.
-        short_bias, hyena_bias, hyena_out_bias, attention_bias, attention_out_bias: which maps have a bias: the short convolution, the projections
-            in and out of the gated convolutions and of the attention.
-        d_inner: of the MLPs, None for 8/3 d_input rounded up to a multiple of 64. activation: of the first block's MLP; later_activation: of the
-            others', None for the same (Evo 2 has "identity" there).
+        short_bias, hyena_bias, hyena_out_bias, attention_bias, attention_out_bias: which maps have a bias: the short convolution, the
+            projections in and out of the gated convolutions and of the attention.
+        d_inner: of the MLPs, None for 8/3 d_input rounded up to a multiple of 64. activation: of the first block's MLP;
+            later_activation: of the others', None for the same (Evo 2 has "identity" there).
         rope_base, rope_scale: of the attention's rotary positions. eps: of the norms, added to the root.
         head: "tied" to the embedding or "dense".
     """
@@ -94,5 +94,6 @@ def striped_blocks(c: StripedHyenaConfig) -> ModelConfig:
             gated = dict(filter=_filter(c, mixer), short_bias=c.short_bias, bias=c.hyena_bias, out_bias=c.hyena_out_bias)
             blocks.append(BlockConfig(layer="gated_conv", layer_config=gated, **around))
         activation = c.activation if i == 0 or c.later_activation is None else c.later_activation
-        blocks.append(BlockConfig(layer="gated_mlp", layer_config={"d_inner": c.d_inner, "activation": activation, "multiple_of": 64}, **around))
+        mlp = dict(d_inner=c.d_inner, activation=activation, multiple_of=64)
+        blocks.append(BlockConfig(layer="gated_mlp", layer_config=mlp, **around))
     return ModelConfig(blocks, c.vocab_size, "rms_norm", c.head, norm_config=around["norm_config"])

@@ -19,8 +19,8 @@ from ember_ml.tensor import EmberTensor
 class XLSTMConfig:
     """d_input: channels. n_layer: blocks. slstm_at: which of them, from 0, are sLSTM blocks. vocab_size: tokens, None for channels.
 
-    heads, expand, taps, block, bias: as in MLSTMConfig. slstm_heads, slstm_taps, slstm_cell: as in SLSTMConfig. ff_expand, ff_activation: of the
-    gated MLP behind an sLSTM. multiple_of: what inner widths are rounded up to; ff_multiple_of: of that MLP, None for the same.
+    heads, expand, taps, block, bias: as in MLSTMConfig. slstm_heads, slstm_taps, slstm_cell: as in SLSTMConfig.
+    ff_expand, ff_activation: of the gated MLP behind an sLSTM. multiple_of: what inner widths are rounded up to; ff_multiple_of: of that MLP, None for the same.
     final_norm: a norm after the last block. head: "tied" to the embedding or "dense". dropout: on embedding and block outputs.
     """
 

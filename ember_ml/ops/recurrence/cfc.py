@@ -35,7 +35,7 @@ Layer = tuple[EmberTensor, EmberTensor | None]
 
 
 def _head(gates, _memory, given, mode, timed):
-    """The new state from the heads before their nonlinearities; given are the elapsed time, if it is not 1, and the pure mode's two vectors."""
+    """The new state from the heads before their nonlinearities; given are the elapsed time, if it is not 1, and pure's two vectors."""
     elapsed, rest = (given[0], given[1:]) if timed else (None, given)
     if mode == "pure":
         (z,), (w_tau, amplitude) = gates, rest

@@ -3,9 +3,9 @@
     v_0 = h_{t-1};   z_k = W_k v_k + a_{k,t},   v_{k+1}, m_{k,t} = update_k(z_k, m_{k,t-1}),   h_t = v_K
 
 with a_k a bias or what the input brings at each step, and m_k the memory of a stage that has one. Backpropagation through time as in
-`gated_scan`: of the forward pass h and the memories are kept; everything else follows from them again for a whole chunk of steps at once, as
-do all derivatives of the elementwise functions and the gradients of matrices and biases. Step by step runs one product with
-these derivatives and one with each W_k.
+`gated_scan`: of the forward pass h and the memories are kept; everything else follows from them again for a whole chunk of steps at
+once, as do all derivatives of the elementwise functions and the gradients of matrices and biases. Step by step runs one product
+with these derivatives and one with each W_k.
 
 Source: Werbos 1990, Backpropagation Through Time.
 """

@@ -87,7 +87,8 @@ def _back(flat, *, unfolds, timed):
     """
     xs, (v, c, *synapses, dy, d) = flat[:2 + timed], flat[2 + timed:]
     sigma, mu, w, erev = synapses
-    scale, positions, dys, v, d = 1.0 if timed else 1.0 / unfolds, [_positions(x) for x in xs], _positions(dy), expand_dims(v, 0), expand_dims(d, 0)
+    scale, positions, dys = 1.0 if timed else 1.0 / unfolds, [_positions(x) for x in xs], _positions(dy)
+    v, d = expand_dims(v, 0), expand_dims(d, 0)
     slope, shift, both = _matrices(*synapses, scale)
     before, later, opened, divisors = [], [], [], []
     for push, hold, *dt in zip(*positions):
@@ -156,9 +157,10 @@ def _rule(g, out, *tensors, unfolds, timed, chunk):
 
 @op(vjp=_rule, owns_gradient=True)
 def ltc_rows(*tensors, unfolds, timed, chunk):
-    """Native form of `ltc`, after its sensory synapses: push = dt (gleak vleak + their current) and hold = c + dt (gleak + their conductance +
-    eps), (B, L, N), dt the length of an Euler step; with `timed` dt itself, (B, L, 1 or N), which else is 1 / unfolds; v (B, N); c, sigma, mu, w,
-    erev. All in one dtype.
+    """Native form of `ltc`, after its sensory synapses, all in one dtype.
+
+    push = dt (gleak vleak + their current) and hold = c + dt (gleak + their conductance + eps), (B, L, N), dt the length of an Euler step;
+    with `timed` dt itself, (B, L, 1 or N), which else is 1 / unfolds; v (B, N); c, sigma, mu, w, erev.
     """
     xs, (v, c, *synapses) = tensors[:2 + timed], tensors[2 + timed:]
     walk = over_steps(partial(_position, unfolds=unfolds))

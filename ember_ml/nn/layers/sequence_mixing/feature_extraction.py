@@ -17,7 +17,7 @@ from ember_ml.tensor import EmberTensor
 
 @config
 class FeatureExtractionConfig:
-    """d_input: channels. channels: of each convolution, None for twice d_input channels. d_output: of the recurrent layer, None for d_input.
+    """d_input: channels. channels: of each convolution, None for two with 2 d_input. d_output: of the recurrent layer, None for d_input.
 
     taps: of each convolution. activation: after each of them. recurrent: the layer behind them. causal: a position sees the past alone;
     else the convolutions are centred on it, and there is no state and no step.

@@ -42,7 +42,7 @@ class TapsFilterConfig:
 
 @config
 class ModalFilterConfig:
-    """modes: poles of each filter. filters: as in TapsFilterConfig. complex: poles have an angle, and residues two parts. skip: as there."""
+    """modes: poles of each filter. complex: poles have an angle, and residues two parts. filters, skip: as in TapsFilterConfig."""
 
     modes: Size = 16
     filters: Size | None = None

@@ -81,7 +81,8 @@ class MLSTM(_MatrixMemory):
         self.config = c = config
         self.inner = inner = math.ceil(c.expand * c.d_input / c.multiple_of) * c.multiple_of
         if inner % c.heads or inner % c.block:
-            raise ConfigError(f"mlstm: expected heads and block to divide the {inner} inner channels, received heads={c.heads}, block={c.block}")
+            raise ConfigError(f"mlstm: expected heads and block to divide the {inner} inner channels, received heads={c.heads}, "
+                              f"block={c.block}")
         keys = random.split(key if key is not None else random.next_key(), 7)
         self.in_proj = Dense(DenseConfig(c.d_input, 2 * inner, c.bias), key=keys[0])
         self.conv = ShortConv(ShortConvConfig(inner, c.taps, True, "silu"), key=keys[1])

@@ -68,8 +68,9 @@ class Heads(Module):
 
 @layers.register("cfc")
 class CfC(Liquid):
-    """h_t = f1 (1 - s) + s f2 with f1, f2 = tanh of F_1 z, F_2 z, s = sigmoid(T A z + B z), z a network of [x_t, h_{t-1}], T the time between.
+    """h_t = f1 (1 - s) + s f2 with f1, f2 = tanh of F_1 z, F_2 z, s = sigmoid(T A z + B z).
 
+    z is a network of [x_t, h_{t-1}], T the time since the position before.
     The mode no_gate has f1 + s f2; pure has amplitude - amplitude exp(-T (|w_tau| + |F_1 z|)) F_1 z.
 
     Args:

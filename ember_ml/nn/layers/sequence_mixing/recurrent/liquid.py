@@ -65,4 +65,5 @@ class Liquid(SequenceMixer):
     def initial_state(self, batch: int, dtype="float32"):
         """Zeros, in float32 at least."""
         some = next(iter(self.parameters().values()))
-        return {part: zeros((batch, self.units), state_dtype(dtype), like=some) for part in ("h",) + (() if self.memory is None else ("c",))}
+        parts = ("h",) if self.memory is None else ("h", "c")
+        return {part: zeros((batch, self.units), state_dtype(dtype), like=some) for part in parts}
