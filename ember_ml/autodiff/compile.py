@@ -57,7 +57,7 @@ def _trace(fn, backend, structure, where, leaves):
         for i, a in zip(where, natives):
             full[i] = EmberTensor(a, backend)
         args, kw = tree.unflatten(structure, full)
-        with transforming():
+        with transforming(tracing=True):
             out, form["structure"] = tree.flatten(fn(*args, **kw))
         form["leaves"] = [(isinstance(x, EmberTensor), None if isinstance(x, EmberTensor) else x) for x in out]
         return [x.data for x in out if isinstance(x, EmberTensor)]

@@ -8,9 +8,8 @@ from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.frozen_filters import FrozenFilters
-from ember_ml.ops import (
-    abs, concat, expand_dims, fftconv, flip, pad, prepare_filter, random, relu, sigmoid, sign, split, swap_axes, zeros,
-)
+from ember_ml.nn.layers.sequence_mixing.future_fill import convolve_chunk, convolve_step, initial_cache, next_at
+from ember_ml.ops import abs, concat, fftconv, pad, prepare_filter, random, relu, sigmoid, sign, split, swap_axes, zeros
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -44,7 +43,7 @@ class LongConv(SequenceMixer):
         config: see LongConvConfig. key: random key of the initial weights.
 
     Parameters: kernel (copies d_input, l_max), future of the same shape if bidirectional, D (copies d_input,), out_proj (2 d_input, copies d_input) as Dense. State:
-    the last l_max inputs, and the filters.
+    the inputs in epochs (`future_fill`), the place in the epoch, and the filters.
 
     Source: Fu et al. 2023, Simple Hardware-Efficient Long Convolutions for Sequence Modeling.
     """
@@ -61,7 +60,7 @@ class LongConv(SequenceMixer):
             self.future = initializers.normal(keys[3], (wide, c.l_max), max(0.002, 2.0 * c.squash))
         self.D = random.normal(keys[1], (wide,))
         self.out_proj = Dense(DenseConfig(wide, 2 * c.d_input), key=keys[2])
-        self._prepared = FrozenFilters()
+        self._prepared, self._prepared_state = FrozenFilters(), FrozenFilters()
 
     def filters(self, weight: EmberTensor | None = None) -> EmberTensor:
         """The taps that a weight (default: kernel) stands for, (copies d_input, l_max)."""
@@ -90,25 +89,31 @@ class LongConv(SequenceMixer):
             k, future = self._both_filters() if frozen is None else (frozen[0], None)
             y = fftconv(self._copied(u), k, self.D, k_reverse=future)
         else:
-            k = flip(state["filters"], axis=-1)
-            joined = concat([state["past"], u], axis=-1)
-            y = cut(fftconv(self._copied(joined), k, self.D), c.l_max, c.l_max + length, axis=-1)
-            after = {"past": cut(joined, length, c.l_max + length, axis=-1), "filters": state["filters"]}
+            taps, k = self._decoding(state)
+            y, cache = convolve_chunk(state["past"], state["at"], self._copied(u), self.D, taps, k)
+            after = {"past": cache, "filters": state["filters"], "at": next_at(state["at"], length, c.l_max)}
         return self._output(swap_axes(y)), after
 
     def step(self, x: EmberTensor, state):
-        """One position, (B, d_input)."""
-        past = concat([cut(state["past"], 1, self.config.l_max, axis=-1), expand_dims(x, -1)], axis=-1)
-        y = (self._copied(past) * state["filters"]).sum(axis=-1) + self.D * self._copied(x)
-        return self._output(y), {"past": past, "filters": state["filters"]}
+        """One position, (B, d_input): the products with the first taps, the rest once in an epoch."""
+        taps, k = self._decoding(state)
+        y, cache = convolve_step(state["past"], state["at"], self._copied(x), taps, k)
+        after = {"past": cache, "filters": state["filters"], "at": next_at(state["at"], 1, self.config.l_max)}
+        return self._output(y + self.D * self._copied(x)), after
+
+    def _decoding(self, state):
+        """The filters of a state: the taps, and what fftconv takes."""
+        frozen = self._prepared_state.get([state["filters"]], self.config.l_max, lambda: [prepare_filter(state["filters"])])
+        return (state["filters"],) * 2 if frozen is None else (frozen[0].k, frozen[0])
 
     def initial_state(self, batch: int, dtype="float32"):
-        """No inputs yet, and the filters in reverse so that a step is a plain product. Raises UnsupportedOp if bidirectional."""
+        """No inputs yet, and the filters, which later changes of the parameters do not touch. Raises UnsupportedOp if bidirectional."""
         if self.config.bidirectional:
             raise UnsupportedOp("long_conv: a bidirectional layer reads the future, it cannot run step by step; call forward "
                                 "on the whole sequence")
-        past = zeros((batch, self.config.d_input, self.config.l_max), dtype, like=self.D)
-        return {"past": past, "filters": flip(self.filters(), axis=-1).astype(dtype)}
+        wide = self.config.copies * self.config.d_input
+        return {"past": initial_cache(batch, wide, self.config.l_max, dtype, self.D), "filters": self.filters().astype(dtype),
+                "at": zeros((), "int32", like=self.D)}
 
     def _copied(self, x: EmberTensor) -> EmberTensor:
         return x if self.config.copies == 1 else concat([x] * self.config.copies, axis=1)
