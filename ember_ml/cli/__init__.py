@@ -90,6 +90,13 @@ def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name 
                         seed=seed, **chosen), out, backend)
 
 
+@app.command("report")
+def _report(run: Run, out: Annotated[Optional[Path], typer.Option(help="The page; default experts.html in the run.")] = None):
+    """Draw what a run's experts did: load over time, who works on what, who works together."""
+    from ember_ml.cli import report
+    typer.echo(report.run(run, out))
+
+
 @app.command("doctor")
 def _doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
            json: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file.")] = None):

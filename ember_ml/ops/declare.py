@@ -108,9 +108,10 @@ class Op:
 
         def run(*raw, **kw):
             where = [i for i, a in enumerate(raw) if isinstance(a, backend.array_types)]
+            rest = [None if isinstance(a, backend.array_types) else a for a in raw]   # the rule lives on, and must not hold arrays
 
             def fill(natives):
-                full = list(raw)
+                full = list(rest)
                 for i, a in zip(where, natives):
                     full[i] = a
                 return full
@@ -119,7 +120,7 @@ class Op:
                 return native(*fill(natives), **kw) if native is not None else composite(op, backend, fill(natives), kw)
 
             def rule(cotangents, outputs, natives, needs):
-                wanted = [False] * len(raw)
+                wanted = [False] * len(rest)
                 for i, need in zip(where, needs):
                     wanted[i] = need
                 grads = op.native_rule(backend, fill(natives), kw, cotangents, outputs, wanted)

@@ -9,15 +9,22 @@ from contextlib import nullcontext
 from ember_ml import autodiff, data, nn
 from ember_ml.backend import using
 from ember_ml.nn.models.base import Model
+from ember_ml.nn.moe import token_classes
 from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.trainer import Trainer
 from ember_ml.ops import random, tensor
 
 
+#: largest vocabulary whose tokens are classes that experts are counted by
+_CLASSES = 64
+
+
 def next_token_loss(model: Model, inputs, targets):
-    """Mean cross-entropy in nats of the next token: inputs and targets (B, L)."""
-    return nn.losses.cross_entropy(model(inputs)[0], targets)
+    """Mean cross-entropy in nats of the next token: inputs and targets (B, L). Experts are counted by the token they work on."""
+    vocabulary = getattr(model.config, "vocab_size", 0) or 0
+    with token_classes(inputs, vocabulary) if 0 < vocabulary <= _CLASSES else nullcontext():
+        return nn.losses.cross_entropy(model(inputs)[0], targets)
 
 
 def evaluate_bits(model: Model, windows: Iterable, compiled: Callable | None = None) -> float:
