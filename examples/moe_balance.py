@@ -1,6 +1,6 @@
 """What balancing does to a mixture of experts: the load evens out, and the task's loss does not suffer.
 
-Tokens of eight kinds, of very different frequency, each with a linear map of its own; eight experts, one per token. The same training
+Tokens of eight kinds, some twice as frequent as others, each with a linear map of its own; eight experts, two per token. The same training
 without balancing, with the Switch loss, and with the selection bias that needs no loss.
 """
 
@@ -10,7 +10,7 @@ import ember_ml as em
 from ember_ml import nn
 from ember_ml.nn.optimizers import Adam, AdamConfig
 
-KINDS, WIDTH, TOKENS, STEPS = 8, 12, 256, 300
+KINDS, WIDTH, TOKENS, STEPS = 8, 12, 256, 400
 RNG = np.random.default_rng(0)
 CENTRES, MAPS = 2.0 * RNG.normal(size=(KINDS, WIDTH)), RNG.normal(size=(KINDS, WIDTH, WIDTH)) / WIDTH ** 0.5
 SHARE = 0.9 ** np.arange(KINDS)
@@ -26,7 +26,7 @@ def batch(step: int):
 
 def train(**router):
     """(task loss, coefficient of variation of the load, dead experts) over the last 50 updates."""
-    layer = nn.SparseMoE(WIDTH, KINDS, "mlp", 1, expert_config={"d_inner": 16}, router_config=router, key=em.random.key(0))
+    layer = nn.SparseMoE(WIDTH, KINDS, "mlp", 2, expert_config={"d_inner": 8}, router_config=router, key=em.random.key(0))
     optimizer = Adam(AdamConfig(3e-3))
     params, buffers = layer.parameters(), layer.buffers()
     state, rows = optimizer.init(params), []
