@@ -10,6 +10,7 @@ CASES  ?= tests/golden/data
 
 BIN    := .venv/bin
 STAMP  := .venv/.installed
+PEERS  := .venv/.peers
 EXTRAS := train,dna,torch,mlx,dev
 ifeq ($(shell uname -sm),Darwin x86_64)
 EXTRAS := train,dna,dev# neither torch nor mlx is built for Intel Macs: NumPy alone
@@ -21,7 +22,7 @@ help:
 	@echo "make demo              train a small HyenaDNA on a bacterial chromosome, sample from it, compare the engines"
 	@echo "make test              the tests; needs nothing but pip"
 	@echo "make test-slow         tests that take long or need more than pip brings: nvcc (Debian: nvidia-cuda-toolkit)"
-	@echo "make bench             side by side with the engines' own code; writes benchmarks/results/"
+	@echo "make bench             side by side with the engines' own code and other projects (installs them); writes benchmarks/results/"
 	@echo "make golden CASES=DIR  every reference case below DIR, on every engine (default: $(CASES))"
 	@echo "make docs              a page a layer, docs/layers/, from the docstrings"
 	@echo "make dist              wheel and sdist, in dist/"
@@ -38,7 +39,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-bench: $(STAMP)
+bench: $(PEERS)
 	$(BIN)/python -m benchmarks
 
 golden: $(STAMP)
@@ -66,4 +67,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "ember: installing ember-ml[$(EXTRAS)] with pip into .venv (the first time takes minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { \
 		echo "ember: the installation failed; see pip's message above. To start afresh: rm -rf .venv"; exit 1; }
+	@touch $@
+
+$(PEERS): $(STAMP)
+	@echo "ember: installing what benchmarks compare with into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS),peers]" || { \
+		echo "ember: the installation of the peers failed; see pip's message above"; exit 1; }
 	@touch $@

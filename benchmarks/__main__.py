@@ -1,6 +1,6 @@
 """`make bench`: every benchmark of this folder, one after the other; each prints its table and writes its results."""
 
-from benchmarks import demo_throughput, op_overhead, step_overhead
+from benchmarks import demo_throughput, mamba, matrix_state, op_overhead, recurrence_memory, recurrent, step_overhead
 
-for benchmark in (op_overhead, step_overhead, demo_throughput):
+for benchmark in (op_overhead, step_overhead, demo_throughput, recurrent, mamba, matrix_state, recurrence_memory):
     benchmark.main()
