@@ -20,6 +20,7 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 import ember_ml as em
 from ember_ml import ops
+from ember_ml.ops.recurrence import cells, gated_scan
 
 ENGINES = ("numpy", "torch:cpu", "mlx")
 
@@ -45,7 +46,71 @@ def wkv(B, L, D):
     return [normal(0, B, L, D), normal(1, B, L, D), decay(2, D), normal(3, D)], lambda *args: ops.wkv(*args)[0]
 
 
-CASES = {"linear_scan": linear_scan, "selective_scan": selective_scan, "wkv": wkv}
+def heads(i, B, L, D, H=4):
+    return normal(i, B, L, H, D // H) * (D // H) ** -0.5
+
+
+def log_decay(i, *shape):
+    return ops.log(decay(i, *shape))
+
+
+def linear_attention(B, L, D):
+    return [heads(i, B, L, D) for i in range(3)], lambda *args: ops.linear_attention(*args)[0]
+
+
+def per_head(B, L, D):
+    return [*(heads(i, B, L, D) for i in range(3)), log_decay(3, B, L, 4, 1)], lambda *args: ops.linear_attention(*args)[0]
+
+
+def per_channel(B, L, D):
+    return [*(heads(i, B, L, D) for i in range(3)), log_decay(3, B, L, 4, D // 4)], lambda *args: ops.linear_attention(*args)[0]
+
+
+def gated_delta_rule(B, L, D):
+    inputs = [*(heads(i, B, L, D) for i in range(3)), decay(3, B, L, 4), log_decay(4, B, L, 4)]
+    return inputs, lambda *args: ops.gated_delta_rule(*args)[0]
+
+
+def delta_rule(B, L, D):
+    inputs = [*(heads(i, B, L, D) for i in range(4)), -heads(3, B, L, D), log_decay(4, B, L, 4, D // 4)]
+    return inputs, lambda *args: ops.delta_rule(*args)[0]
+
+
+def mlstm(B, L, D):
+    return [*(heads(i, B, L, D) for i in range(3)), normal(3, B, L, 4), normal(4, B, L, 4) + 3.0], lambda *args: ops.mlstm(*args)[0]
+
+
+def recurrent(fn, gates):
+    """A layer with its input's product, weights as torch lays them."""
+    def case(B, L, D):
+        inputs = [normal(0, B, L, D), normal(1, gates * D, D) * D ** -0.5, normal(2, gates * D, D) * D ** -0.5, normal(3, gates * D)]
+        return inputs, lambda *args: fn(*args)[0]
+    return case
+
+
+def slstm(B, L, D, H=4):
+    """The scan alone: its input is what the input brings to the four gates."""
+    R = normal(1, H, D // H, 4 * D // H) * (D // H) ** -0.5
+    return [normal(0, B, L, 4 * D), R], lambda x, R: gated_scan(cells.SLSTM, x, R)[0]
+
+
+def cfc(B, L, D):
+    inputs = [normal(0, B, L, D), normal(1, D, 2 * D) * D ** -0.5, normal(2, D), normal(3, 4 * D, D) * D ** -0.5, normal(4, 4 * D)]
+    return inputs, lambda x, w, b, heads, offset: ops.cfc(x, [(w, b)], (heads, offset))[0]
+
+
+def ltc(B, L, D):
+    """D / 8 neurons: each step forms a number for every pair of them, six times."""
+    n = D // 8
+    synapses = [decay(i, m, n) for m in (n, n) for i in range(4)]
+    inputs = [normal(0, B, L, n), *synapses, *(decay(i, n) for i in range(4, 7))]
+    return inputs, lambda x, *w: ops.ltc(x, w[:4], w[4:8], *w[8:])[0]
+
+
+CASES = {"linear_scan": linear_scan, "selective_scan": selective_scan, "wkv": wkv, "linear_attention": linear_attention,
+         "linear_attention, decay per head": per_head, "linear_attention, decay per channel": per_channel,
+         "gated_delta_rule": gated_delta_rule, "delta_rule, decay per channel": delta_rule, "mlstm": mlstm,
+         "rnn": recurrent(ops.rnn, 1), "lstm": recurrent(ops.lstm, 4), "gru": recurrent(ops.gru, 3), "slstm": slstm, "cfc": cfc, "ltc": ltc}
 
 
 def measure(name: str, engine: str, batch: int, length: int, width: int) -> dict[str, float]:
@@ -89,13 +154,13 @@ def _bytes(x) -> int:
 
 
 def alone(*args) -> dict[str, float]:
-    """`measure` in a fresh process."""
+    """`measure` in a fresh process, on one thread: times of threads that wait for each other would say nothing about the slope."""
     out = subprocess.run([sys.executable, "-m", "benchmarks.recurrence_memory", "--one", json.dumps(args)], check=True,
-                         stdout=subprocess.PIPE, text=True)
+                         stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     return json.loads(out.stdout.splitlines()[-1])
 
 
-def main(names):
+def main(names=()):
     from benchmarks.timing import save
     rows = []
     for name in names or CASES:
@@ -106,6 +171,7 @@ def main(names):
                          "peak / io": big["peak"] / big["io"], "seconds": big["seconds"],
                          "time(65536) / time(4096)": long["seconds"] / short["seconds"],
                          "peak(65536) / peak(4096)": long["peak"] / short["peak"]})
+            sys.stderr.write(f"{rows[-1]}\n")
     save("recurrence_memory", rows)
 
 

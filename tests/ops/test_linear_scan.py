@@ -9,7 +9,7 @@ from ember_ml.ops.declare import REGISTRY
 from ember_ml.ops.recurrence import linear_scan
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, near  # noqa: E402
 
 RNG = np.random.default_rng(3)
 
@@ -88,6 +88,11 @@ def test_half_precision_keeps_its_state_in_float32(backend, dtype, eps):
     ga, gb = em.grad(lambda a, b: linear_scan(a, b)[1].sum(), (0, 1))(b.ones_like(), b)
     assert str(ga.dtype) == dtype and (gb.astype("float32").numpy() == 1.0).all()
     np.testing.assert_allclose(ga.astype("float32").numpy()[0, 1:, 0], np.arange(1, 4000) * 2.0 ** -13, rtol=2 * eps)
+
+
+@pytest.mark.parametrize("length", [1, 7, 18])
+def test_gradients_are_slopes(length):
+    check_slopes(linear_scan, case(length))
 
 
 def test_two_pieces_are_one(backend):

@@ -8,7 +8,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.recurrence import Memory, cfc, ltc
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, near  # noqa: E402
 
 RNG = np.random.default_rng(29)
 SYNAPSES = ("sigma", "mu", "w", "erev")
@@ -151,6 +151,11 @@ def test_where_no_time_passes_a_neuron_stays(backend):
     arrays = {n: em.tensor(a.astype("float32")) for n, a in ltc_case(1, times=1).items()}
     y, last = ours_ltc(**arrays | {"elapsed": arrays["elapsed"] * 0.0})
     near(last, arrays["v"].numpy(), 1e-6, "v")
+
+
+def test_gradients_are_slopes():
+    check_slopes(ours_ltc, ltc_case(5, times=1))
+    check_slopes(ours_cfc("default", 1, chunk=3), cfc_case(7, "default", 1))
 
 
 def test_half_precision_keeps_its_state_in_float32(backend):

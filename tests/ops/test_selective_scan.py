@@ -8,7 +8,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.recurrence import over_chunks, selective_scan
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, near  # noqa: E402
 
 RNG = np.random.default_rng(5)
 
@@ -38,6 +38,11 @@ def test_without_skip_and_initial_state(backend):
     arrays = case(9)
     del arrays["D"], arrays["initial"]
     check(backend, lambda **kw: selective_scan(**kw, chunk=4), loop, arrays)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, None])
+def test_gradients_are_slopes(chunk):
+    check_slopes(lambda **kw: selective_scan(**kw, chunk=chunk), case(11))
 
 
 def test_extreme_steps(backend):

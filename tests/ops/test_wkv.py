@@ -8,7 +8,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.recurrence import wkv
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is torch's autograd")
-from tests.ops.oracle import check, near  # noqa: E402
+from tests.ops.oracle import check, check_slopes, near  # noqa: E402
 
 RNG = np.random.default_rng(11)
 
@@ -53,6 +53,12 @@ def test_extreme_decays_and_large_keys(backend, decay):
     arrays["w"][:] = decay
     arrays["k"] *= 60.0 / np.abs(arrays["k"]).max()
     check(backend, lambda **kw: wkv(**kw, chunk=7)[:1], loop, arrays, slack=10.0)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_gradients_are_slopes(chunk):
+    """The running maximum is a constant to the gradient: that may not show."""
+    check_slopes(lambda **kw: wkv(**kw, chunk=chunk)[:1], case(11))
 
 
 def test_the_state_continues(backend):

@@ -1,0 +1,114 @@
+"""LSTM and GRU layers, forward and backward: Ember against mlx.nn.LSTM on MLX and against torch's own modules on torch.
+
+The same weights and inputs on both sides; loss and gradients are compared before the clock starts. Targets: a fifth of
+mlx.nn.LSTM's time at L = 2048; at most 1.1 of torch's.
+
+    python -m benchmarks.recurrent
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+import mlx.core as mx
+import mlx.nn as mlx_nn
+import torch
+
+import ember_ml as em
+from benchmarks.timing import compare, save
+from ember_ml.nn.layers import GRU, LSTM
+
+
+def ember_side(layer, x, compiled=False):
+    """A function that returns the loss and the gradient of x, after all gradients are computed."""
+    params = layer.parameters()
+    runtime = x.backend.runtime
+
+    def loss(params, x):
+        with layer.using(params):
+            return (layer(x)[0] ** 2).mean()
+
+    gradient = em.value_and_grad(loss, (0, 1))
+    gradient = em.compile(gradient) if compiled else gradient
+
+    def run():
+        value, (by_param, by_x) = gradient(params, x)
+        runtime.synchronize([g.data for g in (value, by_x, *by_param.values())])
+        return value.item(), by_x.data
+    return run
+
+
+def on_mlx(batch: int, length: int, width: int, compiled: bool):
+    with em.using("mlx"):
+        ours = LSTM(LSTM.Config(width), key=em.random.key(0))
+        x = em.random.normal(em.random.key(1), (batch, length, width))
+    theirs = mlx_nn.LSTM(width, width)
+    theirs.update({"Wx": ours.weight_ih.data, "Wh": ours.weight_hh.data, "bias": ours.bias.data})
+
+    def loss(weights, x):
+        theirs.update(weights)
+        return (theirs(x)[0] ** 2).mean()
+
+    def run():
+        value, (by_param, by_x) = mx.value_and_grad(loss, (0, 1))(theirs.trainable_parameters(), x.data)
+        mx.eval(value, by_param, by_x)
+        return value.item(), by_x
+
+    first, second = ember_side(ours, x, compiled), run
+    (a, ga), (b, gb) = first(), second()
+    assert abs(a - b) < 1e-5 * abs(b) and mx.abs(ga - gb).max() < 1e-4 * mx.abs(gb).max(), "the two sides differ"
+    return first, second
+
+
+def on_torch(kind, module, batch: int, length: int, width: int):
+    with em.using("torch:cpu"):
+        ours = kind(kind.Config(width), key=em.random.key(0))
+        x = em.random.normal(em.random.key(1), (batch, length, width))
+    theirs = module(width, width, batch_first=True)
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(ours.weight_ih.data)
+        theirs.weight_hh_l0.copy_(ours.weight_hh.data)
+        theirs.bias_ih_l0.copy_(ours.bias.data)
+        theirs.bias_hh_l0.zero_()
+        if kind is GRU:
+            theirs.bias_hh_l0[-width:] = ours.bias_inner.data
+
+    def run():
+        leaf = x.data.detach().requires_grad_()
+        value = (theirs(leaf)[0] ** 2).mean()
+        by_x, *_ = torch.autograd.grad(value, [leaf, *theirs.parameters()])
+        return value.item(), by_x
+
+    first, second = ember_side(ours, x), run
+    (a, ga), (b, gb) = first(), second()
+    assert abs(a - b) < 1e-5 * abs(b) and (ga - gb).abs().max() < 1e-4 * gb.abs().max(), "the two sides differ"
+    return first, second
+
+
+def _timed(run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main():
+    rows = []
+    for batch, length, width, rounds in ((4, 512, 64, 5), (1, 2048, 64, 5), (4, 2048, 64, 3), (4, 2048, 128, 1)):
+        ours, theirs = on_mlx(batch, length, width, False)
+        compiled, _ = on_mlx(batch, length, width, True)
+        row = compare(ours, theirs, rounds=rounds, warmup=0)
+        seconds = sorted(_timed(compiled) for _ in range(3))[1]
+        rows.append({"case": f"mlx.nn.LSTM, batch {batch}, L = {length}, width {width}", **row, "target": 0.2,
+                     "Ember compiled_s": seconds, "its ratio": seconds / row["peer_s"]})
+    for kind, module in ((LSTM, torch.nn.LSTM), (GRU, torch.nn.GRU)):
+        for batch, length, width in ((4, 512, 128), (4, 2048, 64), (16, 256, 256)):
+            rows.append({"case": f"torch.nn.{module.__name__}, batch {batch}, L = {length}, width {width}",
+                         **compare(*on_torch(kind, module, batch, length, width), rounds=15), "target": 1.1})
+    save("recurrent", rows)
+
+
+if __name__ == "__main__":
+    main()
