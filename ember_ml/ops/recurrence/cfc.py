@@ -19,6 +19,7 @@ from ember_ml.ops.activation import gelu, relu, sigmoid, silu
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import abs, exp, tanh
 from ember_ml.ops.linear import linear
+from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.layered_scan import Stage, layered_scan
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.recurrence.mixed_memory import MEMORY, Memory
@@ -79,7 +80,8 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
     """
     if mode not in MODES or activation not in ACTIVATIONS:
         raise ValueError(f"cfc: expected mode among {MODES} and activation among {tuple(ACTIVATIONS)}, got {mode!r} and {activation!r}")
-    if x.ndim != 3 or x.shape[1] == 0:
+    check_tensors("cfc", chunk=chunk, x=x, h=h, elapsed=elapsed)
+    if x.ndim != 3:
         raise ShapeError(f"cfc: expected x of shape (batch, length >= 1, inputs), got {x.shape}")
     batch, length, inputs = x.shape
     n = heads[0].shape[0] // (1 if mode == "pure" else 4)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 from ember_ml.autodiff import tape
+from ember_ml.errors import ShapeError
 from ember_ml.ops.declare import op
 from ember_ml.ops.shape import concat, cut, split, squeeze, stack
 from ember_ml.tensor import EmberTensor
@@ -140,7 +141,13 @@ def over_chunks(fn: Callable, carry: Sequence[EmberTensor], xs: Sequence[EmberTe
         chunk: steps of a chunk; the last one may be shorter.
 
     Returns: (carry, ys), ys with time on axis 1.
+
+    Raises ShapeError for inputs of different lengths, of no steps, or chunks of none.
     """
+    lengths = {x.shape[1] for x in xs}
+    if len(lengths) != 1 or 0 in lengths or chunk < 1:
+        raise ShapeError(f"over_chunks: expected inputs of one length of at least 1, and a chunk of at least 1 step; got inputs of shapes "
+                         f"{[x.shape for x in xs]} and chunk {chunk}")
     out = chunked_scan(*carry, *xs, *weights, fn=fn, counts=(len(carry), len(xs)), chunk=chunk)
     borders = len(carry) * (-(-xs[0].shape[1] // chunk) - 1)
     return out[:len(carry)], out[len(carry):len(out) - borders]

@@ -19,6 +19,7 @@ from ember_ml.ops.creation import arange, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import exp, where
 from ember_ml.ops.linear import matmul
+from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_attention import by_group, check, from_chunks, per_step, sizes, to_chunks
 from ember_ml.ops.recurrence.linear_scan import state_dtype
@@ -141,6 +142,7 @@ def delta_rule(q: EmberTensor, k: EmberTensor, v: EmberTensor, a: EmberTensor, b
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
+    check_tensors("delta_rule", chunk=chunk, v=v, q=q, k=k, a=a, b=b, decay=decay, initial=initial)
     check("delta_rule", q, k, v, initial, v.shape[-1])
     for name, t in (("a", a), ("b", b)):
         if t.shape != k.shape:
@@ -164,6 +166,7 @@ def gated_delta_rule(q: EmberTensor, k: EmberTensor, v: EmberTensor, beta: Ember
 
     Returns: as `delta_rule`. Raises ShapeError. Source: Yang et al. 2024, Gated Delta Networks, eq. 10.
     """
+    check_tensors("gated_delta_rule", chunk=chunk, v=v, q=q, k=k, beta=beta, decay=decay, initial=initial)
     check("gated_delta_rule", q, k, v, initial, v.shape[-1])
     for name, t in (("beta", beta), ("decay", decay)):
         if t is not None and t.shape != v.shape[:3]:

@@ -18,6 +18,7 @@ from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import addmm, matmul
 from ember_ml.ops.recurrence.cells import GatedCell
+from ember_ml.ops.recurrence.checks import check_state, check_tensors
 from ember_ml.ops.recurrence.chunks import Joined, after, fused
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, stack, swap_axes
@@ -199,17 +200,16 @@ def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple |
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
+    check_tensors(cell.name, chunk=chunk, x=x, R=R)
     if R.ndim != 3 or R.shape[2] != cell.recurrent * R.shape[1]:
         raise ShapeError(f"{cell.name}: expected R of shape (heads, head_dim, {cell.recurrent} head_dim), got {R.shape}")
     width = R.shape[0] * R.shape[1]
-    if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != cell.gates * width:
+    if x.ndim != 3 or x.shape[2] != cell.gates * width:
         raise ShapeError(f"{cell.name}: expected x of shape (batch, length >= 1, {cell.gates} x {width}), got {x.shape}")
     batch = x.shape[0]
     kind = state_dtype(x.dtype)
+    check_state(cell.name, initial, ((batch, width),) * cell.states)
     if initial is None:
         initial = [zeros((batch, width), kind, like=x)] * cell.states
-    if len(initial) != cell.states or any(s.shape != (batch, width) for s in initial):
-        raise ShapeError(f"{cell.name}: expected an initial state of {cell.states} parts {(batch, width)}, got "
-                         f"{[s.shape for s in initial]}")
     out = gated_scan_rows(x.astype(kind), R.astype(kind), *[s.astype(kind) for s in initial], cell=cell, chunk=chunk)
     return out[0].astype(x.dtype), out[cell.states:]

@@ -19,6 +19,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import exp, where
 from ember_ml.ops.linear import matmul
+from ember_ml.ops.recurrence.checks import check_reset, check_tensors
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.recurrence.pairs import earlier, from_here, later, pairs, to_here
@@ -88,8 +89,7 @@ def per_step(name: str, decay: EmberTensor | None, k: EmberTensor, heads: int, k
              reset: EmberTensor | None) -> EmberTensor | None:
     """The log decay as (B, L, H, 1 or dk), -inf at resets. Raises ShapeError for another form."""
     batch, length, _, width = k.shape
-    if reset is not None and reset.shape != (batch, length):
-        raise ShapeError(f"{name}: expected reset of shape (batch, length) = {(batch, length)}, got {reset.shape}")
+    check_reset(name, reset, (batch, length))
     if decay is None and reset is None:
         return None
     if decay is None:
@@ -105,7 +105,7 @@ def per_step(name: str, decay: EmberTensor | None, k: EmberTensor, heads: int, k
 
 def check(name: str, q: EmberTensor, k: EmberTensor, v: EmberTensor, initial: EmberTensor | None, dv: int):
     """Raises ShapeError naming what does not fit."""
-    if v.ndim != 4 or v.shape[1] == 0:
+    if v.ndim != 4:
         raise ShapeError(f"{name}: expected v of shape (batch, length >= 1, heads, value channels), got {v.shape}")
     batch, length, heads, _ = v.shape
     if k.ndim != 4 or k.shape[:2] != (batch, length) or heads % k.shape[2]:
@@ -146,6 +146,7 @@ def linear_attention(q: EmberTensor, k: EmberTensor, v: EmberTensor, decay: Embe
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
     wide = 0 if normalize is None else 1
+    check_tensors("linear_attention", chunk=chunk, v=v, q=q, k=k, decay=decay, initial=initial)
     check("linear_attention", q, k, v, initial, v.shape[-1] + wide)
     batch, length, heads, dv = v.shape
     kind, dk = state_dtype(v.dtype), k.shape[-1]

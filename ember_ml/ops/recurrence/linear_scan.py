@@ -21,6 +21,7 @@ from ember_ml.kernels import LINEAR_SCAN, LINEAR_SCAN_GRAD
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import conj, exp, where
+from ember_ml.ops.recurrence.checks import check_reset, check_tensors
 from ember_ml.ops.shape import broadcast_to, concat, cut, expand_dims, flip, pad, reshape, split
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
@@ -100,15 +101,15 @@ def linear_scan(a: EmberTensor, b: EmberTensor, initial: EmberTensor | None = No
         (h, final): h (B, L, ...) in the common dtype of a and b; final (B, ...), the last state, float32 where h is half precision.
         The state itself is float32 (or wider) in between.
 
-    Raises ShapeError for shapes that do not fit.
+    Raises ShapeError for shapes that do not fit, UnsupportedDtype for integers.
     """
-    if b.ndim < 2 or b.shape[1] == 0:
+    check_tensors("linear_scan", complex_too=True, b=b, a=a, initial=initial)
+    if b.ndim < 2:
         raise ShapeError(f"linear_scan: expected b of shape (batch, length >= 1, ...), got {b.shape}")
     want = b.shape[:1] + b.shape[2:]
     if initial is not None and initial.shape != want:
         raise ShapeError(f"linear_scan: expected initial of shape {want}, got {initial.shape}")
-    if reset is not None and reset.shape != b.shape[:2]:
-        raise ShapeError(f"linear_scan: expected reset of shape (batch, length) = {b.shape[:2]}, got {reset.shape}")
+    check_reset("linear_scan", reset, b.shape[:2])
     if a.ndim > b.ndim or any(n not in (1, m) for n, m in zip(a.shape[::-1], b.shape[::-1])):
         raise ShapeError(f"linear_scan: expected a of shape {b.shape}, or one that broadcasts to it, got {a.shape}")
     common = dt.promote(a.dtype, b.dtype)

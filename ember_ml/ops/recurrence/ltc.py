@@ -24,6 +24,7 @@ from ember_ml.ops.activation import sigmoid
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import matmul
+from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.chunks import after, over_chunks, over_steps
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.recurrence.mixed_memory import Memory, with_memory
@@ -199,7 +200,8 @@ def ltc(x: EmberTensor, sensory: Synapses, synapses: Synapses, c: EmberTensor, g
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
-    if x.ndim != 3 or x.shape[1] == 0:
+    check_tensors("ltc", x=x, c=c, gleak=gleak, vleak=vleak, v=v, elapsed=elapsed)
+    if x.ndim != 3:
         raise ShapeError(f"ltc: expected x of shape (batch, length >= 1, inputs), got {x.shape}")
     (batch, length, inputs), n = x.shape, c.shape[-1]
     parts = ("sigma", "mu", "w", "erev")

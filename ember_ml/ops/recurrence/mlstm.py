@@ -19,6 +19,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.activation import softplus
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import abs, exp, maximum
+from ember_ml.ops.recurrence.checks import check_state, check_tensors
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.cumulative import cummax, cumsum
 from ember_ml.ops.recurrence.linear_attention import attend, check, sizes
@@ -58,14 +59,17 @@ def mlstm(q: EmberTensor, k: EmberTensor, v: EmberTensor, i: EmberTensor, f: Emb
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
-    memory, m = initial if initial is not None else (None, None)
-    check("mlstm", q, k, v, memory, v.shape[-1] + 1)
-    batch, length, heads, dv = v.shape
-    for name, t, want in (("i", i, v.shape[:3]), ("f", f, v.shape[:3]), ("initial m", m, (batch, heads))):
-        if t is not None and t.shape != want:
-            raise ShapeError(f"mlstm: expected {name} of shape {want}, got {t.shape}")
-    kind, dk = state_dtype(v.dtype), k.shape[-1]
-    if initial is None:
+    check_tensors("mlstm", chunk=chunk, v=v, q=q, k=k, i=i, f=f)
+    check("mlstm", q, k, v, None, v.shape[-1] + 1)
+    (batch, length, heads, dv), dk = v.shape, k.shape[-1]
+    for name, t in (("i", i), ("f", f)):
+        if t.shape != v.shape[:3]:
+            raise ShapeError(f"mlstm: expected {name} of shape {v.shape[:3]}, got {t.shape}")
+    check_state("mlstm", initial, ((batch, heads, dk, dv + 1), (batch, heads)))
+    kind = state_dtype(v.dtype)
+    if initial is not None:
+        memory, m = initial
+    else:
         memory, m = zeros((batch, heads, dk, dv + 1), kind, like=v), zeros((batch, heads), kind, like=v)
     steps, segment = sizes(chunk, length, batch, heads, max(dk, dv))
     state, (h,) = over_chunks(partial(_segment, steps=steps, eps=eps), (memory.astype(kind), m.astype(kind)),

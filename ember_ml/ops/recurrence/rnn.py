@@ -10,6 +10,7 @@ from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import linear
 from ember_ml.ops.recurrence.cells import GRU, LSTM, RNN_RELU, RNN_TANH
+from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.gated_scan import gated_scan
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.shape import broadcast_to, concat, expand_dims, split, swap_axes
@@ -47,10 +48,11 @@ def gru_rows(x, weight_ih, weight_hh, bias, bias_inner, h):
 
 def _checked(name, gates, x, weight_ih, weight_hh, biases, initial):
     """The initial state's parts. Raises ShapeError naming what does not fit."""
+    check_tensors(name, x=x, weight_ih=weight_ih, weight_hh=weight_hh)
     if weight_hh.ndim != 2 or weight_hh.shape[0] != gates * weight_hh.shape[1]:
         raise ShapeError(f"{name}: expected weight_hh of shape ({gates} hidden, hidden), got {weight_hh.shape}")
     width = weight_hh.shape[1]
-    if x.ndim != 3 or x.shape[1] == 0:
+    if x.ndim != 3:
         raise ShapeError(f"{name}: expected x of shape (batch, length >= 1, channels), got {x.shape}")
     batch = x.shape[0]
     wanted = [("weight_ih", weight_ih, (gates * width, x.shape[2])), *biases(width)]

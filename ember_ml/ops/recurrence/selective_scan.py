@@ -15,6 +15,7 @@ import math
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import exp2
+from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
 from ember_ml.ops.reduce import sum as total
@@ -57,7 +58,8 @@ def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTens
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
-    if x.ndim != 3 or x.shape[1] == 0 or A.ndim != 2:
+    check_tensors("selective_scan", chunk=chunk, x=x, dt=dt, A=A, B=B, C=C, D=D, initial=initial)
+    if x.ndim != 3 or A.ndim != 2:
         raise ShapeError("selective_scan: expected x (batch, length >= 1, channels) and A (channels, state), got "
                          f"{x.shape} and {A.shape}")
     batch, length, channels = x.shape

@@ -15,6 +15,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import arange, full, zeros
 from ember_ml.ops.recurrence.cumulative import cummax
 from ember_ml.ops.elementwise import exp, maximum
+from ember_ml.ops.recurrence.checks import check_state, check_tensors
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
 from ember_ml.ops.shape import concat, cut, expand_dims
@@ -57,13 +58,14 @@ def wkv(k: EmberTensor, v: EmberTensor, w: EmberTensor, u: EmberTensor, initial:
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
-    if k.ndim != 3 or k.shape[1] == 0:
+    check_tensors("wkv", chunk=chunk, k=k, v=v, w=w, u=u)
+    if k.ndim != 3:
         raise ShapeError(f"wkv: expected k of shape (batch, length >= 1, channels), got {k.shape}")
     rest = (k.shape[0], k.shape[2])
-    for name, t, shape in (("v", v, k.shape), ("w", w, rest[1:]), ("u", u, rest[1:]),
-                           *((f"initial[{i}]", s, rest) for i, s in enumerate(initial or ()))):
+    for name, t, shape in (("v", v, k.shape), ("w", w, rest[1:]), ("u", u, rest[1:])):
         if t.shape != shape:
             raise ShapeError(f"wkv: expected {name} of shape {shape}, got {t.shape}")
+    check_state("wkv", initial, (rest,) * 3)
     kind = state_dtype(k.dtype)
     if initial is None:
         initial = (zeros(rest, kind, like=k), zeros(rest, kind, like=k), full(rest, NOTHING, kind, like=k))
