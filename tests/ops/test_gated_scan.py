@@ -208,7 +208,7 @@ def test_memory_grows_by_the_states_alone():
 
 @pytest.mark.parametrize("change, says", [
     (dict(x=(2, 5, 15)), "x of shape"), (dict(x=(2, 0, 16)), "x of shape"), (dict(R=(4, 16)), "R of shape"), (dict(R=(1, 4, 12)), "R of shape"),
-    (dict(s1=(2, 3)), "initial state of 2 parts")])
+    (dict(s1=(2, 3)), "initial to be the state")])
 def test_misuse_is_told(change, says):
     with em.using("numpy"):
         arrays = {n: em.tensor(a) for n, a in case("lstm", 5).items()}

@@ -21,6 +21,7 @@ from ember_ml.ops.recurrence.cells import GatedCell
 from ember_ml.ops.recurrence.checks import check_state, check_tensors
 from ember_ml.ops.recurrence.chunks import Joined, after, fused
 from ember_ml.ops.recurrence.linear_scan import state_dtype
+from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 
@@ -147,11 +148,23 @@ def _back_in_time(x, batch):
     return permute_dims(reshape(x, (-1, batch, x.shape[1])), (1, 0, 2))
 
 
-def _rule(g, out, x, R, *state, cell, chunk):
+def _brought(x, weight, bias):
+    """What rows of x bring to the gates: weight x + bias, or x itself without a weight."""
+    if weight is None:
+        return x
+    product = swap_axes(weight)
+    return matmul(x, product) if bias is None else addmm(bias, x, product)
+
+
+def _add(total_, more):
+    return more if total_ is None else total_ + more
+
+
+def _rule(g, out, x, weight, bias, R, *state, cell, chunk):
     S, (batch, length, _), walk = cell.states, x.shape, fused(_walk_back, x.backend, cell)
     histories = out[:S]                                  # each part of the state after every step
-    given, ds, dR = g[:S], g[S:], None
-    dx, done = Joined(length, any(t.node is not None for t in (*g, x, R, *state))), []
+    given, ds, dR, d_weight, d_bias, done = g[:S], g[S:], None, None, None, []
+    dx = Joined(length, any(t is not None and t.node is not None for t in (*g, x, weight, bias, R, *state)))
     for start in reversed(range(0, length, chunk)):
         stop = min(start + chunk, length)
         piece = _rows(x, start, stop)
@@ -159,15 +172,19 @@ def _rule(g, out, x, R, *state, cell, chunk):
             piece, = after([piece], done)
         before = [_rows(part, start - 1, stop - 1) if start else concat([first, _rows(part, 0, stop - 1)], axis=0)
                   for first, part in zip(state, histories)]
-        dz, more, *ds = walk(piece, R, *before, *(_rows(d, start, stop) for d in given), *ds)
-        dR = more if dR is None else dR + more
+        dz, more, *ds = walk(_brought(piece, weight, bias), R, *before, *(_rows(d, start, stop) for d in given), *ds)
+        dR = _add(dR, more)
+        if weight is not None:
+            d_weight = _add(d_weight, matmul(swap_axes(dz), piece))
+            d_bias = None if bias is None else _add(d_bias, total(dz, axis=0))
+            dz = matmul(dz, weight)
         dx.put(start, _back_in_time(dz, batch))
-        done = [dz, dR, *ds]
-    return [dx.get(), dR, *ds]
+        done = [t for t in (dz, dR, d_weight, d_bias, *ds) if t is not None]
+    return [dx.get(), d_weight, d_bias, dR, *ds]
 
 
 @op(vjp=_rule, owns_gradient=True)
-def gated_scan_rows(x, R, *state, cell, chunk):
+def gated_scan_rows(x, weight, bias, R, *state, cell, chunk):
     """Native form of `gated_scan`, all in one dtype. Returns the states (B, L, D) after every step, part by part, then the last ones.
 
     The gradient reads the histories of all parts, and is differentiable in them: that is how its own gradient goes back in time.
@@ -178,15 +195,15 @@ def gated_scan_rows(x, R, *state, cell, chunk):
         piece = _rows(x, start, min(start + chunk, length))
         if start:
             piece, = after([piece], found)
-        found = walk(piece, R, *state)
+        found = walk(_brought(piece, weight, bias), R, *state)
         state = [cut(part, part.shape[0] - batch, part.shape[0], axis=0) for part in found]
         for history, part in zip(histories, found):
             history.put(start, _back_in_time(part, batch))
     return (*(history.get() for history in histories), *state)
 
 
-def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple | None = None, *,
-               chunk: int = 64) -> tuple[EmberTensor, tuple]:
+def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple | None = None, *, weight: EmberTensor | None = None,
+               bias: EmberTensor | None = None, chunk: int = 64) -> tuple[EmberTensor, tuple]:
     """(y, last state) of the recurrence above.
 
     Args:
@@ -194,22 +211,31 @@ def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple |
         x: (B, L, G D), L >= 1: what the input brings to each gate, biases included, gate after gate.
         R: (H, dh, n dh) with H dh = D: a block of its own for each of H heads, columns gate after gate.
         initial: the state's parts, (B, D) each; default zero.
+        weight: (G D, J). With it x is (B, L, J), what a layer is given, and weight x + bias what that brings to the gates: formed chunk
+            by chunk, since for all steps at once it would be G times the output. bias: (G D,), only with a weight.
         chunk: steps whose gates and derivatives the gradient holds at once.
 
     Returns: y (B, L, D) in x's dtype, and the last state in float32 or wider.
 
     Raises ShapeError naming the argument, the shape that was expected and the one that came.
     """
-    check_tensors(cell.name, chunk=chunk, x=x, R=R)
+    check_tensors(cell.name, chunk=chunk, x=x, R=R, weight=weight, bias=bias)
     if R.ndim != 3 or R.shape[2] != cell.recurrent * R.shape[1]:
         raise ShapeError(f"{cell.name}: expected R of shape (heads, head_dim, {cell.recurrent} head_dim), got {R.shape}")
     width = R.shape[0] * R.shape[1]
-    if x.ndim != 3 or x.shape[2] != cell.gates * width:
+    wide = cell.gates * width
+    if x.ndim != 3 or (weight is None and x.shape[2] != wide):
         raise ShapeError(f"{cell.name}: expected x of shape (batch, length >= 1, {cell.gates} x {width}), got {x.shape}")
+    if weight is not None and weight.shape != (wide, x.shape[2]):
+        raise ShapeError(f"{cell.name}: expected weight of shape {(wide, x.shape[2])}, got {weight.shape}")
+    if bias is not None and (weight is None or bias.shape != (wide,)):
+        raise ShapeError(f"{cell.name}: expected bias of shape {(wide,)}, beside a weight; got {bias.shape}"
+                         + (" without one" if weight is None else ""))
     batch = x.shape[0]
     kind = state_dtype(x.dtype)
     check_state(cell.name, initial, ((batch, width),) * cell.states)
     if initial is None:
         initial = [zeros((batch, width), kind, like=x)] * cell.states
-    out = gated_scan_rows(x.astype(kind), R.astype(kind), *[s.astype(kind) for s in initial], cell=cell, chunk=chunk)
+    brought = [None if t is None else t.astype(kind) for t in (weight, bias)]
+    out = gated_scan_rows(x.astype(kind), *brought, R.astype(kind), *[s.astype(kind) for s in initial], cell=cell, chunk=chunk)
     return out[0].astype(x.dtype), out[cell.states:]

@@ -1,4 +1,4 @@
-"""RNN, LSTM and GRU as whole layers: the input's product for all steps at once, then the walk over time.
+"""RNN, LSTM and GRU as whole layers: the input's product and the walk over time.
 
 torch has these itself, and its own are taken there; elsewhere they are `gated_scan`. Weights lie as torch's do.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
-from ember_ml.ops.linear import linear
 from ember_ml.ops.recurrence.cells import GRU, LSTM, RNN_RELU, RNN_TANH
 from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.gated_scan import gated_scan
 from ember_ml.ops.recurrence.linear_scan import state_dtype
-from ember_ml.ops.shape import broadcast_to, concat, expand_dims, split, swap_axes
+from ember_ml.ops.shape import concat, expand_dims, split, swap_axes
 from ember_ml.tensor import EmberTensor
 
 
@@ -24,25 +23,29 @@ def _recurrent(weight_hh):
 @op()
 def rnn_rows(x, weight_ih, weight_hh, bias, h, *, relu=False):
     """Native form of `rnn`, for checked shapes."""
-    y, (h,) = gated_scan(RNN_RELU if relu else RNN_TANH, linear(x, weight_ih, bias), _recurrent(weight_hh), (h,))
+    y, (h,) = gated_scan(RNN_RELU if relu else RNN_TANH, x, _recurrent(weight_hh), (h,), weight=weight_ih, bias=bias)
     return y, h
 
 
 @op()
 def lstm_rows(x, weight_ih, weight_hh, bias, h, c):
     """Native form of `lstm`, for checked shapes."""
-    y, (h, c) = gated_scan(LSTM, linear(x, weight_ih, bias), _recurrent(weight_hh), (h, c))
+    y, (h, c) = gated_scan(LSTM, x, _recurrent(weight_hh), (h, c), weight=weight_ih, bias=bias)
     return y, h, c
 
 
 @op()
 def gru_rows(x, weight_ih, weight_hh, bias, bias_inner, h):
     """Native form of `gru`, for checked shapes."""
-    rz_n = linear(x, weight_ih, bias)
+    # the cell's gates are r, z, R h's part of n, x's part of n: to the third x brings nothing but the bias
     width = weight_hh.shape[1]
-    rz, n = split(rz_n, (2 * width, width), axis=-1)
-    inner = n.zeros_like() if bias_inner is None else broadcast_to(bias_inner, n.shape)
-    y, (h,) = gated_scan(GRU, concat([rz, inner, n], axis=-1), _recurrent(weight_hh), (h,))
+    rz, n = split(weight_ih, (2 * width, width), axis=0)
+    if bias is not None or bias_inner is not None:
+        none = zeros((width,), weight_ih.dtype, like=x)
+        rz_bias, n_bias = (concat([none, none], axis=0), none) if bias is None else split(bias, (2 * width, width), axis=0)
+        bias = concat([rz_bias, none if bias_inner is None else bias_inner, n_bias], axis=0)
+    weight = concat([rz, n.zeros_like(), n], axis=0)
+    y, (h,) = gated_scan(GRU, x, _recurrent(weight_hh), (h,), weight=weight, bias=bias)
     return y, h
 
 
