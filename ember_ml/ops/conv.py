@@ -1,29 +1,50 @@
-"""Convolutions of few taps, computed directly; the long ones are in `fftconv`."""
+"""Convolutions of few taps; the long ones are in `fftconv`."""
 
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
+from ember_ml.ops.convolve import convolve_grad, convolve_rows
+from ember_ml.ops.creation import zeros_like
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.reduce import sum as total
-from ember_ml.ops.shape import concat, cut, expand_dims, pad, reshape, stack
+from ember_ml.ops.shape import concat, cut, expand_dims, flip, pad, reshape, stack
 from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
+
+
+#: taps beyond which one transform is cheaper than a pass over the input for each tap
+DIRECT_TAPS = 12
+
+
+def _wide(dtype):
+    return dt.float32 if dtype.bits < 32 else dtype
 
 
 def _grad(g, _y, x, weight, bias=None, *, anticausal=False):
     taps, length, gw = weight.shape[-1], x.shape[-1], []
+    d_bias = None if bias is None else total(g, axis=(0, 2))
+    if taps > DIRECT_TAPS:
+        wide, early, late = (t.astype(_wide(x.dtype)) for t in (weight, *((g, x) if anticausal else (x, g))))
+        dx, dk = convolve_grad(late, early, flip(wide, axis=-1))
+        dx = depthwise_rows(g, weight) if anticausal else dx.astype(x.dtype)
+        return dx, flip(dk, axis=-1).astype(weight.dtype), d_bias
     for j in range(taps):                                  # tap j meets inputs taps - 1 - j steps away
         away = min(taps - 1 - j, length)
         late, early = (x, g) if anticausal else (g, x)
         gw.append(total(cut(late, away, length, axis=-1) * cut(early, 0, length - away, axis=-1), axis=(0, 2)))
-    return (depthwise_rows(g, weight, anticausal=not anticausal), concat([expand_dims(w, -1) for w in gw], axis=-1),
-            None if bias is None else total(g, axis=(0, 2)))
+    return depthwise_rows(g, weight, anticausal=not anticausal), concat([expand_dims(w, -1) for w in gw], axis=-1), d_bias
 
 
 @op(rule="promote", vjp=_grad, owns_gradient=True)
 def depthwise_rows(x, weight, bias=None, *, anticausal=False):
     """Native form of `short_conv`, for checked shapes; anticausal looks forward in time: it is the adjoint."""
     taps, length, y = weight.shape[-1], x.shape[-1], None
+    if taps > DIRECT_TAPS:
+        wide, k = (t.astype(_wide(x.dtype)) for t in (x, flip(weight, axis=-1)))
+        filters = (cut(k, 0, 1, axis=-1).zeros_like(), None, k) if anticausal else (k,)
+        y = convolve_rows(wide, *filters).astype(x.dtype)
+        return y if bias is None else y + expand_dims(bias, -1)
     still = ((0, 0),) * (x.ndim - 1)
     wide = pad(x, (*still, (0, taps - 1) if anticausal else (taps - 1, 0)))
     for j in range(taps):
@@ -46,6 +67,8 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
         raise ShapeError(f"short_conv: expected x (B, D, L) and weight (D, K), got {x.shape} and {weight.shape}")
     if bias is not None and bias.shape != (x.shape[1],):
         raise ShapeError(f"short_conv: expected bias of shape ({x.shape[1]},), got {bias.shape}")
+    if x.size == 0:
+        return zeros_like(x)
     return depthwise_rows(x, weight, bias)
 
 

@@ -238,8 +238,9 @@ row("attention_rows", lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, 
 
 
 def _short(x, w, b):
-    wide = np.pad(x, ((0, 0), (0, 0), (2, 0)))
-    return sum(wide[:, :, j:j + x.shape[2]] * w[:, j, None] for j in range(3)) + b[:, None]
+    taps = w.shape[1]
+    wide = np.pad(x, ((0, 0), (0, 0), (taps - 1, 0)))
+    return sum(wide[:, :, j:j + x.shape[2]] * w[:, j, None] for j in range(taps)) + b[:, None]
 
 
 def _conv1d(x, w, b=None, stride=1, padding=(0, 0), dilation=1, groups=1):
@@ -257,6 +258,7 @@ for _label, _w, _kw in [("plain", real(4, 3, 2), {}), ("centred", real(4, 3, 3),
     row("conv1d_rows", lambda x, w, b, kw=_kw: ops.conv1d(x, w, b, **kw), [real(2, 3, 7), _w, real(_w.shape[0])],
         lambda x, w, b, kw=_kw: _conv1d(x, w, b, **kw), label=_label)
 row("depthwise_rows", ops.short_conv, [real(2, 4, 6), real(4, 3), real(4)], _short)
+row("depthwise_rows", ops.short_conv, [real(2, 2, 18), real(2, 14), real(2)], _short, label="many taps")
 row("depthwise_rows", ops.short_conv, [real(2, 4, 1), real(4, 3), real(4)], _short, label="one step")
 row("fftconv_rows", lambda u, k: ops.fftconv(u, k), [real(2, 3, 9), real(3, 9)],
     lambda u, k: np.stack([np.stack([np.convolve(u[b, c], k[c])[:9] for c in range(3)]) for b in range(2)]))

@@ -171,3 +171,14 @@ def test_dtypes_that_are_not_served(backend, name, dtype):
     t[name] = t[name].astype(dtype)
     with pytest.raises(em.UnsupportedDtype, match=f"expected {name} in float32, .* got {dtype}; cast it"):
         em.ops.fftconv(t["u"], t["k"], t["D"], v=t["v"])
+
+
+def test_the_adjoint_of_many_taps_looks_forward(backend):
+    """<a * x, g> = <x, adjoint(g)>, and the adjoint's own gradients, for more taps than are computed directly."""
+    from ember_ml.ops.conv import DIRECT_TAPS, depthwise_rows
+    taps = DIRECT_TAPS + 3
+    x, g, w = (em.tensor(RNG.standard_normal(s).astype(np.float32)) for s in ((2, 3, 20), (2, 3, 20), (3, taps)))
+    forward, back = depthwise_rows(x, w), depthwise_rows(g, w, anticausal=True)
+    assert float((forward * g).sum()) == pytest.approx(float((back * x).sum()), rel=1e-4, abs=1e-3)
+    got = em.grad(lambda w: (depthwise_rows(g, w, anticausal=True) * x).sum())(w)
+    np.testing.assert_allclose(got.numpy(), em.grad(lambda w: (depthwise_rows(x, w) * g).sum())(w).numpy(), rtol=1e-3, atol=1e-4)
