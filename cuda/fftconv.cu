@@ -425,9 +425,10 @@ __device__ inline void turn_back(float2* z, const T* g, const T* q, float factor
 template <class P, typename T>
 __device__ inline void load_gradient(float2* z, const T* g, float factor, int left) {
   load_row<P>(z, g, left);
-  if (!P::MASKED) return;
+  if constexpr (P::MASKED) {
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) z[i] = float2{z[i].x * factor, z[i].y * factor};
+    for (int i = 0; i < P::POINTS; i++) z[i] = float2{z[i].x * factor, z[i].y * factor};
+  }
 }
 
 // du and dv.

@@ -441,9 +441,10 @@ inline void turn_back(thread float2* z, G g, int g_along, Gate q, int q_along, f
 template <class P, typename G>
 inline void load_gradient(thread float2* z, G g, int along, float factor, int left) {
   load_row<P>(z, g, along, left);
-  if (!P::MASKED) return;
+  if constexpr (P::MASKED) {
 #pragma clang loop unroll(full)
-  for (int i = 0; i < P::POINTS; i++) z[i] = float2(z[i].x * factor, z[i].y * factor);
+    for (int i = 0; i < P::POINTS; i++) z[i] = float2(z[i].x * factor, z[i].y * factor);
+  }
 }
 
 // du and dv.

@@ -178,6 +178,7 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
     if u.size == 0:                                        # no sequences, or no channels
         return zeros_like(u)
     backend = u.backend
-    if isinstance(k, PreparedFilter) and backend.runtime.operator is not None and "fftconv" in backend.launchers(u.device):
+    if isinstance(k, PreparedFilter) and backend.runtime.operator is not None and "fftconv" in backend.launchers(
+            backend.device_of(u.data)):
         k, k_reverse = k.k, k.k_reverse                    # there kernels are operators, which take tensors alone
     return fftconv_rows(u, k, D, v, q, k_reverse, dropout_mask, gelu=gelu, head_dim=head_dim)

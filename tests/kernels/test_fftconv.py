@@ -209,5 +209,5 @@ def test_plans_fit_the_chip(log_m):
     for plan in (forward, backward):
         assert plan.log_m == log_m and sum(plan.passes) == log_m and max(plan.passes) <= plan.log_points
         assert plan.threads <= 1024 and plan.threads % 32 == 0
-        assert plan.shared_bytes * plan.blocks <= 227 << 10
+        assert plan.shared_bytes(plan.keep) * plan.blocks <= 227 << 10
         assert plan.threads * plan.blocks <= 2048

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ember_ml.kernels import DTYPES, SPECS, source_text
+from ember_ml.kernels import DTYPES, SPECS, fftconv, source_text
 from tests.kernels.calls import STEMS, calls
 
 
@@ -25,16 +25,10 @@ def launched(cuda, monkeypatch):
     return names
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stem", STEMS)
-def test_resources(stem, cuda, launched, tmp_path):
+def resources(stem: str, names: list[str], tmp_path) -> list[tuple[str, int, int]]:
+    """(mangled name, registers, bytes of static shared memory) of kernels of a file, none of which spills."""
     nvcc = shutil.which("nvcc")
     assert nvcc, "nvcc is not on the PATH; Debian and Ubuntu have it in the package nvidia-cuda-toolkit"
-    for call in calls(stem):
-        for dtype in DTYPES:
-            call(cuda, dtype)
-    names = sorted(set(launched))
-    specs = {entry.name: spec for spec in SPECS for entry in spec.entries}
     file = tmp_path / f"{stem}.cu"
     # a kernel is made where its address is taken
     file.write_text(source_text("cuda", stem) + "".join(f"void* made_{i}() {{ return (void*){n}; }}\n" for i, n in enumerate(names)))
@@ -44,10 +38,46 @@ def test_resources(stem, cuda, launched, tmp_path):
     found = re.findall(r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
                        r"(\d+) bytes spill loads.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", done.stderr, re.DOTALL)
     assert len(found) == len(names)
-    for mangled, stack, stores, loads, registers, shared in found:
+    for mangled, stack, stores, loads, *_ in found:
         assert (int(stack), int(stores), int(loads)) == (0, 0, 0), f"{mangled} spills"
+    return [(mangled, int(registers), int(shared or 0)) for mangled, _, _, _, registers, shared in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", STEMS)
+def test_resources(stem, cuda, launched, tmp_path):
+    for call in calls(stem):
+        for dtype in DTYPES:
+            call(cuda, dtype)
+    specs = {entry.name: spec for spec in SPECS for entry in spec.entries}
+    for mangled, registers, shared in resources(stem, sorted(set(launched)), tmp_path):
         name = re.match(r"_Z(\d+)(\w+)", mangled)
         spec = specs.get(name[2][:int(name[1])])
         if spec is not None:
-            assert int(registers) <= spec.registers, f"{mangled} uses {registers} registers, at most {spec.registers} were meant"
-            assert int(shared or 0) == spec.shared_bytes, f"{mangled} uses {shared or 0} bytes of shared memory"
+            assert registers <= spec.registers, f"{mangled} uses {registers} registers, at most {spec.registers} were meant"
+            assert shared == spec.shared_bytes, f"{mangled} uses {shared} bytes of shared memory"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log_m", range(5, 15))
+def test_the_long_convolutions_plans_leave_room_for_their_blocks(log_m, tmp_path):
+    forward, backward = fftconv.cuda_plans(log_m)
+    gates = fftconv.GATE_BEFORE | fftconv.GATE_AFTER
+    everything = gates | fftconv.SKIP | fftconv.MASK | fftconv.GELU
+    names = [f"fftconv_{kind}<{dtype}, {plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, "
+             f"{plan.blocks}{more}>"
+             for kind, plan, more in (("forward", forward, ""), ("backward", backward, f", {backward.keep}"))
+             for dtype, options in (("float", 0), ("float", gates), ("float", everything), ("__nv_bfloat16", everything))]
+    for mangled, registers, shared in resources("fftconv", names, tmp_path):
+        plan = backward if "backward" in mangled else forward
+        assert shared == 0 and -(-registers // 8) * 8 * plan.threads * plan.blocks <= 65536, f"{mangled} uses {registers} registers"
+
+
+@pytest.mark.slow
+def test_columns_of_the_longest_rows(tmp_path):
+    plan, _ = fftconv.cuda_plans(fftconv.LONGEST["cuda"])
+    gates = fftconv.GATE_BEFORE | fftconv.GATE_AFTER
+    names = [f"fftconv_columns<float, {plan.outer}, {plan.inner.log_m}, {gates}, fftconv::{stage}>"
+             for stage in ("SIGNAL", "OUTPUT", "TURN", "BACK")]
+    for mangled, registers, _ in resources("fftconv", names, tmp_path):
+        assert registers * 256 <= 65536, f"{mangled} uses {registers} registers"

@@ -16,18 +16,18 @@ _NULL = np.uint64(0)
 
 
 @cache
-def _kernel(name: str, arguments: str, dynamic: int):
+def _kernel(name: str, arguments: str, dynamic: int = 0):
     """One kernel, compiled by itself: a process needs few of the many."""
     expression = f"{name}<{arguments}>"
     module = cupy.RawModule(code=source_text("cuda", "fftconv"), options=("-std=c++17",), name_expressions=[expression])
     kernel = module.get_function(expression)
-    kernel.max_dynamic_shared_size_bytes = dynamic
+    kernel.max_dynamic_shared_size_bytes = dynamic         # belongs to the kernel: all its launches ask for the same
     return kernel
 
 
-def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", more: str = ""):
+def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", more: str = "", keep: int = 0):
     own = f"{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, {plan.blocks}"
-    dynamic = plan.shared_bytes
+    dynamic = plan.shared_bytes(keep)
     kernel = _kernel(name, ", ".join(filter(None, (c_type, own, more))), dynamic)
     kernel((-(-units // plan.rows),), (plan.threads,), arguments, shared_mem=dynamic)
 
@@ -100,7 +100,7 @@ def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=No
     _launch("fftconv_backward", plan, options, heads * parts,
             (g, u, v_, q_, f, _floats(D), _floats(mask), table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
              partial, kept, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
-            _C_TYPES[str(u.dtype)], str(plan.keep))
+            _C_TYPES[str(u.dtype)], str(plan.keep), plan.keep)
     _launch("fftconv_filter_grad", plan, plans.REVERSE if taps_reverse else 0, heads,
             (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
              np.uint32(taps_reverse), np.uint32(parts)))
@@ -125,7 +125,7 @@ class _Long:
         given = [_rows(x) for x in (g, u, v, q)]
         inner = self.plan.inner.log_m
         options = self.options if options is None else options
-        kernel = _kernel("fftconv_columns", f"{c_type}, {self.plan.outer}, {inner}, {options}, fftconv::{stage}", 0)
+        kernel = _kernel("fftconv_columns", f"{c_type}, {self.plan.outer}, {inner}, {options}, fftconv::{stage}")
         kernel((rows * max(1, (1 << inner) // 256),), (256,),
                (*(x for x, *_ in given), mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
                 np.uint32(row), np.uint32(length), np.uint32(taps_reverse), *(s for _, *strides in given for s in strides)))
