@@ -20,7 +20,7 @@ def _fftconv(length, options="v q", long=False):
         with pytest.MonkeyPatch.context() as patch:
             if long:
                 fftconv.long_plan(patch, 1)
-            fftconv.run(machine, *fftconv.case(length, length, options, dtype, batch=1, heads=1))
+            return tuple(fftconv.run(machine, *fftconv.case(length, length, options, dtype, batch=1, heads=1)).values())
     return call
 
 
@@ -31,10 +31,12 @@ STEMS = sorted({spec.stem for spec in SPECS} | MORE.keys())
 
 
 def calls(stem):
-    """Functions of (machine, dtype): each calls a launcher."""
+    """Functions of (machine, dtype): each calls a launcher, and returns its outputs as NumPy arrays."""
     def sample(spec):
         def call(machine, dtype):
             kinds = [KINDS[dtype if kind == "T" else kind] for _, kind in spec.entries[0].inputs]
-            machine.kernels.KERNELS[spec.name](*(machine.array(np.array(x, kind)) for x, kind in zip(spec.sample(), kinds)))
+            given = [machine.array(np.array(x, kind)) for x, kind in zip(spec.sample(), kinds)]
+            out = machine.kernels.KERNELS[spec.name](*given)
+            return tuple(machine.numpy(x) for x in (out if isinstance(out, tuple) else (out,)) if x is not None)
         return call
     return [sample(spec) for spec in SPECS if spec.stem == stem] + MORE.get(stem, [])

@@ -189,9 +189,20 @@ def test_arguments_that_are_not_there(calls, options):
     assert {"fftconv", "fftconv_grad"} <= set(calls)
 
 
+def test_a_prepared_filter(calls, monkeypatch):
+    """With a device's name as torch has it: launchers are asked for "cuda:0", which they look at."""
+    backend, table = engines.get("torch"), engines.get("torch").launchers("cpu")
+    monkeypatch.setattr(type(backend), "launchers", lambda self, device: table if device == "cpu" else {})
+    arrays, _, _ = fftconv.case(20, 20, "", batch=2)
+    u, k = on_torch(arrays["u"], arrays["k"])
+    y = em.ops.fftconv(u, em.ops.prepare_filter(k))
+    np.testing.assert_allclose(y.numpy(), fftconv.causal(arrays["u"], arrays["k"]), atol=1e-5)
+    assert calls[-1] == "fftconv"
+
+
 def test_what_a_kernel_does_not_serve_takes_another_way(calls, monkeypatch):
     """A transform beyond the longest, and several channels a head."""
-    monkeypatch.setattr(plans, "LONGEST", 4)
+    monkeypatch.setitem(plans.LONGEST, "cuda", 4)
     arrays, _, _ = fftconv.case(40, 40, "")
     y = em.ops.fftconv(*on_torch(arrays["u"], arrays["k"]))
     np.testing.assert_allclose(y.numpy(), fftconv.causal(arrays["u"], arrays["k"]), atol=1e-5)

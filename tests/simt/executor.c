@@ -33,6 +33,7 @@ typedef struct {
   uint32_t grid[3], group[3];              // threads
   uint32_t schedule;                       // 0: ascending, 1: descending, else pseudo-random
   uint64_t loaded, stored;                 // bytes of device memory, counted where accesses are checked
+  uint64_t read, written;                  // the same, each byte counted once
   uint32_t where;                          // of the fault: file << 20 | line
   char message[400];
 } launch_t;
@@ -391,6 +392,10 @@ int simt_launch(launch_t *given, uint32_t checked) {
   __builtin_free(order);
   for (region_t *r = regions; r < regions + region_count; r++) {
     size_t missing = 0, first = 0;
+    for (size_t i = 0; r->memory == DEVICE && i < (r->high - r->low) / r->granule; i++) {
+      given->read += r->cells[i].read ? r->granule : 0;
+      given->written += r->cells[i].written ? r->granule : 0;
+    }
     if (checked && r->memory == DEVICE && r->writable && !r->initialised)
       for (size_t i = (r->high - r->low + r->granule - 1) / r->granule; i-- > 0;)
         if (!r->cells[i].written) missing++, first = i;

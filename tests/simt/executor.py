@@ -37,11 +37,18 @@ class Mode:
 
 @dataclass(frozen=True)
 class Launch:
-    """What one launch moved: bytes that its threads loaded from and stored to device memory. Checked launches count."""
+    """What one checked launch moved.
+
+    Args:
+        loaded, stored: bytes that all its threads together loaded from device memory and stored to it.
+        read, written: the same with each byte counted once, however many threads asked for it: what a cache cannot spare.
+    """
 
     kernel: str
     loaded: int
     stored: int
+    read: int
+    written: int
 
 
 _mode, _counts = Mode(), None
@@ -85,7 +92,7 @@ class _Launch(ctypes.Structure):
                 ("argument_count", ctypes.c_uint64), ("constants", ctypes.c_uint64), ("constants_end", ctypes.c_uint64),
                 ("dynamic_shared", ctypes.c_void_p), ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint32),
                 ("grid", ctypes.c_uint32 * 3), ("group", ctypes.c_uint32 * 3), ("schedule", ctypes.c_uint32),
-                ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64),
+                ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64), ("read", ctypes.c_uint64), ("written", ctypes.c_uint64),
                 ("where", ctypes.c_uint32), ("message", ctypes.c_char * 400)]
 
 
@@ -170,4 +177,4 @@ class Module:
             if buffer.writable and buffer.bytes:
                 buffer.span()[:] = places[id(buffer)]
         if _counts is not None:
-            _counts.append(Launch(name, launch.loaded, launch.stored))
+            _counts.append(Launch(name, launch.loaded, launch.stored, launch.read, launch.written))

@@ -150,7 +150,7 @@ def test_every_schedule_gives_the_same_bits(schedule, language):
 def test_traffic_is_counted(language):
     with counted() as launches:
         run(language, "SHARED s[64]; s[t] = a[i]; BARRIER\n o[i] = s[t] + s[t ^ 1] + a[0];")
-    assert launches == [Launch("planted", 2 * X.nbytes, X.nbytes)]
+    assert launches == [Launch("planted", loaded=2 * X.nbytes, stored=X.nbytes, read=X.nbytes, written=X.nbytes)]
 
 
 def test_the_fault_names_the_line():

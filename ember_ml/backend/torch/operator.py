@@ -45,7 +45,7 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
 
 
 def _schema(signature: inspect.Signature) -> str:
-    tensors = [f"Tensor{'' if p.default is p.empty else '?'} {p.name}" for p in signature.parameters.values()
+    tensors = [f"Tensor {p.name}" if p.default is p.empty else f"Tensor? {p.name}=None" for p in signature.parameters.values()
                if p.kind is p.POSITIONAL_OR_KEYWORD]
     static = [f"{type(p.default).__name__} {p.name}={json.dumps(p.default) if isinstance(p.default, str) else p.default}"
               for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
