@@ -16,8 +16,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from ember_ml.backend.numpy.fftconv import edge_places, filters_of, twist
 from ember_ml.backend.right_angle import blocks, plan, smooth
 
-#: complex points of a block of rows, 8 MiB in complex64: each call of torch plans its transform anew, so blocks are large
-BLOCK = 1 << 20
+#: complex points of a block of rows, 4 MiB in complex64. Each call of torch plans its transform anew, which 32 rows pay for: blocks of
+#: longer rows are up to four times as large, as long as the allocator keeps the memory of one call for the next
+BLOCK = 1 << 19
 
 #: lengths below this take the transform of padded rows
 LONG = 4096
@@ -96,7 +97,8 @@ class _Blocks:
 
     def __init__(self, x, kw):
         self.each, self.points = x.shape[1] // kw.shape[0], kw.shape[1]
-        self.tasks = blocks(x.shape[0], kw.shape[0], max(1, BLOCK // (self.points * self.each)))
+        room = min(max(BLOCK, 32 * self.points), 4 * BLOCK)
+        self.tasks = blocks(x.shape[0], kw.shape[0], max(1, room // (self.points * self.each)))
 
     def buffer(self, like):
         b, h = self.tasks[0][0]
