@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,28 +51,29 @@ def parts(engines: list[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------- one part, in its own process
-def rows_of(part: str, engines: list[str], updates: int):
-    """(name, fault, facts) of each check of a part; an empty fault is a pass."""
+def steps_of(part: str, engines: list[str], updates: int):
+    """(name, function) of each step of a part; the function gives its rows: (name, fault, facts), an empty fault is a pass."""
     kind, *rest = part.split()
     if kind == "about":
-        yield from about(engines)
-    elif kind == "kernels":
-        yield from kernels(rest[0])
-    elif kind == "ops":
-        yield from ops(rest[0])
-    elif kind == "golden":
-        yield from golden(*rest)
-    elif kind == "demo":
-        yield from demo(rest[0], updates)
+        return [(engine, partial(about, engine)) for engine in engines]
+    if kind == "kernels":
+        return [(part, partial(kernels, *rest))]
+    if kind == "demo":
+        return [(part, partial(demo, *rest, updates))]
+    if kind == "ops":
+        from tests.ops.cases import CASES
+        return [(case.id, partial(ops, *rest, case)) for case in CASES]
+    from tests.golden.case import find, lookup
+    engine, area = rest
+    return [(case.key, partial(golden, engine, case)) for case in find(ROOT / "tests/golden/data" / area) if lookup(case)]
 
 
-def about(engines: list[str]):
+def about(engine: str):
     from ember_ml import backend
-    for engine in engines:
-        try:
-            yield engine, "", backend.parse(engine)[0].runtime.describe()
-        except ImportError as e:
-            yield engine, str(e), {}
+    try:
+        yield engine, "", backend.parse(engine)[0].runtime.describe()
+    except ImportError as e:
+        yield engine, str(e), {}
 
 
 def kernels(engine: str):
@@ -86,24 +88,19 @@ def kernels(engine: str):
         yield f"{row['case']} {row['dtype']} {row['quantity']}", fault, {"error": row["error"]}
 
 
-def ops(engine: str):
+def ops(engine: str, case):
     import ember_ml as em
-    from tests.ops.cases import CASES
     from tests.ops.rows import check_gradients, check_value, differentiable
     with em.using(engine):
-        for case in CASES:
-            yield f"{case.id} value", fault_of(check_value, case), {}
-            if differentiable(case):
-                yield f"{case.id} gradients", fault_of(check_gradients, case), {}
+        yield f"{case.id} value", fault_of(check_value, case), {}
+        if differentiable(case):
+            yield f"{case.id} gradients", fault_of(check_gradients, case), {}
 
 
-def golden(engine: str, area: str):
-    from tests.golden.case import find, lookup
+def golden(engine: str, case):
     from tests.golden.runner import run
-    for case in find(ROOT / "tests/golden/data" / area):
-        if lookup(case):
-            result = run(case, engine)
-            yield case.key, "" if result.passed else result.fault or f"{result.worst:.1e} of tolerance at {result.where}", {}
+    result = run(case, engine)
+    yield case.key, "" if result.passed else result.fault or f"{result.worst:.1e} of tolerance at {result.where}", {}
 
 
 def demo(engine: str, updates: int):
@@ -142,21 +139,26 @@ def one_line(text: str) -> str:
     return text if len(text) <= 400 else f"{text[:120]} ... {text[-270:]}"
 
 
-def run_part(part: str, engines: list[str], updates: int, out: Path) -> None:
-    """Appends a JSON line a row, as they come."""
-    with out.open("a") as file:
-        try:
-            for name, fault, facts in rows_of(part, engines, updates):
-                file.write(json.dumps({"name": name, "fault": one_line(fault), **facts}) + "\n")
-                file.flush()
-        except Exception as e:  # a part that cannot even begin is a finding, too
-            file.write(json.dumps({"name": "the part itself", "fault": one_line(f"{type(e).__name__}: {e}")}) + "\n")
+def run_part(part: str, engines: list[str], updates: int, skip: int, out: Path) -> None:
+    """Appends a JSON line when a step begins, and one for each of its rows. The first `skip` steps are left out."""
+    def write(line: dict):
+        with out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    try:
+        for number, (step, rows) in enumerate(steps_of(part, engines, updates)):
+            if number >= skip:
+                write({"step": number, "name": step})
+                for name, fault, facts in rows():
+                    write({"name": name, "fault": one_line(fault), **facts})
+    except Exception as e:  # a part that cannot even begin is a finding, too
+        write({"name": "the part itself", "fault": one_line(f"{type(e).__name__}: {e}")})
 
 
 # ---------------------------------------------------------------- all parts
-def command(part: str, engines: list[str], updates: int, out: Path) -> list[str] | str:
+def command(part: str, engines: list[str], updates: int, skip: int, out: Path) -> list[str] | str:
     """What runs a part, or why it cannot run here."""
-    own = [sys.executable, "-m", "benchmarks.gpu_check", "--updates", str(updates), "--engines", *engines, "--part"]
+    own = [sys.executable, "-m", "benchmarks.gpu_check", "--updates", str(updates), "--skip", str(skip), "--engines", *engines, "--part"]
     if part.startswith("tests"):
         if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True).returncode:
             return "pytest is not installed"
@@ -174,17 +176,20 @@ def command(part: str, engines: list[str], updates: int, out: Path) -> list[str]
     return [*own, part, "--out", str(out)]
 
 
-def measure(part: str, engines: list[str], updates: int, folder: Path, deadline: float) -> dict:
-    """Runs a part until it ends or time is up. {"part", "rows", "seconds", "note"}; a note tells what ended it early."""
-    out, start = folder / part.replace(" ", "_").replace(":", "_"), time.monotonic()
-    run, rows, note = command(part, engines, updates, out), [], ""
-    if isinstance(run, str):
-        return {"part": part, "rows": [], "seconds": 0.0, "note": f"not run: {run}"}
-    if deadline <= start:
-        return {"part": part, "rows": [], "seconds": 0.0, "note": "not run: no time left"}
+def measure(part: str, engines: list[str], updates: int, folder: Path, deadline: float, skip: int = 0) -> dict:
+    """Runs a part until it ends or time is up. {"part", "rows", "seconds", "note"}; a note tells what ended it early.
+
+    Where a step kills the process, it is a failed row, and another process goes on behind it.
+    """
+    name = part.replace(" ", "_").replace(":", "_")
+    out, start = folder / f"{name}.{skip}", time.monotonic()
+    run, rows, note = command(part, engines, updates, skip, out), [], ""
+    if isinstance(run, str) or deadline <= start:
+        return {"part": part, "rows": [], "seconds": 0.0, "note": f"not run: {run if isinstance(run, str) else 'no time left'}"}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
-    with (folder / "printed").with_suffix(f".{out.name}").open("w+") as printed:
+    with (folder / f"{name}.{skip}.printed").open("w+") as printed:
+        code = 0
         try:
             code = subprocess.run(run, cwd=ROOT, env=env, stdout=printed, stderr=subprocess.STDOUT, timeout=deadline - start).returncode
             note = f"exit code {code}" if code else ""
@@ -192,6 +197,7 @@ def measure(part: str, engines: list[str], updates: int, folder: Path, deadline:
             note = "time was up"
         printed.seek(0)
         lines = printed.read().splitlines()
+    last = None
     if part.startswith("tests"):
         rows = test_rows(lines)
     elif part.startswith("sanitizer"):
@@ -199,7 +205,12 @@ def measure(part: str, engines: list[str], updates: int, folder: Path, deadline:
         rows = [{"name": part, "fault": note and one_line(" | ".join([note, *said[-6:]]))}]
         note = said[-1] if said else note
     elif out.exists():
-        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        rows, last = [row for row in found if "step" not in row], next((row for row in reversed(found) if "step" in row), None)
+    if code < 0 and last:
+        rows.append({"name": last["name"], "fault": f"the process died of signal {-code}"})
+        rest = measure(part, engines, updates, folder, deadline, last["step"] + 1)
+        rows, note = rows + rest["rows"], rest["note"]
     if note.startswith("exit") and not rows:
         note += ": " + one_line(" | ".join(lines[-3:]))
     elif note.startswith("exit") and part.startswith("tests"):
@@ -244,10 +255,11 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=60, help="updates of the demo's model (default 60)")
     parser.add_argument("--most", type=int, default=8, help="reasons printed for a part (default 8)")
     parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--skip", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        run_part(args.part, args.engines, args.updates, args.out)
+        run_part(args.part, args.engines, args.updates, args.skip, args.out)
         return 0
     start = time.monotonic()
     deadline = start + 60 * args.minutes
