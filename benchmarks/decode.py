@@ -1,7 +1,7 @@
 """Decoding: tokens a second of Ember's `step` on torch against transformers' own cached `generate`, for each architecture both have.
 
 The same weights on both sides (transformers' random model, saved and converted), greedy, and the tokens are compared. Target: ratio of
-times at most 1.
+times at most 1. (transformers' RWKV decodes batches wrongly, it mixes up the token shift of the rows: there the tokens differ.)
 
     python -m benchmarks.decode [family ...]
 """
@@ -24,7 +24,7 @@ import ember_ml as em
 from benchmarks.timing import compare, save
 from ember_ml.interop.convert import read
 
-PROMPT, NEW = 32, 64
+PROMPT, NEW = 32, 32
 SIZES = dict(vocab_size=512, hidden_size=128, num_hidden_layers=4)
 ATTENTION = dict(**SIZES, intermediate_size=344, num_attention_heads=4, num_key_value_heads=2, head_dim=32)
 PLAIN = {k: v for k, v in ATTENTION.items() if k != "head_dim"}
@@ -56,7 +56,7 @@ def pair(family: str):
         return model, read(folder)[0].to("torch:cpu")
 
 
-def measure(family: str, batch: int, rounds: int = 5) -> dict:
+def measure(family: str, batch: int, rounds: int = 3) -> dict:
     """One row: seconds for NEW tokens after PROMPT, and how many of the tokens agree."""
     theirs, ours = pair(family)
     tokens = torch.randint(1, SIZES["vocab_size"], (batch, PROMPT))
