@@ -63,6 +63,36 @@ __device__ void combine_backward_weights(const T* g, const T* expert_out, const 
   if (lane == 0) d_weights[pair] = sum;
 }
 
+constexpr float LEAST = -3.402823466e38f;  // for which NaN and minus infinity stand in the order of a choice
+
+// ids[row, k] = index of the k-th largest of x[row], by falling value, ties to the lower index
+// One warp works for a row, so all its threads leave here together or not at all. A round looks at what comes after
+// the last winner in that order, so nothing needs to be remembered of the others. `choices` is there for its shape.
+template <typename T>
+__device__ void topk(const T* x, const int*, int* ids, unsigned rows, unsigned width, unsigned slots, uint3 position) {
+  const unsigned lane = position.x, row = position.y;
+  if (row >= rows) return;
+  const size_t mine = size_t(row) * width;
+  const float infinity = __uint_as_float(0x7f800000u);
+  float last = infinity;
+  unsigned place = 0;  // the next index that may have the value `last`
+  for (unsigned k = 0; k < slots; k++) {
+    float best = -infinity;
+    unsigned where = width;
+    for (unsigned i = lane; i < width; i += LANES) {
+      const float value = float(x[mine + i]), v = value > LEAST ? value : LEAST;
+      if ((v < last || (v == last && i >= place)) && v > best) best = v, where = i;
+    }
+    for (unsigned step = LANES / 2; step > 0; step /= 2) {
+      const float other = __shfl_xor_sync(0xffffffffu, best, step);
+      const unsigned its = __shfl_xor_sync(0xffffffffu, where, step);
+      if (other > best || (other == best && its < where)) best = other, where = its;
+    }
+    last = best, place = where + 1;
+    if (lane == 0) ids[size_t(row) * slots + k] = int(where);
+  }
+}
+
 // silu(x) = x sigmoid(x); the exponential of a large -x is infinite, and its sigmoid 0
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
@@ -174,4 +204,9 @@ template <typename T>
 __global__ void moe_swiglu_backward(const T* g, const T* h, const float* row_weights, T* d_h, T* scaled,
                                     float* d_weights, unsigned rows, unsigned columns) {
   moe::swiglu_backward(g, h, row_weights, d_h, scaled, d_weights, rows, columns, moe::position());
+}
+
+template <typename T>
+__global__ void moe_topk(const T* x, const int* choices, int* ids, unsigned rows, unsigned width, unsigned slots) {
+  moe::topk(x, choices, ids, rows, width, slots, moe::position());
 }

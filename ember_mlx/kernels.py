@@ -144,7 +144,21 @@ def moe_swiglu_backward(g: mx.array, h: mx.array, row_weights: mx.array, activat
                          [(h.shape, h.dtype), (g.shape, h.dtype), ((rows,), mx.float32)]))
 
 
+def moe_topk(x: mx.array, k: int = 2) -> mx.array:
+    """int32 (..., k): indices of the k largest along the last axis, by falling value, ties to the lower index.
+
+    NaN and minus infinity count as the least finite number. Raises UnsupportedDtype for other dtypes than the kernel's.
+    """
+    rows = x.size // max(x.shape[-1], 1)
+    if rows * k == 0:
+        return mx.zeros((*x.shape[:-1], k), mx.int32)
+    ids, = _launch(moe.TOPK, [x.reshape(rows, -1), mx.zeros((k,), mx.int32)], (LANES, rows, 1), (LANES, THREADS // LANES, 1),
+                   [((rows, k), mx.int32)])
+    return ids.reshape(*x.shape[:-1], k)
+
+
 #: launcher by the name of its KernelSpec
 KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
-           "moe_combine_backward": moe_combine_backward, "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward}
+           "moe_combine_backward": moe_combine_backward, "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward,
+           "moe_topk": moe_topk}

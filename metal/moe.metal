@@ -59,6 +59,32 @@ void combine_backward_weights(Grad g, Rows expert_out, Index inverse, device flo
   if (lane == 0) d_weights[pair] = sum;
 }
 
+constant constexpr float LEAST = -3.402823466e38f;  // for which NaN and minus infinity stand in the order of a choice
+
+// ids[row, k] = index of the k-th largest of x[row], by falling value, ties to the lower index
+// One simdgroup works for a row, so all its threads leave here together or not at all. A round looks at what comes after
+// the last winner in that order, so nothing needs to be remembered of the others. `choices` is here for its shape.
+template <typename Rows, typename Choices>
+void topk(Rows x, Choices choices, device int* ids, uint rows, uint width, uint slots, uint3 position) {
+  const uint lane = position.x, row = position.y;
+  if (row >= rows) return;
+  const size_t mine = size_t(row) * width;
+  float last = INFINITY;
+  uint place = 0;  // the next index that may have the value `last`
+  for (uint k = 0; k < slots; k++) {
+    float best = -INFINITY;
+    uint where = width;
+    for (uint i = lane; i < width; i += LANES) {
+      const float value = float(x[mine + i]), v = value > LEAST ? value : LEAST;
+      if ((v < last || (v == last && i >= place)) && v > best) best = v, where = i;
+    }
+    const float most = simd_max(best);
+    where = simd_min(best == most ? where : width);
+    last = most, place = where + 1;
+    if (lane == 0) ids[size_t(row) * slots + k] = int(where);
+  }
+}
+
 // silu(x) = x sigmoid(x); the exponential of a large -x is infinite, and its sigmoid 0
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 

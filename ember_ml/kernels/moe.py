@@ -50,3 +50,9 @@ MOE_SWIGLU_BACKWARD = KernelSpec(
     "moe_swiglu_backward", (SWIGLU_BACKWARD,),
     lambda: (sample_values(5, 37, seed=5), sample_values(5, 74, seed=4), sample_values(5, 1, seed=6)), registers=64,
     serves=_serves_swiglu)
+
+TOPK = Entry("moe_topk", (("x", "T"), ("choices", "int32")), ("ids",), (("x", 0), ("x", 1), ("choices", 0)))
+
+#: moe_topk(x (..., E), k) -> int32 (..., k): indices by falling value, ties to the lower one. An array's shape tells the kernel k.
+MOE_TOPK = KernelSpec("moe_topk", (TOPK,), lambda: ([[1.0, 3.0, 3.0, -2.0, 3.0] + [0.5 * i for i in range(40)], [0.0] * 45],),
+                      registers=40)

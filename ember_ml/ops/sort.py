@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
+from ember_ml.kernels import MOE_TOPK
 from ember_ml.ops.creation import arange, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
@@ -15,9 +16,8 @@ from ember_ml.tensor import EmberTensor
 #: up to this k, taking the largest k times beats a sort
 _PASSES = 16
 
-#: the least finite number of each dtype
-_LEAST = {"float16": -65504.0, "bfloat16": -(2.0 - 2.0 ** -7) * 2.0 ** 127, "float32": -(2.0 - 2.0 ** -23) * 2.0 ** 127,
-          "float64": -(2.0 - 2.0 ** -52) * 2.0 ** 1023}
+#: what NaN and minus infinity count as: the least finite number of the dtype that is compared in
+_LEAST = {"float32": -(2.0 - 2.0 ** -23) * 2.0 ** 127, "float64": -(2.0 - 2.0 ** -52) * 2.0 ** 1023}
 
 
 @op(vjp=CONSTANT)
@@ -31,14 +31,15 @@ def sort(x: EmberTensor, axis: int = -1, descending: bool = False) -> EmberTenso
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis)
 
 
-@op(vjp=CONSTANT)
-def topk_indices(x, *, k):
+@op(vjp=CONSTANT, kernel=MOE_TOPK)
+def topk_indices(x, *, k=2):
     """int32 indices of the k largest elements along the last axis, by falling value, ties to the lower index.
 
-    NaN and minus infinity count as the least finite number, so that they are chosen last.
+    NaN and minus infinity count as the least finite float32 (float64 of float64), so that they are chosen last.
     """
     if x.size == 0:
         return zeros((*x.shape[:-1], k), dtype="int32", like=x)
+    x = x.astype("float32") if x.dtype.name in ("float16", "bfloat16") else x
     if x.dtype.name not in _LEAST:
         return cut(argsort(x, axis=-1, descending=True), 0, k, axis=-1)
     least = _LEAST[x.dtype.name]
@@ -56,7 +57,7 @@ def topk_indices(x, *, k):
 def topk(x: EmberTensor, k: int, axis: int = -1) -> tuple[EmberTensor, EmberTensor]:
     """The k largest elements along `axis` in descending order, and their int32 indices; ties to the lower index.
 
-    NaN and minus infinity count as the least finite number of x's dtype: chosen only where nothing else is left.
+    NaN and minus infinity count as the least finite float32 (float64 of float64): chosen only where nothing else is left.
 
     Raises ShapeError unless 1 <= k <= length.
     """

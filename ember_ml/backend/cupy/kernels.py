@@ -16,7 +16,7 @@ from ember_ml.kernels.spec import Entry
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 #: entries of each file, all compiled together
-_ENTRIES = {"moe": (moe.FORWARD, moe.BACKWARD_ROWS, moe.BACKWARD_WEIGHTS, moe.SWIGLU, moe.SWIGLU_BACKWARD), "scan": (scan.FORWARD, scan.BACKWARD)}
+_ENTRIES = {"moe": (moe.FORWARD, moe.BACKWARD_ROWS, moe.BACKWARD_WEIGHTS, moe.SWIGLU, moe.SWIGLU_BACKWARD, moe.TOPK), "scan": (scan.FORWARD, scan.BACKWARD)}
 
 
 @cache
@@ -144,7 +144,21 @@ def moe_swiglu_backward(g: cupy.ndarray, h: cupy.ndarray, row_weights: cupy.ndar
     return tuple(outputs)
 
 
+def moe_topk(x: cupy.ndarray, k: int = 2) -> cupy.ndarray:
+    """int32 (..., k): indices of the k largest along the last axis, by falling value, ties to the lower index.
+
+    NaN and minus infinity count as the least finite number. Raises UnsupportedDtype for other dtypes than the kernel's.
+    """
+    rows = x.size // max(x.shape[-1], 1)
+    out = cupy.empty((rows, k), cupy.int32)
+    if out.size:
+        _launch(moe.TOPK, [x.reshape(rows, -1), cupy.zeros((k,), cupy.int32)],
+                *_row_blocks(LANES, rows, (LANES, THREADS // LANES)), [out])
+    return out.reshape(*x.shape[:-1], k)
+
+
 #: launcher by the name of its KernelSpec
 KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
-           "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward}
+           "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward,
+           "moe_topk": moe_topk}
