@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from ember_ml.backend.numpy.fftconv import edge_places, filters_of, twist
 from ember_ml.backend.right_angle import blocks, plan, smooth
 
-#: complex points of a block of rows, 4 MiB in complex64. Each call of torch plans its transform anew, which 32 rows pay for: blocks of
-#: longer rows are up to four times as large, as long as the allocator keeps the memory of one call for the next
+#: complex points of a block of rows, 4 MiB in complex64. Each call of torch plans its transform anew, which 32 rows pay for: blocks
+#: of longer rows are up to four times as large, as long as the allocator keeps the memory of one call for the next
 BLOCK = 1 << 19
 
 #: lengths below this take the transform of padded rows

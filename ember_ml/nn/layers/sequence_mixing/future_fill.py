@@ -1,7 +1,7 @@
 """A long convolution that receives its input bit by bit, without L products for every position.
 
-Time is cut into epochs of E positions. What all earlier epochs add to the outputs of the present one is computed at its start, by one
-FFT convolution; inside the epoch each position adds a product with the first E taps:
+Time is cut into epochs of E positions. What all earlier epochs add to the outputs of the present one is computed at its start,
+by one FFT convolution; inside the epoch each position adds a product with the first E taps:
 
     y_t = future_t + sum_{i < E} k[i] x_{t - i} + D x_t,    x_{t - i} from the present epoch only
 
@@ -28,7 +28,7 @@ def epoch_length(l_max: int) -> int:
 
 
 def multiply_adds(l_max: int) -> float:
-    """Multiply-adds for one position of one channel, averaged over an epoch: the products, and two FFTs, at the filters' spectrum."""
+    """Multiply-adds for a position of one channel, averaged over an epoch: the products, and two FFTs with the spectrum at hand."""
     epoch = epoch_length(l_max)
     points = l_max + epoch                                 # complex points of the convolution that fills the future
     return epoch + (2 * 2.5 * points * log2(points) + 4 * points) / epoch
@@ -109,5 +109,7 @@ def convolve_chunk(cache: dict, at: EmberTensor, x: EmberTensor, D: EmberTensor,
     else:
         past = cut(joined, end - after - room, end - after, axis=-1)
         future = _shifted(_fill(past, k, epoch, cache["future"].dtype), after)
-    recent = pad(cut(joined, end - after, end, axis=-1), ((0, 0), (0, 0), (epoch - after, 0))) if after else cache["recent"].zeros_like()
+    recent = cache["recent"].zeros_like()
+    if after:
+        recent = pad(cut(joined, end - after, end, axis=-1), ((0, 0), (0, 0), (epoch - after, 0)))
     return y, {"past": past, "recent": recent, "future": future}
