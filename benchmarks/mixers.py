@@ -67,7 +67,7 @@ def rg_lru():
     def rename(p: dict) -> dict:
         return {names.get(n) or f"{names[n.split('.')[0]]}.{n.split('.')[1]}": w.squeeze(1) if n == "conv_1d.weight" else w for n, w in p.items()}
 
-    block = filled(RecurrentGemmaRecurrentBlock(c))
+    block = filled(RecurrentGemmaRecurrentBlock(c, 0))
 
     class Peer(torch.nn.Module):
         def __init__(self):
@@ -79,7 +79,7 @@ def rg_lru():
 
         def forward(self, x):
             block.rg_lru.recurrent_states = None
-            return block(x, torch.arange(x.shape[1])[None].expand(x.shape[0], -1), None, None, use_cache=False)
+            return block(x, torch.arange(x.shape[1])[None].expand(x.shape[0], -1), None, use_cache=False)
 
     return layers.instantiate("rg_lru", WIDTH, heads=HEADS), Peer(), rename, None
 
