@@ -507,7 +507,7 @@ __device__ inline void forward(const T* u, const T* v, const T* q, const float* 
 }
 
 // Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.
-// X is kept while z is computed, in shared memory (KEEP > 0) or in `kept`; the sum is made in shared memory (KEEP > 1) or
+// Every part has rows. X is kept while z is computed, in shared memory (KEEP > 0) or in `kept`; the sum is made in shared memory (KEEP > 1) or
 // in its place. A thread reads only what it wrote there.
 template <class P, int KEEP, typename T>
 __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* D,
@@ -553,10 +553,9 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     inverse<P>(z, shared, (const float4*)table, me);
     if (live) store_gradient<P>(z, own_u, own_v, du + row, dv + row, left);
   }
-  const bool empty = part * each >= batch;  // a part without rows
-  if (unit >= units || (KEEP < 2 && !empty)) return;
+  if (KEEP < 2 || unit >= units) return;
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) out[i * P::THREADS] = empty ? float2{0.0f, 0.0f} : sums[i * P::THREADS];
+  for (int i = 0; i < P::POINTS; i++) out[i * P::THREADS] = sums[i * P::THREADS];
 }
 
 // dk and dk_reverse from the sums of `backward`, added up in order. dD is dk[0].

@@ -531,7 +531,7 @@ inline void forward(U u, V v, Q q, const device float* filter, Skip D, Mask mask
 }
 
 // Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.
-// X is kept in `kept` while z is computed, the sum is made in its place. A thread reads only what it wrote there.
+// Every part has rows. X is kept in `kept` while z is computed, the sum is made in its place. A thread reads only what it wrote there.
 template <class P, typename G, typename U, typename V, typename Q, typename Skip, typename Mask, typename T>
 inline void backward(G g, U u, V v, Q q, const device float* filter, Skip D, Mask mask, const device float* table,
                      device T* du, device T* dv, device T* dq, device float* partial, device float* kept_work,
@@ -576,9 +576,6 @@ inline void backward(G g, U u, V v, Q q, const device float* filter, Skip D, Mas
     inverse<P>(z, shared, (const device float2*)table, me);
     if (live) store_gradient<P>(z, own_u, us.along, own_v, vs.along, du + row, dv + row, left);
   }
-  if (unit >= units || part * each < batch) return;
-#pragma clang loop unroll(full)
-  for (int i = 0; i < P::POINTS; i++) sums[i * P::THREADS] = float2(0.0f, 0.0f);  // a part without rows
 }
 
 // dk and dk_reverse from the sums of `backward`, added up in order. dD is dk[0].

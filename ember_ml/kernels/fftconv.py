@@ -47,8 +47,9 @@ class Plan:
         return tuple(self.log_m // count + (i < self.log_m % count) for i in range(count))
 
     def parts(self, batch: int, heads: int) -> int:
-        """Parts into which `backward` cuts the batch, so that there are some blocks for every multiprocessor."""
-        return max(1, min(batch, 1024 // heads))
+        """Parts into which `backward` cuts the batch, so that there are some blocks for every multiprocessor. None is empty."""
+        each = -(-batch // max(1, min(batch, 1024 // heads)))
+        return -(-batch // each)
 
 
 @dataclass(frozen=True)

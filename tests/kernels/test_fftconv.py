@@ -1,6 +1,7 @@
 """The kernels of the long convolution against its definition in float64, forward and gradients."""
 
 import math
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -128,6 +129,25 @@ def test_three_passes(cuda_machine, monkeypatch, outer, length, taps, options):
     check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
+def test_what_the_gradient_keeps_may_be_in_device_memory(cuda_machine, monkeypatch):
+    """And a kernel always asks for the same shared memory: the limit that CUDA is told belongs to the kernel."""
+    module, asked = sys.modules["ember_ml.backend.cupy.fftconv"], {}
+    real = module._kernel
+
+    def noted(name, arguments, dynamic=0):
+        asked.setdefault((name, arguments), set()).add(dynamic)
+        return real(name, arguments, dynamic)
+
+    monkeypatch.setattr(module, "_kernel", noted)
+    monkeypatch.setattr(plans.CudaPlan, "parts", lambda self, batch, heads: 3)
+    arrays = case(50, 50, OPTIONS["gated"], batch=5)        # parts of 2 rows, and one
+    for keep in (0, 1, 2):
+        both = plans.CudaPlan(6, 3, 16), plans.CudaPlan(6, 3, 16, keep=keep)
+        monkeypatch.setattr(plans, "cuda_plans", lambda log_m, both=both: both)
+        check(run(cuda_machine, *arrays), definition(*arrays), "float32")
+    assert len(asked) == 6 and all(len(sizes) == 1 for sizes in asked.values())
+
+
 def test_three_passes_of_some_rows_at_a_time(cuda_machine, monkeypatch):
     import cupy
     long_plan(monkeypatch, 1, workspace=2 * 2 * 8 * 512)    # forward: 4 rows, backward: 1 head of 2
@@ -193,6 +213,12 @@ def test_the_smallest_transform_that_holds_the_convolution():
             m = 1 << plans.log_m(length, taps)
             assert 2 * m >= length + taps - 1
             assert m <= 2 or m < length + taps - 1
+
+
+@pytest.mark.parametrize("batch, heads", [(1, 1), (5, 256), (7, 300), (16, 1024), (3, 5000)])
+def test_no_part_of_a_batch_is_empty(batch, heads):
+    parts = plans.Plan(6, 3).parts(batch, heads)
+    assert 1 <= parts <= batch and (parts - 1) * -(-batch // parts) < batch <= parts * -(-batch // parts)
 
 
 @pytest.mark.parametrize("log_m", range(5, 14))
