@@ -88,9 +88,11 @@ def _lint(host: str, mark) -> None:
     dump = clang(*_FLAGS, "-fsyntax-only", "-fno-color-diagnostics", "-Xclang", "-ast-dump", "-", text=host)
     own, found = False, []
     for line in dump.splitlines():
-        for file in re.findall(r"([\w./-]+):\d+:\d+", line.partition("'")[0]):  # named only where it changes
-            own = file.endswith(".metal") if file != "line" else own
-        declared = re.search(r"(?:ParmVar|Var|Field)Decl .* (\w+) '([^']*__generic[^']*)'", line)
+        head = line.partition("'")[0]
+        if ".metal:" in head or "/" in head:                       # a file is named only where it changes
+            for file in re.findall(r"([\w./-]+):\d+:\d+", head):
+                own = file.endswith(".metal") if file != "line" else own
+        declared = "__generic" in line and re.search(r"(?:ParmVar|Var|Field)Decl .* (\w+) '([^']*__generic[^']*)'", line)
         if own and declared and "implicit" not in line:
             found.append(f"'{declared[1]}' is a pointer or reference without an address space ({declared[2]})")
     if found:
