@@ -553,9 +553,11 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     inverse<P>(z, shared, (const float4*)table, me);
     if (live) store_gradient<P>(z, own_u, own_v, du + row, dv + row, left);
   }
-  if (KEEP < 2 || unit >= units) return;
+  if constexpr (KEEP == 2) {
+    if (unit >= units) return;
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i++) out[i * P::THREADS] = sums[i * P::THREADS];
+    for (int i = 0; i < P::POINTS; i++) out[i * P::THREADS] = sums[i * P::THREADS];
+  }
 }
 
 // dk and dk_reverse from the sums of `backward`, added up in order. dD is dk[0].
