@@ -213,6 +213,18 @@ def _(g, x, k, D, k_reverse):
     return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, k, D, k_reverse) if t is not None]
 
 
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _rows_grad(ctx, g):
+    found = iter(_grad_op(g, *ctx.saved_tensors))
+    return tuple(None if t is None else next(found) for t in ctx.saved_tensors)
+
+
+_rows_op.register_autograd(_rows_grad, setup_context=_save)
+
+
 def convolve_rows(x, k, D=None, k_reverse=None):
     if get_proxy_mode() is None:
         return _rows(x, k, D, k_reverse)

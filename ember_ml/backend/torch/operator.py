@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 def operator(name: str, signature: inspect.Signature, launch: Callable, composite: Callable, rule: Callable | None) -> Callable:
-    """The operator `torch.ops.ember.<name>` as a function of tensors (or None) and static keywords.
+    """The operator `torch.ops.ember_kernel.<name>` as a function of tensors (or None) and static keywords.
 
     Args:
         name, signature: the op's. Positional parameters are tensors, or None where that is the default.
@@ -20,8 +20,9 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
         composite: the same in torch's own operations: run on fake tensors, it tells the shapes of what `launch` returns.
         rule: `(args, static, cotangents, outputs, needs) -> gradients`, or None for the composite's gradient.
     """
-    made = torch.library.custom_op(f"ember::{name}", lambda *args, **kw: _listed(launch(*args, **kw), args[0]), mutates_args=(),
-                                   schema=_schema(signature))
+    # a namespace of its own: the engine has operators of the same names for what it computes without kernels
+    made = torch.library.custom_op(f"ember_kernel::{name}", lambda *args, **kw: _listed(launch(*args, **kw), args[0]),
+                                   mutates_args=(), schema=_schema(signature))
     made.register_fake(lambda *args, **kw: [x.new_empty(x.shape) for x in _listed(composite(*args, **kw), args[0])])
 
     def keep(ctx, inputs, output, keyword_only_inputs=None):

@@ -77,6 +77,14 @@ def _(g, g_final, a, h, initial):
             torch.empty_like(g_final))
 
 
+def _save(ctx, inputs, output):
+    a, _, initial = inputs
+    ctx.save_for_backward(a, output[0], initial)
+
+
+_scan_op.register_autograd(lambda ctx, g, g_final: _grad_op(g, g_final, *ctx.saved_tensors), setup_context=_save)
+
+
 def linear_scan_rows(a, b, initial):
     return _scan(a, b, initial) if get_proxy_mode() is None else _scan_op(a, b, initial)
 
