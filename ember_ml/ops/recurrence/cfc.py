@@ -18,7 +18,6 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.activation import gelu, relu, sigmoid, silu
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import abs, exp, tanh
-from ember_ml.ops.linear import linear
 from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.layered_scan import Stage, layered_scan
 from ember_ml.ops.recurrence.linear_scan import state_dtype
@@ -104,11 +103,12 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
     (first, bias), later = filled[0], filled[1:]
     of_x, of_h = split(first, (inputs, n), axis=-1)
     start = zeros((batch, n), kind, like=x) if h is None else h.astype(kind)
-    adds, weights, state = [linear(x.astype(kind), of_x, bias), *(b for _, b in later)], [of_h, *(w for w, _ in later)], [start]
+    adds, weights, state = [bias, *(b for _, b in later)], [of_h, *(w for w, _ in later)], [start]
     if memory is not None:
         adds, weights = [memory.gates.astype(kind), *adds], [memory.weight_hh.astype(kind), *weights]
         state.append(memory.c.astype(kind))
     given = ([] if elapsed is None else [elapsed.astype(kind)]) + ([t.astype(kind) for t in pure] if mode == "pure" else [])
     stages = _stages(len(later), mode, activation, elapsed is not None, memory is not None)
-    y, last = layered_scan(stages, adds, [swap_axes(w) for w in weights], state, given, chunk=chunk)
+    y, last = layered_scan(stages, adds, [swap_axes(w) for w in weights], state, given,
+                           fed=(int(memory is not None), x.astype(kind), of_x), chunk=chunk)
     return y.astype(x.dtype), *last

@@ -19,7 +19,7 @@ from ember_ml.autodiff import tape
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.cells import Parts
-from ember_ml.ops.recurrence.chunks import after, fused
+from ember_ml.ops.recurrence.chunks import Joined, after, fused
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, squeeze, stack, swap_axes
 from ember_ml.tensor import EmberTensor
@@ -43,15 +43,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Counts:
-    """How the flat list of an op's tensors is divided."""
+    """How the flat list of an op's tensors is divided. `fed`: the stage that x feeds; then x and its matrix come last."""
 
     stages: int
     state: int
+    fed: int | None = None
 
     def divide(self, tensors):
         """(adds, weights, state, given)."""
         k, s = self.stages, self.state
         return tensors[:k], tensors[k:2 * k], tensors[2 * k:2 * k + s], tensors[2 * k + s:]
+
+    def without_x(self, tensors):
+        """(what `divide` takes, (x, its matrix) or ())."""
+        return (tensors, ()) if self.fed is None else (tensors[:-2], tensors[-2:])
 
 
 def _through(stages, adds, weights, state, given):
@@ -150,26 +155,47 @@ def _cut(x, start, stop):
     return _time_second(cut(x, start, stop, axis=1)) if x.ndim == 3 else x
 
 
+def _fed(adds, counts, x):
+    """The adds of a chunk, with what x (piece, matrix) brings in the place of the bias of the stage that it feeds."""
+    if not x:
+        return adds
+    piece, w = x
+    return [matmul(piece, swap_axes(w)) + a if k == counts.fed else a for k, a in enumerate(adds)]
+
+
+def _fed_back(found, counts, x):
+    """Cotangents of a chunk, those of what x brings turned into those of the bias (in its place), of x and of its matrix (last)."""
+    if not x:
+        return found
+    (piece, w), dz = x, found[counts.fed]
+    rows = reshape(dz, (-1, dz.shape[-1]))
+    d_w = matmul(swap_axes(rows), reshape(piece, (-1, piece.shape[-1])))
+    return [*found[:counts.fed], total(rows, axis=0), *found[counts.fed + 1:], matmul(dz, w), d_w]
+
+
 def _rule(g, out, *tensors, stages, counts, chunk):
+    tensors, x = counts.without_x(tensors)
     adds, weights, state, given = counts.divide(tensors)
     K, S, length = counts.stages, counts.state, out[0].shape[1]
-    walk, dy, ds, done, chunks = fused(_walk_back, out[0].backend, stages, counts), g[0], [expand_dims(d, 0) for d in g[S:]], [], []
+    walk, dy, ds, done = fused(_walk_back, out[0].backend, stages, counts), g[0], [expand_dims(d, 0) for d in g[S:]], []
+    taped = any(t is not None and t.node is not None for t in (*g, *tensors, *x))
+    grads = [Joined(length, taped) if t.ndim == 3 else None for t in (*adds, *weights, *given, *x)]
     for start in reversed(range(0, length, chunk)):
         stop = min(start + chunk, length)
-        pieces = [_cut(x, start, stop) for x in (*adds, *given, dy)]
+        pieces = [_cut(t, start, stop) for t in (*adds, *given, dy, *x)]
         pieces = after(pieces, done) if done else pieces
+        piece = pieces[K + len(given) + 1:]
         before = [_cut(h, start - 1, stop - 1) if start else concat([expand_dims(first, 0), _cut(h, 0, stop - 1)], axis=0)
                   for first, h in zip(state, out)]
-        found = walk(*pieces[:K], *weights, *before, *pieces[K:], *ds)
-        ds, done = found[len(found) - S:], found
-        chunks.append(found[:len(found) - S])
-    grads = []
-    for x, parts in zip((*adds, *weights, *given), zip(*reversed(chunks))):
-        timed = x.ndim == 3
-        joined = _time_second(parts[0]) if timed else parts[0]
-        for part in () if timed else parts[1:]:
-            joined = joined + part
-        grads.append(concat([_time_second(part) for part in parts], axis=1) if timed and len(parts) > 1 else joined)
+        found = walk(*_fed(pieces[:K], counts, piece), *weights, *before, *pieces[K:K + len(given) + 1], *ds)
+        ds, done = found[len(found) - S:], _fed_back(list(found[:len(found) - S]), counts, piece)
+        for i, part in enumerate(done):
+            if isinstance(grads[i], Joined):
+                grads[i].put(start, _time_second(part))
+            else:
+                grads[i] = part if grads[i] is None else grads[i] + part
+        done = [*done, *ds, *(t for t in grads if isinstance(t, EmberTensor))]
+    grads = [t.get() if isinstance(t, Joined) else t for t in grads]
     k = 2 * K
     return [*grads[:k], *(squeeze(d, 0) for d in ds), *grads[k:]]
 
@@ -179,22 +205,25 @@ def layered_scan_rows(*tensors, stages, counts, chunk):
     """Native form of `layered_scan`: adds, weights, state and given in a row. Returns each part of the state after every step, (B, L, n),
     then the last ones; of the histories only that of h is an output to differentiate.
     """
+    tensors, x = counts.without_x(tensors)
     adds, weights, state, given = counts.divide(tensors)
-    walk, pieces, found = fused(_walk, tensors[0].backend, stages, counts), [], []
+    walk, found, K = fused(_walk, tensors[0].backend, stages, counts), [], counts.stages
     state = [expand_dims(s, 0) for s in state]
-    length = next(a.shape[1] for a in adds if a.ndim == 3)
+    length = next(a.shape[1] for a in (*adds, *x) if a.ndim == 3)
+    histories = [Joined(length) for _ in state]
     for start in range(0, length, chunk):
-        now = [_cut(x, start, min(start + chunk, length)) for x in (*adds, *given)]
+        now = [_cut(t, start, min(start + chunk, length)) for t in (*adds, *given, *x)]
         now = after(now, found) if found else now
-        found = walk(*now[:counts.stages], *weights, *state, *now[counts.stages:])
+        found = walk(*_fed(now[:K], counts, now[K + len(given):]), *weights, *state, *now[K:K + len(given)])
         state = [cut(part, part.shape[0] - 1, part.shape[0], axis=0) for part in found]
-        pieces.append([_time_second(part) for part in found])
-    histories = pieces[0] if len(pieces) == 1 else [concat(part, axis=1) for part in zip(*pieces)]
-    return (*histories, *(squeeze(s, 0) for s in state))
+        for history, part in zip(histories, found):
+            history.put(start, _time_second(part))
+    return (*(history.get() for history in histories), *(squeeze(s, 0) for s in state))
 
 
 def layered_scan(stages: Sequence[Stage], adds: Sequence[EmberTensor], weights: Sequence[EmberTensor], state: Sequence[EmberTensor],
-                 given: Sequence[EmberTensor] = (), *, chunk: int = 64) -> tuple[EmberTensor, tuple]:
+                 given: Sequence[EmberTensor] = (), *, fed: tuple[int, EmberTensor, EmberTensor] | None = None,
+                 chunk: int = 64) -> tuple[EmberTensor, tuple]:
     """(h after every step, last state) of the recurrence above, for checked shapes of one dtype.
 
     Args:
@@ -203,8 +232,10 @@ def layered_scan(stages: Sequence[Stage], adds: Sequence[EmberTensor], weights: 
         weights: W_k, (n of the stage before, G n), gate after gate.
         state: h (B, N), and the memories (B, n) of the stages that have one, in their order.
         given: tensors for the last stage's update, (B, L, 1), (B, L, n) or (n,).
+        fed: (k, x (B, L, J), W_x (G n, J)): stage k has W_x x + a_k, formed chunk by chunk; for all steps at once it would be many times x.
         chunk: steps whose gates and derivatives the gradient holds at once.
     """
-    counts = Counts(len(stages), len(state))
-    out = layered_scan_rows(*adds, *weights, *state, *given, stages=tuple(stages), counts=counts, chunk=chunk)
+    k, *x = fed or (None,)
+    counts = Counts(len(stages), len(state), k)
+    out = layered_scan_rows(*adds, *weights, *state, *given, *x, stages=tuple(stages), counts=counts, chunk=chunk)
     return out[0], out[len(state):]
