@@ -202,8 +202,8 @@ def _rule(g, out, *tensors, stages, counts, chunk):
 
 @op(vjp=_rule, owns_gradient=True)
 def layered_scan_rows(*tensors, stages, counts, chunk):
-    """Native form of `layered_scan`: adds, weights, state and given in a row. Returns each part of the state after every step, (B, L, n),
-    then the last ones; of the histories only that of h is an output to differentiate.
+    """Native form of `layered_scan`: adds, weights, state, given, and x with its matrix if a stage is fed, in a row. Returns each part of
+    the state after every step, (B, L, n), then the last ones; of the histories only that of h is an output to differentiate.
     """
     tensors, x = counts.without_x(tensors)
     adds, weights, state, given = counts.divide(tensors)
@@ -228,7 +228,7 @@ def layered_scan(stages: Sequence[Stage], adds: Sequence[EmberTensor], weights: 
 
     Args:
         stages: the chain, at least one.
-        adds: a_k of each stage, (B, L, G n) or (G n,); at least one has time.
+        adds: a_k of each stage, (B, L, G n) or (G n,); at least one has time, unless a stage is fed.
         weights: W_k, (n of the stage before, G n), gate after gate.
         state: h (B, N), and the memories (B, n) of the stages that have one, in their order.
         given: tensors for the last stage's update, (B, L, 1), (B, L, n) or (n,).
