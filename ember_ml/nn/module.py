@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
+from ember_ml import weights
 from ember_ml.errors import ShapeError, WeightsError
 from ember_ml.tensor import EmberTensor
+from ember_ml.weights import LoadReport
 
 
 class Module:
@@ -95,10 +97,31 @@ class Module:
             for name, old in before.items():
                 _set(places[name], old)
 
-    def freeze(self, *patterns: str):
-        """Takes the parameters that match a glob ("blocks.0.*"; none given: all) out of training.
+    def load_weights(self, path, strict: bool = True) -> LoadReport:
+        """Takes tensors by name from a weight file, in the module's own dtypes and on its engine; returns a report, a table when printed.
 
-        Raises WeightsError for a pattern that matches nothing.
+        Args:
+            path: a file of `weights.save` or of another writer of safetensors.
+            strict: the file holds what the module has, no more and no less; else what fits by name and shape is taken, and the rest of
+                the module stays as it is.
+
+        Raises WeightsError for a damaged file, for any difference if strict, else if nothing fits. Then nothing has changed.
+        """
+        own = self.tensors()
+        found, _, _ = weights.load(path, device=next(iter(own.values())).device)
+        report = weights.fit({name: (t.shape, t.dtype) for name, t in own.items()}, {name: (t.shape, t.dtype) for name, t in found.items()})
+        if (strict and not report.whole) or not report.loaded:
+            raise WeightsError(f"{path}: {'does not hold what the module has' if strict else 'nothing in it fits the module'}:\n{report}"
+                               + ("\nload_weights(path, strict=False) takes what fits" if strict and report.loaded else ""))
+        self.install({name: found[name].astype(own[name].dtype) for name in report.loaded})
+        return report
+
+    def freeze(self, *patterns: str):
+        """Takes parameters out of training, by globs of their names or of the modules they are in; none given: all.
+
+        `freeze("embedding", "blocks.0.*", "*.bias")`: what is frozen has no gradient and no place in an optimiser.
+
+        Raises WeightsError, with near names, for a pattern that matches nothing; then nothing is frozen.
         """
         self._mark(patterns, True)
 
@@ -130,15 +153,16 @@ class Module:
         return places
 
     def _mark(self, patterns, frozen: bool):
-        entries = [e for e in self.entries() if not e[1]._is_buffer(e[2])]
+        entries, hits = {name: (owner, attr) for name, owner, attr in self.entries() if not owner._is_buffer(attr)}, []
         for pattern in patterns or ("*",):
-            hit = [(owner, attr) for name, owner, attr in entries if fnmatchcase(name, pattern)]
-            if not hit:
-                known = ", ".join(e[0] for e in entries[:8]) + (", ..." if len(entries) > 8 else "")
-                raise WeightsError(f"freeze: no parameter matches {pattern!r}; there are {known}")
-            for owner, attr in hit:
-                marked = owner.__dict__.setdefault("_frozen", set())
-                (marked.add if frozen else marked.discard)(attr)
+            names = matching(entries, pattern)
+            if not names:
+                raise WeightsError(f"{'freeze' if frozen else 'unfreeze'}: no parameter matches {pattern!r}; {near(pattern, entries)}")
+            hits += names
+        for name in hits:
+            owner, attr = entries[name]
+            marked = owner.__dict__.setdefault("_frozen", set())
+            (marked.add if frozen else marked.discard)(attr)
 
     def _is_buffer(self, attr: str) -> bool:
         return attr in self.__dict__.get("_buffers", ())
@@ -148,6 +172,21 @@ class Module:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.count():,} parameters)"
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """The dotted names that a glob fits, or whose module it fits: "blocks.0" takes in "blocks.0.norm.weight"."""
+    return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+
+
+def near(pattern: str, names: Iterable[str]) -> str:
+    """What to say after a name or glob that fits nothing: the names, also of modules, that are like it, or the first ones."""
+    every = dict.fromkeys(".".join(parts[:n]) for parts in (name.split(".") for name in names) for n in range(1, len(parts) + 1))
+    like = difflib.get_close_matches(pattern, every, 3, 0.6)
+    if like:
+        return f"did you mean {', '.join(like)}?"
+    known = [name for name, _ in zip(names, range(9))]
+    return f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
 
 
 def _set(where: list[tuple[Module, str]], value: EmberTensor):

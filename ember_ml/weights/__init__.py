@@ -28,9 +28,9 @@ from ember_ml.tensor.common import dtypes as dt
 from ember_ml.weights import header
 from ember_ml.weights.atomic import replace
 from ember_ml.weights.header import show
-from ember_ml.weights.match import check
+from ember_ml.weights.match import LoadReport, check, fit
 
-__all__ = ["check", "load", "load_tree", "save", "save_tree"]
+__all__ = ["LoadReport", "check", "fit", "load", "load_tree", "save", "save_tree"]
 
 VERSION = "1"
 MAX_DEPTH = 32  # of the config, far from where Python's recursion ends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from ember_ml.errors import WeightsError
 from ember_ml.tensor import DType
@@ -11,9 +12,53 @@ from ember_ml.weights.header import show
 
 SHOWN = 5  # of each kind of difference
 
+Form = tuple[tuple[int, ...], DType]
 
-def check(expected: dict[str, tuple[tuple[int, ...], DType]], found: dict[str, tuple[tuple[int, ...], DType]],
-          path: str | os.PathLike) -> None:
+
+class LoadReport(NamedTuple):
+    """Which tensors of a module a file holds, by name.
+
+    loaded: those of the same name and shape. missing: the module's alone. surplus: the file's alone. mismatched: of both, with another
+    shape or kind of number: (the module's, the file's), each (shape, dtype).
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    surplus: list[str]
+    mismatched: dict[str, tuple[Form, Form]]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file holds what the module has, no more and no less."""
+        return not (self.missing or self.surplus or self.mismatched)
+
+    def __str__(self) -> str:
+        rows = [("missing", show(n), "") for n in self.missing] + [("surplus", show(n), "") for n in self.surplus] + [
+            ("mismatched", show(n), f"expected {_form(*want)}, got {_form(*got)}") for n, (want, got) in self.mismatched.items()]
+        wide = max((len(name) for _, name, _ in rows[:ROWS]), default=0)
+        lines = [f"{what:<10}  {name:<{wide}}  {note}".rstrip() for what, name, note in rows[:ROWS]]
+        more = [f"... and {len(rows) - ROWS} more"] if len(rows) > ROWS else []
+        return "\n".join([f"{len(self.loaded)} loaded, {len(self.missing)} missing, {len(self.surplus)} surplus, "
+                          f"{len(self.mismatched)} mismatched", *lines, *more])
+
+
+ROWS = 40  # of a printed report
+
+
+def _form(shape, dtype) -> str:
+    return f"{dtype}{list(shape)}"
+
+
+def fit(expected: dict[str, Form], found: dict[str, Form]) -> LoadReport:
+    """What of `found` can take the place of `expected`: the same name and shape, and numbers of the same kind, of any width."""
+    both = [name for name in expected if name in found]
+    bad = {n: (expected[n], found[n]) for n in both
+           if tuple(expected[n][0]) != tuple(found[n][0]) or expected[n][1].kind != found[n][1].kind}
+    return LoadReport([n for n in both if n not in bad], [n for n in expected if n not in found],
+                      [n for n in found if n not in expected], bad)
+
+
+def check(expected: dict[str, Form], found: dict[str, Form], path: str | os.PathLike) -> None:
     """Compares names, shapes and dtypes, before anything is changed.
 
     Args:

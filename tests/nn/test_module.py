@@ -3,7 +3,7 @@
 import pytest
 
 import ember_ml as em
-from ember_ml import nn
+from ember_ml import nn, weights
 from ember_ml.errors import ShapeError, WeightsError
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -137,9 +137,61 @@ def test_freeze_takes_globs_and_unfreeze_undoes_it():
     assert tree.parameters(trainable=True) == {}
 
 
-def test_freeze_says_what_there_is():
-    with pytest.raises(WeightsError, match=r"no parameter matches 'manny.\*'; there are first.weight"):
-        Tree().freeze("manny.*")
+def test_freeze_takes_the_names_of_modules():
+    tree = Tree()
+    tree.freeze("many", "named.a", "sc*")
+    assert list(tree.parameters(trainable=True)) == ["first.weight", "named.b.0.weight"]
+
+
+@pytest.mark.parametrize("pattern, message", [("manny.*", "did you mean many"), ("frist", r"did you mean first"),
+                                              ("zzz", r"there are first.weight, many.0.weight")])
+def test_a_glob_that_matches_nothing_names_what_is_near_and_freezes_nothing(pattern, message):
+    tree = Tree()
+    with pytest.raises(WeightsError, match=f"no parameter matches {pattern!r}; {message}".replace("*", r"\*")):
+        tree.freeze("first", pattern)
+    assert list(tree.parameters(trainable=True)) == NAMES
+    with pytest.raises(WeightsError, match="unfreeze: no parameter matches 'nmaed'; did you mean named"):
+        tree.unfreeze("nmaed")
+
+
+def test_what_is_frozen_has_no_gradient_and_no_place_in_the_optimizer():
+    tree = Tree()
+    tree.freeze("many", "scale")
+    params = tree.parameters(trainable=True)
+    _, grads = nn.value_and_grad(tree, lambda m: (m.scale.sum() * m.many[0].weight * m.first.weight + m.named["a"].weight
+                                                  * m.named["b"][0].weight).sum())(params, tree.buffers(), em.random.key(0))
+    state = nn.optimizers.Adam(nn.optimizers.AdamConfig()).init(params)
+    kept = ["first.weight", "named.a.weight", "named.b.0.weight"]
+    assert list(grads) == kept == list(state["m"]) == list(state["v"])
+    assert grads["first.weight"].tolist() == [6.0, 6.0]
+
+
+def test_what_fits_is_loaded_and_the_rest_told(tmp_path):
+    tree, path = Tree(), tmp_path / "part.safetensors"
+    weights.save(path, {"first.weight": em.full((2,), 7.0).astype("float16"), "many.0.weight": em.ones((3,)), "first.mean": em.ones((2,), "int32"),
+                        "head.weight": em.ones((1,))})
+    before = values(tree)
+    with pytest.raises(WeightsError, match=r"(?s)does not hold what.*1 loaded, 8 missing, 1 surplus, 2 mismatched.*strict=False"):
+        tree.load_weights(path)
+    assert values(tree) == before
+    report = tree.load_weights(path, strict=False)
+    assert values(tree) == before | {"first.weight": [7.0, 7.0]} and tree.first.weight.dtype is em.float32
+    assert report.loaded == ["first.weight"] and report.surplus == ["head.weight"] and not report.whole
+    assert set(report.missing) == set(before) - {"first.weight", "first.mean", "many.0.weight"}
+    lines = str(report).splitlines()
+    assert lines[0] == "1 loaded, 8 missing, 1 surplus, 2 mismatched" and "surplus     'head.weight'" in lines
+    assert "mismatched  'many.0.weight'" in lines[-1] and lines[-1].endswith("expected float32[2], got float32[3]")
+    weights.save(path, {"head.weight": em.ones((1,))})
+    with pytest.raises(WeightsError, match="nothing in it fits the module"):
+        tree.load_weights(path, strict=False)
+
+
+def test_a_file_of_all_tensors_is_loaded_whole(tmp_path):
+    tree, path = Tree(), tmp_path / "whole.safetensors"
+    want = {name: em.random.normal(em.random.key(i), t.shape) for i, (name, t) in enumerate(tree.tensors().items())}
+    weights.save(path, want)
+    assert tree.load_weights(path).whole
+    assert values(tree) == {name: t.tolist() for name, t in want.items()}
 
 
 def test_buffers_are_not_frozen_as_parameters():
