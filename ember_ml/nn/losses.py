@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ember_ml.errors import ShapeError
 from ember_ml.ops import cross_entropy as per_row
+from ember_ml.ops import linear_cross_entropy as per_row_of_head
 from ember_ml.ops import elementwise, log_softmax, maximum, softplus, square, take, where
 from ember_ml.tensor import EmberTensor
 
@@ -24,7 +25,7 @@ def cross_entropy(logits: EmberTensor, labels: EmberTensor, ignore: int | None =
     wide = logits if logits.dtype.bits >= 32 else logits.astype("float32")
     rows = per_row(wide, labels, ignore)
     if weight is None and smoothing == 0.0:
-        return rows.mean() if ignore is None else rows.sum() / maximum((labels != ignore).astype(rows.dtype).sum(), 1.0)
+        return _mean(rows, labels, ignore)
     classes = logits.shape[-1]
     if weight is not None and weight.shape != (classes,):
         raise ShapeError(f"cross_entropy: expected weight of shape ({classes},), got {weight.shape}")
@@ -36,6 +37,19 @@ def cross_entropy(logits: EmberTensor, labels: EmberTensor, ignore: int | None =
         everything = everything if weight is None else everything * weight.astype(rows.dtype)
         loss = loss * (1.0 - smoothing) + everything.sum(axis=-1) * seen * (smoothing / classes)
     return loss.sum() / maximum(share.sum(), 1e-30)
+
+
+def linear_cross_entropy(x: EmberTensor, weight: EmberTensor, labels: EmberTensor, bias: EmberTensor | None = None,
+                         ignore: int | None = None, cap: float | None = None, chunk: int | None = None) -> EmberTensor:
+    """`cross_entropy` of the logits x W^T + b, a chunk of rows at a time: (rows, classes) is never held.
+
+    Arguments and errors: see `ember_ml.ops.linear_cross_entropy`. Returns: scalar, as `cross_entropy`.
+    """
+    return _mean(per_row_of_head(x, weight, labels, bias, ignore, cap, chunk), labels, ignore)
+
+
+def _mean(rows: EmberTensor, labels: EmberTensor, ignore: int | None) -> EmberTensor:
+    return rows.mean() if ignore is None else rows.sum() / maximum((labels != ignore).astype(rows.dtype).sum(), 1.0)
 
 
 def binary_cross_entropy(logits: EmberTensor, target: EmberTensor) -> EmberTensor:

@@ -20,6 +20,7 @@ from ember_ml.ops.fftconv import fftconv
 from ember_ml.ops.fftconv_filter import PreparedFilter, prepare_filter
 from ember_ml.ops.index import debug_checks, one_hot, put_add_along_axis, scatter_add, take, take_along_axis
 from ember_ml.ops.linear import addmm, linear, matmul, outer
+from ember_ml.ops.linear_cross_entropy import linear_cross_entropy
 from ember_ml.ops.loss import cross_entropy
 from ember_ml.ops.modal import modal_filter, modal_response, modal_state, modal_step
 from ember_ml.ops.moe import Plan, grouped_linear, grouped_outer, moe_combine, moe_gather, moe_mlp, moe_plan

@@ -102,3 +102,62 @@ def test_shapes_must_be_equal(name):
 def test_labels_must_fit_logits():
     with pytest.raises(ShapeError, match=r"cross_entropy: expected labels of shape \(2, 3\)"):
         losses.cross_entropy(em.ones((2, 3, 7)), em.zeros((2, 4), dtype="int32"))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_linear_cross_entropy_is_the_whole_s(chunk):
+    """Value and gradients of the head and its input are those of the logits held whole; ignored rows count for nothing."""
+    x, w = numbers(8, 2, 3, 4), numbers(9, 7, 4)
+    labels = put(LABELS, "int32")
+    value, grads = em.value_and_grad(lambda x, w: losses.linear_cross_entropy(x, w, labels, ignore=2, chunk=chunk), (0, 1))(put(x), put(w))
+    logits, seen = x @ w.T, LABELS != 2
+    d = (np.exp(log_softmax(logits)) - np.eye(7)[LABELS]) * seen[..., None] / seen.sum()
+    close(value, cross_entropy(logits, LABELS, 2), 1e-6)
+    close(grads[0], d @ w, 1e-5)
+    close(grads[1], np.einsum("blv,bld->vd", d, x), 1e-5)
+
+
+@pytest.mark.parametrize("dtype, relative", [("float16", 2e-3), ("bfloat16", 1.5e-2)])
+def test_linear_cross_entropy_sums_a_half_precision_head_s_gradient_in_float32(dtype, relative):
+    """256 chunks whose parts are each below half a unit of the sum's last place: added in the head's dtype they would be lost."""
+    x, w = put(numbers(10, 256, 4) * 0.1 + 1.0, dtype), put(np.zeros((3, 4)), dtype)
+    g = em.grad(lambda w: losses.linear_cross_entropy(x, w, em.zeros((256,), "int32"), chunk=1))(w)
+    wide = x.numpy().astype(np.float64).mean(0)
+    assert str(g.dtype) == dtype
+    close(g, np.stack([wide * (1 / 3 - 1), wide / 3, wide / 3]), relative)
+
+
+def test_linear_cross_entropy_holds_one_chunk_of_logits(backend):
+    """Peak of a gradient on MLX, whose allocator counts: far below the logits of all rows."""
+    if backend != "mlx":
+        pytest.skip("only MLX's allocator counts bytes of its own on a CPU")
+    import mlx.core as mx
+
+    rows, classes = 4096, 512
+    x, w, labels = put(numbers(11, rows, 2)), put(numbers(12, classes, 2)), em.zeros((rows,), "int32")
+    mx.eval(x.data, w.data, labels.data)
+
+    def peak(loss):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval([g.data for g in em.grad(loss, (0, 1))(x, w)])
+        return mx.get_peak_memory() - before
+
+    whole = rows * classes * 4
+    assert peak(lambda x, w: losses.linear_cross_entropy(x, w, labels, chunk=128)) < whole / 4
+    assert peak(lambda x, w: losses.cross_entropy(em.ops.linear(x, w), labels)) > whole
+
+
+def test_labels_that_do_not_fit_are_named():
+    x, w = put(numbers(8, 3, 4)), put(numbers(9, 7, 4))
+    with pytest.raises(ShapeError, match=r"expected x \(..., D\), weight \(V, D\) and labels"):
+        losses.linear_cross_entropy(x, w, put(np.zeros(2), "int32"))
+    with pytest.raises(ShapeError, match="at least 1 row"):
+        losses.linear_cross_entropy(x, w, put(np.zeros(3), "int32"), chunk=0)
+    for labels in ([0, 7, 1], [0, -100, 1]):
+        for call in (lambda y: losses.linear_cross_entropy(x, w, y), lambda y: losses.cross_entropy(em.ops.linear(x, w), y)):
+            with em.debug_checks(), pytest.raises(IndexError, match=rf"labels in \[0, 6\], got {labels[1]}; .*ignore="):
+                call(put(labels, "int32"))
+    with pytest.raises(TypeError, match="integer labels"):
+        losses.cross_entropy(x, put(np.zeros(3), "float32"))

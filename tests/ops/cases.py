@@ -205,6 +205,17 @@ row("cross_entropy_rows", ops.cross_entropy, [real(2, 3, 5), ints(2, 3)],
     lambda x, i: np.log(np.exp(x).sum(-1)) - np.take_along_axis(x, i[..., None], -1)[..., 0])
 
 
+def _head_loss(x, w, i, b=0.0, cap=None):
+    z = x @ w.T + b
+    z = z if cap is None else cap * np.tanh(z / cap)
+    return np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, i[..., None], -1)[..., 0]
+
+
+row("linear_cross_entropy_rows", lambda x, w, i: ops.linear_cross_entropy(x, w, i, chunk=2), [real(5, 3), real(7, 3), ints(5, high=7)], _head_loss)
+row("linear_cross_entropy_rows", lambda x, w, i, b: ops.linear_cross_entropy(x, w, i, b, cap=1.5, chunk=4),
+    [real(2, 3, 4), real(5, 4), ints(2, 3), real(5)], lambda *a: _head_loss(*a, cap=1.5), label="bias and cap")
+
+
 def _attention(q, k, v, causal=False, window=None, mask=0.0, scale=None):
     """Query by query and head by head; a key head serves the neighbouring query heads."""
     out = np.zeros((*q.shape[:-1], v.shape[-1]))
