@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import mlx.core as mx
 
@@ -21,7 +21,7 @@ def body(entry: Entry) -> str:
     function = entry.name.removeprefix(f"{entry.stem}_")
     sizes = [f"uint({name}_shape[{axis}])" for name, axis in entry.sizes]
     shared = f"threadgroup {entry.stem}::{entry.shared} shared; " if entry.shared else ""
-    arguments = [*entry.input_names, *entry.outputs, *sizes, *(["shared"] if shared else []), "thread_position_in_grid"]
+    arguments = [*entry.input_names, *entry.outputs, *sizes, *entry.numbers, *(["shared"] if shared else []), "thread_position_in_grid"]
     return f"{shared}{entry.stem}::{function}({', '.join(arguments)});"
 
 
@@ -29,19 +29,26 @@ def body(entry: Entry) -> str:
 def _kernel(entry: Entry):
     """Made once: MLX builds its text anew from header and source at every call, and compiles by the kernel's name."""
     return mx.fast.metal_kernel(
-        name=entry.name, input_names=entry.input_names, output_names=entry.outputs, source=body(entry),
+        name=entry.name, input_names=(*entry.input_names, *entry.numbers), output_names=entry.outputs, source=body(entry),
         header=source_text("metal", entry.stem))
 
 
-def _launch(entry: Entry, inputs, threads, group, outputs, zeroed=False) -> list[mx.array]:
+def _launch(entry: Entry, inputs, threads, group, outputs, numbers=(), filled=None) -> list[mx.array]:
     """Arrays of the (shape, dtype) in `outputs`, by `threads` (x, y, z) in groups of `group` (x, y, z).
+
+    Elements that the kernel leaves alone are `filled`, if it leaves any.
 
     Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
     """
     entry.own_dtype([str(x.dtype).removeprefix("mlx.core.") for x in inputs])
     shapes, dtypes = zip(*outputs)
-    return _kernel(entry)(inputs=inputs, grid=threads, threadgroup=group, output_shapes=list(shapes),
-                          output_dtypes=list(dtypes), init_value=0 if zeroed else None)
+    return _kernel(entry)(inputs=[*inputs, *map(_number, numbers)], grid=threads, threadgroup=group, output_shapes=list(shapes),
+                          output_dtypes=list(dtypes), init_value=filled)
+
+
+@lru_cache(maxsize=256)
+def _number(value: int) -> mx.array:
+    return mx.array(value, mx.uint32)
 
 
 def moe_combine(expert_out: mx.array, inverse: mx.array, weights: mx.array) -> mx.array:
@@ -76,7 +83,7 @@ def moe_combine_backward(g: mx.array, expert_out: mx.array, inverse: mx.array,
         return mx.zeros_like(expert_out), mx.zeros(weights.shape, mx.float32)
     (_, width), pairs = expert_out.shape, inverse.size
     d_expert_out, = _launch(moe.BACKWARD_ROWS, [g, expert_out, inverse, weights], (width, pairs, 1), (*row_block(width), 1),
-                            [(expert_out.shape, expert_out.dtype)], zeroed=True)
+                            [(expert_out.shape, expert_out.dtype)], filled=0)
     d_weights, = _launch(moe.BACKWARD_WEIGHTS, [g, expert_out, inverse], (LANES, pairs, 1), (LANES, THREADS // LANES, 1),
                          [(weights.shape, mx.float32)])
     return d_expert_out, d_weights
@@ -152,13 +159,40 @@ def moe_topk(x: mx.array, k: int = 2) -> mx.array:
     rows = x.size // max(x.shape[-1], 1)
     if rows * k == 0:
         return mx.zeros((*x.shape[:-1], k), mx.int32)
-    ids, = _launch(moe.TOPK, [x.reshape(rows, -1), mx.zeros((k,), mx.int32)], (LANES, rows, 1), (LANES, THREADS // LANES, 1),
-                   [((rows, k), mx.int32)])
+    ids, = _launch(moe.TOPK, [x.reshape(rows, -1)], (LANES, rows, 1), (LANES, THREADS // LANES, 1), [((rows, k), mx.int32)], (k,))
     return ids.reshape(*x.shape[:-1], k)
+
+
+def moe_plan(ids: mx.array, *, experts: int, block: int, rows: int) -> tuple[mx.array, mx.array, mx.array]:
+    """(order, inverse, offsets) of `ember_ml.ops.moe.Plan` for ids int32 (T, K), of which none are 0; at most 1023 experts.
+
+    Ids out of range are nobody's. Raises UnsupportedDtype for other dtypes than int32.
+    """
+    pairs, flat = ids.size, ids.reshape(-1)
+    each = moe.pairs_of_a_part(pairs)
+    parts, group = -(-pairs // each), (moe.TILE, 1, 1)
+    ranks, counts = _launch(moe.COUNT, [flat], (moe.TILE, parts, 1), group,
+                            [((pairs,), mx.int32), ((parts, experts + 1), mx.int32)], (experts, each))
+    order, inverse, offsets = _launch(
+        moe.PLACE, [flat, ranks, counts], (moe.TILE, parts, 1), group,
+        [((rows,), mx.int32), ((pairs,), mx.int32), ((experts + 1,), mx.int32)], (each, block), None if rows == pairs else pairs)
+    return order, inverse.reshape(ids.shape), offsets
+
+
+def moe_gather(x: mx.array, order: mx.array, inverse: mx.array) -> mx.array:
+    """y[r] = x[order[r] // K], zero where that is no row; x (T, D), order int32 (R,), inverse int32 (T, K).
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    shape = (order.shape[0], x.shape[1])
+    if 0 in shape or inverse.size == 0:
+        return mx.zeros(shape, x.dtype)
+    y, = _launch(moe.GATHER, [x, order, inverse], (*shape[::-1], 1), (*row_block(shape[1]), 1), [(shape, x.dtype)])
+    return y
 
 
 #: launcher by the name of its KernelSpec
 KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
-           "moe_combine_backward": moe_combine_backward, "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward,
-           "moe_topk": moe_topk}
+           "moe_combine_backward": moe_combine_backward, "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
+           "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

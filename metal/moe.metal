@@ -1,4 +1,5 @@
-// Mixture of experts: the weighted sum that puts the experts' outputs back together, and its gradients.
+// Mixture of experts: the choice of experts, (token, slot) pairs sorted by expert, their rows gathered, the activation
+// inside the experts, and the weighted sum that puts their outputs back together; gradients.
 //
 // Twin of cuda/moe.cu: the same names, the same algorithm. Every function works for one thread, which `position`
 // names: x counts along a row (or the lanes of a simdgroup), y the tokens or the (token, slot) pairs. Threads beyond
@@ -63,9 +64,9 @@ constant constexpr float LEAST = -3.402823466e38f;  // for which NaN and minus i
 
 // ids[row, k] = index of the k-th largest of x[row], by falling value, ties to the lower index
 // One simdgroup works for a row, so all its threads leave here together or not at all. A round looks at what comes after
-// the last winner in that order, so nothing needs to be remembered of the others. `choices` is here for its shape.
-template <typename Rows, typename Choices>
-void topk(Rows x, Choices choices, device int* ids, uint rows, uint width, uint slots, uint3 position) {
+// the last winner in that order, so nothing needs to be remembered of the others.
+template <typename Rows>
+void topk(Rows x, device int* ids, uint rows, uint width, uint slots, uint3 position) {
   const uint lane = position.x, row = position.y;
   if (row >= rows) return;
   const size_t mine = size_t(row) * width;
@@ -83,6 +84,88 @@ void topk(Rows x, Choices choices, device int* ids, uint rows, uint width, uint 
     last = most, place = where + 1;
     if (lane == 0) ids[size_t(row) * slots + k] = int(where);
   }
+}
+
+constant constexpr uint TILE = 256;     // pairs that a threadgroup looks at together, one a thread
+constant constexpr uint EXPERTS = 1024; // at most, nobody included
+
+// Experts of the pairs of two tiles in turn: a thread that is ahead fills the other one, so that one barrier a tile is
+// enough.
+struct Tiles {
+  uint of[2][TILE];
+};
+
+// Pairs of each expert in the whole, blocks filled up; the row of the first one in this threadgroup's part.
+struct Places {
+  uint totals[EXPERTS], first[EXPERTS];
+};
+
+// The expert of a pair. Whoever is out of range is nobody, who comes after the last expert.
+template <typename Ids>
+uint expert_of(Ids ids, uint pair, uint experts) {
+  return min(uint(ids[pair]), experts);
+}
+
+// ranks[pair] = earlier pairs of the same expert in a part of `each` pairs, counts[part, e] = its pairs of expert e
+// A threadgroup has a part, a thread an expert (more where there are more), which looks at one pair after the other:
+// nothing is added in a racing order, and pairs of an expert stay in their order.
+template <typename Ids>
+void count(Ids ids, device int* ranks, device int* counts, uint pairs, uint experts, uint each, threadgroup Tiles& tiles,
+           uint3 position) {
+  const uint lane = position.x, part = position.y, last = min((part + 1) * each, pairs);
+  uint turn = 0;
+  for (uint expert = lane; expert - lane <= experts; expert += TILE) {
+    uint sum = 0;
+    for (uint start = part * each; start < last; start += TILE, turn ^= 1) {
+      if (start + lane < last) tiles.of[turn][lane] = expert_of(ids, start + lane, experts);
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      const uint here = min(TILE, last - start);
+      for (uint i = 0; i < here; i++)
+        if (tiles.of[turn][i] == expert) ranks[start + i] = int(sum++);
+    }
+    if (expert <= experts) counts[size_t(part) * (experts + 1) + expert] = int(sum);
+  }
+}
+
+// The rows of `count`'s pairs, sorted by expert: inverse[pair] = row, order[row] = pair, offsets[e] = first row of expert
+// e, a multiple of `block`. Rows that fill blocks up are left as they are; nobody's pairs come last.
+template <typename Ids, typename Ranks, typename Counts>
+void place(Ids ids, Ranks ranks, Counts counts, device int* order, device int* inverse, device int* offsets, uint pairs,
+           uint parts, uint columns, uint each, uint block, threadgroup Places& places, uint3 position) {
+  const uint lane = position.x, part = position.y, experts = columns - 1;
+  for (uint expert = lane; expert <= experts; expert += TILE) {
+    uint total = 0, before = 0;
+    for (uint p = 0; p < parts; p++) {
+      const uint there = uint(counts[size_t(p) * columns + expert]);
+      total += there;
+      before += p < part ? there : 0;
+    }
+    places.totals[expert] = (total + block - 1) / block * block;
+    places.first[expert] = before;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint expert = lane; expert <= experts; expert += TILE) {
+    uint start = 0;
+    for (uint e = 0; e < expert; e++) start += places.totals[e];
+    places.first[expert] += start;
+    if (part == 0) offsets[expert] = int(start);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint pair = part * each + lane; pair < min((part + 1) * each, pairs); pair += TILE) {
+    const int row = int(places.first[expert_of(ids, pair, experts)]) + ranks[pair];
+    inverse[pair] = row;
+    order[row] = int(pair);
+  }
+}
+
+// y[row, column] = x[order[row] / slots, column], zero where that is no token. `inverse` is here for its shape.
+template <typename Rows, typename Index, typename Inverse, typename T>
+void gather(Rows x, Index order, Inverse inverse, device T* y, uint tokens, uint width, uint rows, uint slots,
+            uint3 position) {
+  const uint column = position.x, row = position.y;
+  if (column >= width || row >= rows) return;
+  const uint token = uint(order[row]) / slots;
+  y[size_t(row) * width + column] = token < tokens ? T(x[size_t(token) * width + column]) : T(0.0f);
 }
 
 // silu(x) = x sigmoid(x); the exponential of a large -x is infinite, and its sigmoid 0

@@ -20,7 +20,7 @@ def _sample() -> tuple[list, ...]:
 
 
 #: moe_combine(expert_out (N, D), inverse int32 (T, K), weights float32 (T, K)) -> y (T, D) in expert_out's dtype
-MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _sample, registers=32)
+MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _sample, registers=40)
 
 #: moe_combine_backward(g (T, D), expert_out, inverse, weights) -> d_expert_out (N, D), d_weights float32 (T, K).
 #: A row that no pair owns gets zero. A pair whose index is out of range owns no row: its part is dropped.
@@ -51,8 +51,37 @@ MOE_SWIGLU_BACKWARD = KernelSpec(
     lambda: (sample_values(5, 37, seed=5), sample_values(5, 74, seed=4), sample_values(5, 1, seed=6)), registers=64,
     serves=_serves_swiglu)
 
-TOPK = Entry("moe_topk", (("x", "T"), ("choices", "int32")), ("ids",), (("x", 0), ("x", 1), ("choices", 0)))
+#: pairs that a threadgroup looks at together, and the most experts, as the kernels name them
+TILE, EXPERTS = 256, 1024
 
-#: moe_topk(x (..., E), k) -> int32 (..., k): indices by falling value, ties to the lower one. An array's shape tells the kernel k.
+_IDS = ("ids", "int32")
+COUNT = Entry("moe_count", (_IDS,), ("ranks", "counts"), (("ids", 0),), "Tiles", ("experts", "each"))
+PLACE = Entry("moe_place", (_IDS, ("ranks", "int32"), ("counts", "int32")), ("order", "inverse", "offsets"),
+              (("ids", 0), ("counts", 0), ("counts", 1)), "Places", ("each", "block"))
+
+
+def pairs_of_a_part(pairs: int) -> int:
+    """Pairs that a threadgroup counts: two tiles, and more where there would be more than 256 threadgroups."""
+    return 2 * TILE * max(1, -(-pairs // (2 * TILE * 256)))
+
+
+def _serves_plan(ids, *, experts, block, rows) -> bool:
+    return 0 < experts < EXPERTS and 0 not in ids.shape
+
+
+#: moe_plan(ids int32 (T, K), experts, block, rows) -> order int32 (rows,), inverse int32 (T, K), offsets int32 (experts + 1,)
+MOE_PLAN = KernelSpec("moe_plan", (COUNT, PLACE), lambda: ([[i * i % 5, i % 3] for i in range(301)],), registers=40, shared_bytes=8192,
+                      serves=_serves_plan, static={"experts": 4, "block": 1, "rows": 602})
+
+GATHER = Entry("moe_gather", (("x", "T"), ("order", "int32"), ("inverse", "int32")), ("y",),
+               (("x", 0), ("x", 1), ("order", 0), ("inverse", 1)))
+
+#: moe_gather(x (T, D), order int32 (R,), inverse int32 (T, K)) -> (R, D): the rows order // K of x, zero where that is none
+MOE_GATHER = KernelSpec("moe_gather", (GATHER,), lambda: (sample_values(3, 37, seed=7), [5, 0, 6, 2, 1, 4, 3], [[0, 0]] * 3),
+                        registers=32)
+
+TOPK = Entry("moe_topk", (("x", "T"),), ("ids",), (("x", 0), ("x", 1)), numbers=("slots",))
+
+#: moe_topk(x (..., E), k) -> int32 (..., k): indices by falling value, ties to the lower one
 MOE_TOPK = KernelSpec("moe_topk", (TOPK,), lambda: ([[1.0, 3.0, 3.0, -2.0, 3.0] + [0.5 * i for i in range(40)], [0.0] * 45],),
-                      registers=40)
+                      registers=40, static={"k": 3})

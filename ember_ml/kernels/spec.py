@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod, sin
 
 from ember_ml.errors import UnsupportedDtype
@@ -20,17 +20,18 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Entry:
-    """One kernel function. Its parameters are the inputs, the outputs, then the sizes, on every machine.
+    """One kernel function. Its parameters are the inputs, the outputs, the sizes, then the numbers, on every machine.
 
     The function of the file takes the threadgroup's memory too, if it works in any, and the thread's position.
 
     Args:
         name: the kernel's name, `<stem>_<function>`; the work is done by `<stem>::<function>` of the file.
         inputs: (name, dtype) of the arrays it reads; the dtype "T", which the first one has, is any
-            of DTYPES, but one for all.
+            of DTYPES, but one for all. Some kernels have no such array.
         outputs: names of the arrays it writes.
         sizes: (input, axis) of each size that it is told.
         shared: the type, in the file's namespace, of the threadgroup memory that it works in; empty for none.
+        numbers: names of the whole numbers that it is told besides.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Entry:
     outputs: tuple[str, ...]
     sizes: tuple[tuple[str, int], ...]
     shared: str = ""
+    numbers: tuple[str, ...] = ()
+
+    @property
+    def typed(self) -> bool:
+        """Whether it is made for each of DTYPES."""
+        return any(kind == "T" for _, kind in self.inputs)
 
     @property
     def stem(self) -> str:
@@ -68,9 +75,10 @@ class KernelSpec:
         entries: the kernel functions that one call launches, all of one file. The launcher takes the first one's inputs.
         sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
         registers: the most that a CUDA thread may use, without spilling.
-        shared_bytes: the shared memory that a CUDA block uses.
+        shared_bytes: the most shared memory that a CUDA block uses.
         serves: whether the kernel serves a call, asked with the launcher's arguments, of which it may read shapes and
             dtypes; for others, such as sizes beyond a limit, the op runs its composite.
+        static: keyword arguments of the launcher in the first-use check.
     """
 
     name: str
@@ -79,6 +87,13 @@ class KernelSpec:
     registers: int
     shared_bytes: int = 0
     serves: Callable[..., bool] = lambda *args, **static: True
+    static: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """What the launcher's first argument may be."""
+        kind = self.entries[0].inputs[0][1]
+        return DTYPES if kind == "T" else (kind,)
 
     @property
     def stem(self) -> str:

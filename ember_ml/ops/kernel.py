@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ember_ml.kernels import selfcheck
-from ember_ml.kernels.spec import DTYPES
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -25,14 +24,15 @@ def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
 
     if backend.runtime.operator is not None:
         launch = backend.runtime.operator(op.name, op.signature, launch, lambda *args, **kw: body(op, backend, args, kw),
-                                          op.vjp and (lambda *given: op.native_rule(backend, *given)))
+                                          op.vjp and (lambda *given: op.native_rule(backend, *given)),
+                                          op.with_rule(backend, launch) if op.vjp else launch)
     elif op.owns_gradient:
         launch = op.with_rule(backend, launch)
     agreed: dict[str, bool] = {}
 
     def run(*args, **kw):
         first = args[0]
-        if backend.dtype_of(first).name in DTYPES and spec.serves(*args, **kw):
+        if backend.dtype_of(first).name in spec.dtypes and spec.serves(*args, **kw):
             device = backend.device_of(first)
             if device not in agreed:
                 agreed[device] = agrees(op, backend, device)
@@ -51,7 +51,8 @@ def agrees(op, backend, device: str) -> bool:
     def compare(dtype: str):
         kinds = [dtype if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
         args = [backend.from_python(v, dt.dtype(k), device) for v, k in zip(op.kernel.sample(), kinds)]
-        pairs = zip(_tuple(launcher(*args)), _tuple(body(op, backend, args, {})))
+        static = op.kernel.static
+        pairs = zip(_tuple(launcher(*args, **static)), _tuple(body(op, backend, args, static)))
         return [(f"output {i}", _numbers(a, backend), _numbers(b, backend)) for i, (a, b) in enumerate(pairs)]
 
     about = backend.runtime.describe()

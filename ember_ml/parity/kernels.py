@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ember_ml import backend as engines
-from ember_ml.kernels import DTYPES
 from ember_ml.kernels.selfcheck import TOLERANCE
 from ember_ml.ops import REGISTRY
 from ember_ml.ops.kernel import body
@@ -23,7 +22,7 @@ def compare_kernels(backend, device: str) -> list[Row]:
     for op in REGISTRY.values():
         if op.kernel is None or op.kernel.name not in launchers:
             continue
-        for dtype in DTYPES:
+        for dtype in op.kernel.dtypes:
             try:
                 rows += _rows(op, launchers[op.kernel.name], backend, device, dtype, where)
             except Exception as e:  # compilers and drivers raise what they like; the other kernels are still compared
@@ -38,7 +37,9 @@ def _rows(op, launcher, backend, device, dtype, where) -> list[Row]:
     kinds = [dt.dtype(dtype if kind == "T" else kind) for _, kind in op.kernel.entries[0].inputs]
     given = [numpy.from_python(v, kind, None) for v, kind in zip(op.kernel.sample(), kinds)]
     wide = [numpy.astype(x, dt.float64) if kind.kind == "float" else x for x, kind in zip(given, kinds)]
-    got, expected = launcher(*(backend.from_numpy(x, kind, device) for x, kind in zip(given, kinds))), body(op, numpy, wide, {})
+    static = op.kernel.static
+    got = launcher(*(backend.from_numpy(x, kind, device) for x, kind in zip(given, kinds)), **static)
+    expected = body(op, numpy, wide, static)
     pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (got, expected)))
     return [row(op.kernel.name, where, f"output {i}", np.asarray(backend.to_numpy(a), np.float64), b, TOLERANCE[dtype], dtype)
             for i, (a, b) in enumerate(pairs) if a is not None]

@@ -36,7 +36,7 @@ def calls(stem):
         def call(machine, dtype):
             kinds = [KINDS[dtype if kind == "T" else kind] for _, kind in spec.entries[0].inputs]
             given = [machine.array(np.array(x, kind)) for x, kind in zip(spec.sample(), kinds)]
-            out = machine.kernels.KERNELS[spec.name](*given)
+            out = machine.kernels.KERNELS[spec.name](*given, **spec.static)
             return tuple(machine.numpy(x) for x in (out if isinstance(out, tuple) else (out,)) if x is not None)
         return call
     return [sample(spec) for spec in SPECS if spec.stem == stem] + MORE.get(stem, [])

@@ -49,13 +49,14 @@ def test_resources(stem, cuda, launched, tmp_path):
     for call in calls(stem):
         for dtype in DTYPES:
             call(cuda, dtype)
-    specs = {entry.name: spec for spec in SPECS for entry in spec.entries}
+    specs, most = {entry.name: spec for spec in SPECS for entry in spec.entries}, {}
     for mangled, registers, shared in resources(stem, sorted(set(launched)), tmp_path):
         name = re.match(r"_Z(\d+)(\w+)", mangled)
         spec = specs.get(name[2][:int(name[1])])
         if spec is not None:
             assert registers <= spec.registers, f"{mangled} uses {registers} registers, at most {spec.registers} were meant"
-            assert shared == spec.shared_bytes, f"{mangled} uses {shared} bytes of shared memory"
+            most[spec.name] = max(most.get(spec.name, 0), shared)
+    assert most == {spec.name: spec.shared_bytes for spec in SPECS if spec.stem == stem}
 
 
 @pytest.mark.slow

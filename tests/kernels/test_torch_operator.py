@@ -113,12 +113,13 @@ def test_the_operator_is_one(calls, op):
     backend = engines.get("torch")
     kinds = ["float32" if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
     args = [backend.from_python(v, dt.dtype(k), "cpu") for v, k in zip(op.kernel.sample(), kinds)]
-    out = op.resolve(backend)(*args)
+    static = dict(op.kernel.static)
+    out = op.resolve(backend)(*args, **static)
     operator = getattr(torch.ops.ember_kernel, op.name).default
-    for mine, theirs in zip(out if isinstance(out, tuple) else (out,), operator(*args)):
+    for mine, theirs in zip(out if isinstance(out, tuple) else (out,), operator(*args, **static)):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
     differentiable = [a.detach().requires_grad_(a.is_floating_point()) for a in args]
-    torch.library.opcheck(operator, tuple(differentiable), test_utils=("test_schema", "test_autograd_registration",
+    torch.library.opcheck(operator, tuple(differentiable), static, test_utils=("test_schema", "test_autograd_registration",
                                                                       "test_faketensor", "test_aot_dispatch_static"))
 
 

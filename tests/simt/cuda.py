@@ -30,6 +30,10 @@ class ndarray(np.ndarray):
     fresh = False
     device = types.SimpleNamespace(id=0)
 
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
     def __array_wrap__(self, array, context=None, return_scalar=False):
         return _on_device(array)
 

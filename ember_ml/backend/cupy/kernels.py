@@ -8,35 +8,50 @@ from __future__ import annotations
 from functools import cache
 
 import cupy
+import numpy as np
 
 from ember_ml.backend.cupy.fftconv import fftconv, fftconv_grad
-from ember_ml.kernels import LANES, THREADS, moe, row_block, scan, source_text
+from ember_ml.kernels import LANES, SPECS, THREADS, moe, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
-#: entries of each file, all compiled together
-_ENTRIES = {"moe": (moe.FORWARD, moe.BACKWARD_ROWS, moe.BACKWARD_WEIGHTS, moe.SWIGLU, moe.SWIGLU_BACKWARD, moe.TOPK), "scan": (scan.FORWARD, scan.BACKWARD)}
+#: entries of each file; those that are made for a dtype are compiled together
+_ENTRIES = {stem: [entry for spec in SPECS if spec.stem == stem for entry in spec.entries] for stem in ("moe", "scan")}
 
 
 @cache
-def _module(stem: str, c_type: str):
-    names = [f"{entry.name}<{c_type}>" for entry in _ENTRIES[stem]]
+def _module(stem: str, typed: bool, dtype: str):
+    names = [_expression(entry, dtype) for entry in _ENTRIES[stem] if entry.typed == typed]
     return cupy.RawModule(code=source_text("cuda", stem), options=("-std=c++17",), name_expressions=names)
 
 
-def _launch(entry: Entry, inputs, blocks, block, outputs):
+def _expression(entry: Entry, dtype: str) -> str:
+    return f"{entry.name}<{_C_TYPES[dtype]}>" if entry.typed else entry.name
+
+
+@cache
+def _kernel(entry: Entry, dtype: str):
+    return _module(entry.stem, entry.typed, dtype if entry.typed else "").get_function(_expression(entry, dtype))
+
+
+def _launch(entry: Entry, inputs, blocks, block, outputs, numbers=()):
     """Fills `outputs`, by `blocks` (x, y) of threads, each of the size `block` (x, y), and returns them.
 
     Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
     """
-    c_type = _C_TYPES[entry.own_dtype([str(array.dtype) for array in inputs])]
-    inputs = [cupy.ascontiguousarray(array) for array in inputs]
+    dtype = entry.own_dtype([array.dtype.name for array in inputs])
+    inputs = [_aligned(array) for array in inputs]
     shapes = {name: array.shape for name, array in zip(entry.input_names, inputs)}
-    sizes = [cupy.uint32(shapes[name][axis]) for name, axis in entry.sizes]
-    kernel = _module(entry.stem, c_type).get_function(f"{entry.name}<{c_type}>")
-    kernel(blocks, block, (*inputs, *outputs, *sizes))
+    sizes = [np.uint32(n) for n in (*(shapes[name][axis] for name, axis in entry.sizes), *numbers)]
+    _kernel(entry, dtype)(blocks, block, (*inputs, *outputs, *sizes))
     return outputs
+
+
+def _aligned(array: cupy.ndarray) -> cupy.ndarray:
+    """Contiguous, from a multiple of 16 bytes on, which is what some kernels move at once."""
+    array = cupy.ascontiguousarray(array)
+    return array.copy() if array.data.ptr % 16 else array
 
 
 def _row_blocks(width: int, rows: int, block: tuple[int, int]) -> tuple[tuple, tuple]:
@@ -57,8 +72,8 @@ def moe_combine(expert_out: cupy.ndarray, inverse: cupy.ndarray, weights: cupy.n
     shape = (inverse.shape[0], expert_out.shape[1])
     if expert_out.size == 0 or inverse.size == 0:          # CUDA launches no empty grids
         return cupy.zeros(shape, expert_out.dtype)
-    width = shape[1]
-    y, = _launch(moe.FORWARD, [expert_out, inverse, weights], *_row_blocks(width, shape[0], row_block(width)),
+    packs = moe.packs(shape[1], expert_out.dtype.itemsize)
+    y, = _launch(moe.FORWARD, [expert_out, inverse, weights], *_row_blocks(packs, shape[0], row_block(packs)),
                  [cupy.empty(shape, expert_out.dtype)])
     return y
 
@@ -152,13 +167,42 @@ def moe_topk(x: cupy.ndarray, k: int = 2) -> cupy.ndarray:
     rows = x.size // max(x.shape[-1], 1)
     out = cupy.empty((rows, k), cupy.int32)
     if out.size:
-        _launch(moe.TOPK, [x.reshape(rows, -1), cupy.zeros((k,), cupy.int32)],
-                *_row_blocks(LANES, rows, (LANES, THREADS // LANES)), [out])
+        _launch(moe.TOPK, [x.reshape(rows, -1)], *_row_blocks(LANES, rows, (LANES, THREADS // LANES)), [out], (k,))
     return out.reshape(*x.shape[:-1], k)
+
+
+def moe_plan(ids: cupy.ndarray, *, experts: int, block: int, rows: int) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    """(order, inverse, offsets) of `ember_ml.ops.moe.Plan` for ids int32 (T, K), of which none are 0; at most 1023 experts.
+
+    Ids out of range are nobody's. Raises UnsupportedDtype for other dtypes than int32.
+    """
+    pairs, flat = ids.size, ids.reshape(-1)
+    each = moe.pairs_of_a_part(pairs)
+    parts = -(-pairs // each)
+    counts, inverse = cupy.empty((parts, experts + 1), cupy.int32), cupy.empty((pairs,), cupy.int32)
+    order = cupy.empty((rows,), cupy.int32) if rows == pairs else cupy.full((rows,), pairs, cupy.int32)
+    how = _row_blocks(moe.TILE, parts, (moe.TILE, 1))
+    ranks, _ = _launch(moe.COUNT, [flat], *how, [cupy.empty((pairs,), cupy.int32), counts], (experts, each))
+    _, _, offsets = _launch(moe.PLACE, [flat, ranks, counts], *how, [order, inverse, cupy.empty((experts + 1,), cupy.int32)],
+                            (each, block))
+    return order, inverse.reshape(ids.shape), offsets
+
+
+def moe_gather(x: cupy.ndarray, order: cupy.ndarray, inverse: cupy.ndarray) -> cupy.ndarray:
+    """y[r] = x[order[r] // K], zero where that is no row; x (T, D), order int32 (R,), inverse int32 (T, K).
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    shape = (order.shape[0], x.shape[1])
+    if 0 in shape or inverse.size == 0:
+        return cupy.zeros(shape, x.dtype)
+    packs = moe.packs(shape[1], x.dtype.itemsize)
+    y, = _launch(moe.GATHER, [x, order, inverse], *_row_blocks(packs, shape[0], row_block(packs)), [cupy.empty(shape, x.dtype)])
+    return y
 
 
 #: launcher by the name of its KernelSpec
 KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
-           "moe_swiglu": moe_swiglu, "moe_swiglu_backward": moe_swiglu_backward,
-           "moe_topk": moe_topk}
+           "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
+           "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

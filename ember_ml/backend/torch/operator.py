@@ -8,17 +8,23 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import _disable_current_modes
 
 
-def operator(name: str, signature: inspect.Signature, launch: Callable, composite: Callable, rule: Callable | None) -> Callable:
+def operator(name: str, signature: inspect.Signature, launch: Callable, composite: Callable, rule: Callable | None,
+             eager: Callable) -> Callable:
     """The operator `torch.ops.ember_kernel.<name>` as a function of tensors (or None) and static keywords.
+
+    An operator costs tens of microseconds a call. So it is called where somebody records the call, and where its gradient is that
+    of the composite; elsewhere `eager` is.
 
     Args:
         name, signature: the op's. Positional parameters are tensors, or None where that is the default.
         launch: runs the kernel; returns a tensor, or a tuple of tensors and Nones.
         composite: the same in torch's own operations: run on fake tensors, it tells the shapes of what `launch` returns.
         rule: `(args, static, cotangents, outputs, needs) -> gradients`, or None for the composite's gradient.
+        eager: `launch`, with the rule as its gradient if there is one.
     """
     # a namespace of its own: the engine has operators of the same names for what it computes without kernels
     made = torch.library.custom_op(f"ember_kernel::{name}", lambda *args, **kw: _listed(launch(*args, **kw), args[0]),
@@ -40,15 +46,22 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
     made.register_autograd(backward, setup_context=keep)
 
     def run(*args, **kw):
+        if get_proxy_mode() is None and (rule is not None or not _is_watched(args)):
+            return eager(*args, **kw)
         out = made(*args, **kw)
         return _unlisted(out, out)
     return run
 
 
+def _is_watched(args) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args)
+
+
 def _schema(signature: inspect.Signature) -> str:
     tensors = [f"Tensor {p.name}" if p.default is p.empty else f"Tensor? {p.name}=None" for p in signature.parameters.values()
                if p.kind is p.POSITIONAL_OR_KEYWORD]
-    static = [f"{type(p.default).__name__} {p.name}={json.dumps(p.default) if isinstance(p.default, str) else p.default}"
+    static = [f"{p.annotation} {p.name}" if p.default is p.empty else
+              f"{type(p.default).__name__} {p.name}={json.dumps(p.default) if isinstance(p.default, str) else p.default}"
               for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
     return f"({', '.join(tensors + ['*'] * bool(static) + static)}) -> Tensor[]"
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ember_ml.autodiff import stop_gradient
 from ember_ml.errors import ShapeError, UnsupportedOp
+from ember_ml.kernels import MOE_GATHER, MOE_PLAN
 from ember_ml.ops.creation import arange, full, ones_like, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
@@ -53,8 +54,8 @@ def _places(keys, where_to, values):
     return scatter_add(keys.zeros_like(), where_to, values, axis=0)
 
 
-@op(vjp=CONSTANT)
-def moe_plan_rows(ids, *, experts, block, rows):
+@op(vjp=CONSTANT, kernel=MOE_PLAN)
+def moe_plan_rows(ids, *, experts: int, block: int, rows: int):
     """(order, inverse, offsets) of `moe_plan`, for checked ids in [0, experts]; `experts` is nobody."""
     from ember_ml.ops.sort import argsort
     flat = reshape(ids, (-1,))
@@ -104,7 +105,7 @@ def moe_plan(ids: EmberTensor, num_experts: int, complete: bool = True, block: i
 
 
 @op(vjp=(lambda g, _y, x, _order, inverse: moe_combine_rows(g, inverse, _weight_one(inverse, g)), None, None),
-    owns_gradient=True)
+    owns_gradient=True, kernel=MOE_GATHER)
 def moe_gather_rows(x, order, inverse):
     """Native form of `moe_gather`."""
     tokens, pairs = x.shape[0], inverse.shape[0] * inverse.shape[1]
