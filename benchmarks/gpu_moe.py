@@ -4,7 +4,8 @@
 
 bfloat16, T = 16384 tokens, d = 1024, ff = 4096, GLU, k = 2, E = 8 and 64; forward, and forward with all gradients. The three
 compute the same thing from the same weights (checked first, against float32). Interleaved runs, medians; CUDA
-events around CALLS calls.
+events around CALLS calls. "host" is the time in which Python hands a call over, "GPU" that of a call's kernels by themselves: the
+larger one bounds the speed.
 """
 
 from __future__ import annotations
@@ -113,6 +114,30 @@ def seconds(fn) -> float:
     return begin.elapsed_time(end) / 1e3 / CALLS
 
 
+def host(fn) -> float:
+    """Milliseconds until a call has been handed over, the GPU waiting for it."""
+    times = []
+    for _ in range(ROUNDS):
+        torch.cuda.synchronize() if CUDA else None
+        start = time.perf_counter()
+        fn()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def kernels_of(fn) -> list[tuple[str, float]]:
+    """(name, milliseconds) of the kernels of a call, the longest first."""
+    if not CUDA:
+        return []
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(CALLS):
+            fn()
+        torch.cuda.synchronize()
+    found = [(e.key, e.self_device_time_total / 1e3 / CALLS) for e in profiled.key_averages()]
+    return sorted(found, key=lambda pair: -pair[1])
+
+
 def peak(fn) -> float:
     """MiB that a call takes beyond what was there."""
     if not CUDA:
@@ -182,21 +207,27 @@ def measure(experts: int) -> list[dict]:
                     t = seconds(call)
                     times[name] += [t] if i >= 3 else []
             memory = {name: peak(call) for name, call in calls.items()}
+            handed = {name: host(call) for name, call in calls.items()}
+            kernels = {name: kernels_of(call) for name, call in calls.items()}
         flops = 6 * TOKENS * SLOTS * WIDTH * INNER * (1 if what == "forward" else 3)
         for name, values in times.items():
             median = statistics.median(values)
             rows.append({"E": experts, "what": what, "who": name, "ms": median * 1e3, "tflops": flops / median / 1e12,
                          "ember is faster by": statistics.median(v / e for v, e in zip(values, times["ember"])),
-                         "peak MiB": memory[name]})
+                         "peak MiB": memory[name], "host ms": handed[name], "GPU ms": sum(ms for _, ms in kernels[name]),
+                         "kernels": [[key[:80], round(ms, 4)] for key, ms in kernels[name][:16]]})
     return rows
 
 
 def main(path: str | None):
     rows = [row for experts in EXPERTS for row in measure(experts)]
-    columns = list(rows[0])
+    columns = [name for name in rows[0] if name != "kernels"]
     for row in [dict(zip(columns, columns)), *rows]:
-        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        cells = (f"{row[c]:.3f}" if isinstance(row[c], float) else str(row[c]) for c in columns)
         sys.stdout.write("  ".join(cell.ljust(22) for cell in cells).rstrip() + "\n")
+    for row in rows:
+        if row["who"] == "ember":
+            sys.stdout.write(f"E = {row['E']}, {row['what']}: " + ", ".join(f"{k[:48]} {ms}" for k, ms in row["kernels"]) + "\n")
     kernels = [{"kernel": o.kernel, "device": o.device, "reason": o.reason or "in use"} for o in outcomes()]
     for k in kernels:
         sys.stdout.write(f"kernel {k['kernel']}: {k['reason']}\n")
