@@ -17,16 +17,15 @@ def run(path: Path, out: Path, backend: str | None, steps: int | None, resume: b
     run = configs.replaced(configs.read(path), backend=backend, steps=steps)
     engine, device = engines.parse(run.backend)
     run = configs.replaced(run, backend=f"{engine.name}:{device}")
-    rows: list = []
     folder = RunFolder(out, resume, overwrite)
-    stage = SupervisedTraining(run, folder, resume, watch=[rows.append, lambda row: display(row)])
+    stage = SupervisedTraining(run, folder, resume)
     configs.write(folder.config, run)
-    display = TrainingDisplay(run.training.steps, stage.trainer.done, stage.data.unit, 10 * run.training.log_every)
+    display = TrainingDisplay(run.training.steps, stage.data.unit, 10 * run.training.log_every)
+    stage.trainer.callbacks.append(display)
     console = display.console
     console.print(f"{run.model.get('family', 'model')} of {stage.model.count():,} parameters on {run.backend}, "
                   f"{stage.data.describe()}")
-    with display:
-        model = stage()
+    model = stage()
     model.save(folder.model)
     baselines = stage.data.baselines()
     draw_loss(folder.rows(), baselines, stage.data.unit, folder.plot)

@@ -37,7 +37,7 @@ class DnaSource:
     Raises DataError for a file that is no FASTA, or too short for the windows.
     """
 
-    unit, alphabet, vocab_size = "base", Bases, Bases.size
+    task, unit, alphabet, vocab_size = "next_token", "base", Bases, Bases.size
 
     def __init__(self, fields: DnaConfig, seed: int):
         self.config = c = fields

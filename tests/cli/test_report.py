@@ -12,7 +12,7 @@ import pytest
 from ember_ml.cli import report
 from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training import RunFolder, Trainer, TrainingConfig
-from ember_ml.nn.pipeline.training.supervised import next_token_loss
+from ember_ml.nn.pipeline.training.objectives import next_token_loss
 from tests.nn import _tiny
 import ember_ml as em
 

@@ -30,7 +30,7 @@ def test_config_trains_generates_and_agrees(config, tmp_path):
     out = str(tmp_path / "run")
     text = run(*ember, "train", str(config), "--out", out, "--steps", "2", "--backend", "torch")
     assert "this model" in text and "uniform" in text
-    for name in ("model.safetensors", "state.safetensors", "metrics.jsonl", "loss.png", "config.toml"):
+    for name in ("model.safetensors", "checkpoints/last.safetensors", "metrics.jsonl", "loss.png", "config.toml"):
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     bases = run(*ember, "generate", out, "--length", "20").strip()
     assert len(bases) == 23 and set(bases) <= set("ACGT")

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from ember_ml.nn.pipeline.training import RunConfig, RunFolder
+from ember_ml.nn.pipeline.training import Callback, RunConfig, RunFolder
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 from ember_ml.registry import from_dict
@@ -24,10 +24,20 @@ def run_config(fasta: str, engine: str) -> RunConfig:
         "seed": 3, "backend": engine})
 
 
+class Pause(Callback):
+    """Waits after each row, so that a test finds the time to kill."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def step(self, row):
+        time.sleep(self.seconds)
+
+
 def main(folder: str, fasta: str, engine: str, resume: bool, pause: float):
     run = run_config(fasta, engine)
     place = RunFolder(folder, resume=resume)
-    stage = SupervisedTraining(run, place, resume, watch=[lambda row: time.sleep(pause)])
+    stage = SupervisedTraining(run, place, resume, [Pause(pause)])
     configs.write(place.config, run)
     stage().save(place.model)
 

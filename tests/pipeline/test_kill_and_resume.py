@@ -54,8 +54,8 @@ def test_kill_9_then_resume_is_exact(engine, fasta, tmp_path):
         assert process.poll() is None, process.communicate()[0]
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert (killed / "state.safetensors").exists() and not (killed / "model.safetensors").exists()
+        assert (killed / "checkpoints/last.safetensors").exists() and not (killed / "model.safetensors").exists()
     finish(start(killed, fasta, engine, "resume"))
-    assert (killed / "state.safetensors").read_bytes() == (straight / "state.safetensors").read_bytes()
+    assert (killed / "checkpoints/last.safetensors").read_bytes() == (straight / "checkpoints/last.safetensors").read_bytes()
     assert (killed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert rows(killed) == rows(straight)

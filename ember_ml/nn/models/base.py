@@ -47,7 +47,11 @@ class Model(Module):
         keys = random.split(key if key is not None else random.next_key(), len(c.blocks) + 2)
         width, last = c.blocks[0].d_input, c.blocks[-1].d_input
         rows = -(-(c.vocab_size or 0) // c.vocab_multiple) * c.vocab_multiple
-        self.embedding = Embedding(EmbeddingConfig(rows, width), key=keys[-1]) if c.vocab_size else None
+        self.embedding = None
+        if c.vocab_size:
+            self.embedding = Embedding(EmbeddingConfig(rows, width), key=keys[-1])
+        elif c.inputs:
+            self.embedding = Dense(DenseConfig(c.inputs, width), key=keys[-1])
         self.blocks = [Block(b, key=k) for b, k in zip(c.blocks, keys)]
         self.norm = layers.instantiate(c.norm, d_input=last, **c.norm_config) if c.norm else None
         self.pool = Pool(PoolConfig(last, c.pool)) if c.head in POOLED else None
@@ -57,7 +61,7 @@ class Model(Module):
             self.head = Dense(out, key=keys[-2])
 
     def forward(self, x: EmberTensor, state: list | None = None) -> tuple[EmberTensor, list]:
-        """Tokens (B, L), or channels (B, L, d_input), to logits (B, L, vocab), to hidden states (B, L, d_input), or with a
+        """Tokens (B, L), or channels (B, L, inputs or d_input), to logits (B, L, vocab), to hidden states (B, L, d_input), or with a
         pooled head to (B, outputs) or (B, d_input)."""
         return self._run(x, state, "forward", 2)
 
@@ -104,8 +108,7 @@ class Model(Module):
 
     def _body(self, x, state, form: str, axes: int):
         if self.embedding is not None:
-            if x.ndim != axes:
-                raise ShapeError(f"model: expected tokens of shape {'(batch, length)' if axes == 2 else '(batch,)'}, got {x.shape}")
+            _check_input(x, axes, self.config)
             x = self.embedding(x)
             x = dropout(x if self.config.embedding_scale == 1.0 else x * self.config.embedding_scale, self.config.dropout)
         after = []
@@ -173,9 +176,19 @@ def _as_found(dtype, found):
     return found[1] if found is not None and dtype.kind == found[1].kind == "float" else dtype
 
 
+def _check_input(x: EmberTensor, axes: int, c: ModelConfig):
+    places = "(batch, length" if axes == 2 else "(batch"
+    if c.vocab_size and x.ndim != axes:
+        raise ShapeError(f"model: expected tokens of shape {places}), got {x.shape}")
+    if not c.vocab_size and (x.ndim != axes + 1 or x.shape[-1] != c.inputs):
+        raise ShapeError(f"model: expected inputs of shape {places}, {c.inputs}), got {x.shape}")
+
+
 def _check(c: ModelConfig):
     if not c.blocks:
         raise ConfigError("model: expected at least one block, received none")
+    if c.inputs is not None and c.vocab_size is not None:
+        raise ConfigError(f"model: inputs are channels where there are no tokens; received inputs={c.inputs}, vocab_size={c.vocab_size}")
     if c.head in ("tied", "dense") and c.vocab_size is None:
         raise ConfigError(f"model: head={c.head!r} needs vocab_size")
     if (c.head in ("classifier", "regressor")) != (c.outputs is not None):

@@ -28,6 +28,7 @@ class ModelConfig:
             options, and `repeat = 6` stands for as many equal ones. All of it is written out here: the config that a
             model keeps holds one BlockConfig a block.
         vocab_size: tokens; None for a model of real-valued channels, without embedding.
+        inputs: real-valued channels of the input, which a dense map takes to those of the first block; None where they are those.
         norm: registered name of the norm after the last block, None for none. norm_config: its fields without d_input.
         head: what comes last. Language models: "tied" to the embedding, or "dense", a map of its own. For whole
             sequences, after `pool`: "classifier" and "regressor", `outputs` numbers, and "features", the pooled channels.
@@ -54,6 +55,7 @@ class ModelConfig:
     logit_cap: float | None = None
     head_bias: bool = False
     defaults: dict = dataclasses.field(default_factory=dict)
+    inputs: Size | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 from ember_ml.errors import ConfigError
 from ember_ml.nn.optimizers import OPTIMIZERS
 from ember_ml.nn.optimizers.base import Optimizer
-from ember_ml.registry import config, from_dict, read_table, to_dict, write_table
+from ember_ml.registry import Size, config, from_dict, read_table, to_dict, write_table
 
 
 @config
@@ -18,7 +18,8 @@ class TrainingConfig:
 
     Args:
         steps: number of updates.
-        eval_every, checkpoint_every, log_every: in updates; the last update is always evaluated and saved.
+        eval_every, checkpoint_every, log_every: in updates; the last update is always evaluated and saved, and so is the best one.
+        keep: how many of the newest checkpoints stay, beside the best.
         clip: largest global norm of the gradients, None for no clipping.
         compile: compile the step (or the loss) where the engine can; None for what pays there: yes on mlx, no elsewhere.
     """
@@ -27,6 +28,7 @@ class TrainingConfig:
     eval_every: int = 500
     checkpoint_every: int = 500
     log_every: int = 10
+    keep: Size = 2
     clip: float | None = 1.0
     compile: bool | None = None
 

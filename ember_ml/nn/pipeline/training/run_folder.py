@@ -2,7 +2,8 @@
 
     config.toml          the resolved configuration
     metrics.jsonl        one row per logged update and per evaluation
-    state.safetensors    everything that the next update needs: parameters, buffers, optimiser, key
+    metrics.csv          the same as a table, written by the command
+    checkpoints/         all that the next update needs, see `checkpoints`
     model.safetensors    weights and model config, for inference and parity
     loss.png             the curve, drawn by the command
 """
@@ -14,8 +15,8 @@ import os
 import shutil
 from pathlib import Path
 
-from ember_ml import weights
-from ember_ml.errors import ConfigError, WeightsError
+from ember_ml.errors import ConfigError
+from ember_ml.nn.pipeline.training.checkpoints import Checkpoints
 
 
 class RunFolder:
@@ -30,15 +31,15 @@ class RunFolder:
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):
         self._name_files(path)
-        if resume and not self.state.exists():
-            raise ConfigError(f"{self.path}: there is no state.safetensors to resume from; start without --resume")
+        if resume and not self.checkpoints().steps():
+            raise ConfigError(f"{self.path}: there is no checkpoint to resume from; start without --resume")
         if self.config.exists() and not resume:
             if not overwrite:
                 raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
                                   "or another folder with --out")
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob(".*.safetensors.*.tmp"):      # by a save that was killed; this folder is ours alone
+        for left in (*self.path.glob(".*.tmp"), *self.path.glob("checkpoints/.*.tmp")):     # by a save that was killed
             left.unlink()
 
     @classmethod
@@ -53,18 +54,11 @@ class RunFolder:
     def _name_files(self, path):
         self.path = Path(path)
         self.config, self.metrics = self.path / "config.toml", self.path / "metrics.jsonl"
-        self.state, self.model, self.plot = (self.path / n for n in ("state.safetensors", "model.safetensors", "loss.png"))
+        self.model, self.plot = self.path / "model.safetensors", self.path / "loss.png"
 
-    def save_state(self, state: dict, step: int):
-        """Writes the training state after `step` updates, atomically: a reader finds the old file or the new one, whole."""
-        weights.save_tree(self.state, state, metadata={"step": str(step)})
-
-    def load_state(self, template: dict, device: str) -> tuple[dict, int]:
-        """(state, number of updates done), in the form of `template`. Raises WeightsError if it does not fit the model."""
-        state, _, metadata = weights.load_tree(self.state, template, device=device)
-        if not metadata.get("step", "").isdigit():
-            raise WeightsError(f"{self.state}: has no count of updates; it was not written by a training run")
-        return state, int(metadata["step"])
+    def checkpoints(self, keep: int = 2) -> Checkpoints:
+        """The folder's checkpoints, of which `keep` are to stay."""
+        return Checkpoints(self.path / "checkpoints", keep)
 
     def log(self, row: dict):
         """Appends one row to metrics.jsonl."""
@@ -86,6 +80,6 @@ class RunFolder:
     def rewind(self, step: int):
         """Drops the rows after `step`, which a resumed run will write again."""
         kept = [r for r in self.rows() if r["step"] <= step]
-        temporary = self.metrics.with_suffix(".tmp")
+        temporary = self.metrics.with_name(".metrics.tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         os.replace(temporary, self.metrics)

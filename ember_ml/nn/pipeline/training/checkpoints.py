@@ -1,0 +1,75 @@
+"""The checkpoints of a run: the newest ones and the best one, each a whole training state in one file.
+
+    checkpoints/step-200.safetensors     parameters, buffers, optimiser, key, and in the metadata where the run stood
+    checkpoints/last.safetensors         a link to the newest
+    checkpoints/best.safetensors         a link to the one with the best evaluation
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ember_ml import weights
+from ember_ml.errors import WeightsError
+from ember_ml.nn.pipeline.training.progress import Progress
+
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+class Checkpoints:
+    """Saves, finds and removes checkpoints in a folder.
+
+    Args:
+        path: the folder; made at the first save. keep: how many of the newest stay, beside the best.
+    """
+
+    def __init__(self, path: Path, keep: int = 2):
+        self.path, self.keep = path, keep
+
+    def steps(self) -> list[int]:
+        """The updates that there are checkpoints of, in order."""
+        if not self.path.is_dir():
+            return []
+        return sorted(int(found[1]) for p in self.path.iterdir() if (found := _NAME.fullmatch(p.name)))
+
+    def file(self, step: int) -> Path:
+        """Where the checkpoint of that update is."""
+        return self.path / f"step-{step}.safetensors"
+
+    def save(self, state: dict, progress: Progress) -> Path:
+        """Writes the state, atomically: after a crash the file is there whole, or not at all. Then removes what is too much.
+
+        Returns the file. Raises OSError; the checkpoints before stay.
+        """
+        self.path.mkdir(exist_ok=True)
+        path = self.file(progress.step)
+        weights.save_tree(path, state, metadata={"progress": progress.to_text()})
+        self._point("last", progress.step)
+        if progress.best is not None and self.file(progress.best).exists():
+            self._point("best", progress.best)
+        kept = {*self.steps()[-self.keep:], progress.step, progress.best}
+        for step in self.steps():
+            if step not in kept:
+                self.file(step).unlink()
+        return path
+
+    def load(self, template: dict, device: str, step: int | None = None) -> tuple[dict, Progress]:
+        """(state, progress) of the newest checkpoint, or of that of an update; the state has the form of `template`.
+
+        Raises WeightsError if there is none, or if it does not fit the model.
+        """
+        if step is None:
+            if not self.steps():
+                raise WeightsError(f"{self.path}: holds no checkpoint")
+            step = self.steps()[-1]
+        path = self.file(step)
+        state, _, metadata = weights.load_tree(path, template, device=device)
+        return state, Progress.from_text(metadata.get("progress", ""), path)
+
+    def _point(self, name: str, step: int):
+        link, temporary = self.path / f"{name}.safetensors", self.path / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.file(step).name)
+        os.replace(temporary, link)
