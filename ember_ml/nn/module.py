@@ -26,10 +26,17 @@ class Module:
     def __call__(self, *args, **kw):
         return self.forward(*args, **kw)
 
+    #: why the module cannot work on rows of several documents (see `ember_ml.nn.packing`), None if it can
+    cannot_pack: str | None = None
+
     def buffer(self, name: str, value: EmberTensor):
         """Sets an attribute that is state but no parameter: running statistics, fixed tables."""
         self.__dict__.setdefault("_buffers", set()).add(name)
         setattr(self, name, value)
+
+    def modules(self) -> dict[str, Module]:
+        """This module, under the name "", and all modules in it, each once, by dotted name."""
+        return dict(_modules(self, "", set()))
 
     def places(self) -> dict[str, list[tuple[Module, str]]]:
         """Where each tensor hangs: name -> (owning module, attribute), more than one for a tied tensor."""
@@ -192,6 +199,17 @@ def near(pattern: str, names: Iterable[str]) -> str:
 def _set(where: list[tuple[Module, str]], value: EmberTensor):
     for owner, attr in where:
         object.__setattr__(owner, attr, value)
+
+
+def _modules(module: Module, name: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield name, module
+    for attr, value in list(module.__dict__.items()):
+        if not attr.startswith("_") and not isinstance(value, EmberTensor):
+            for child_name, child in _children(value, f"{name}.{attr}" if name else attr):
+                yield from _modules(child, child_name, seen)
 
 
 def _walk(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module, str]]:

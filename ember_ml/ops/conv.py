@@ -6,6 +6,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.convolve import convolve_grad, convolve_rows
 from ember_ml.ops.creation import zeros_like
 from ember_ml.ops.declare import op
+from ember_ml.ops.elementwise import where
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, flip, pad, reshape, stack
@@ -54,12 +55,39 @@ def depthwise_rows(x, weight, bias=None, *, anticausal=False):
     return y if bias is None else y + expand_dims(bias, -1)
 
 
-def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = None) -> EmberTensor:
+def _within(x, weight, bias, segments):
+    """`short_conv` tap by tap, each without what it would see of another segment."""
+    taps, length, y = weight.shape[-1], x.shape[-1], None
+    for away in range(min(taps, length)):
+        tap = expand_dims(weight[:, taps - 1 - away], -1)
+        term = where(expand_dims(same_segment(segments, away), 1), earlier_by(x, away, -1), 0.0) * tap if away else x * tap
+        y = term if y is None else y + term
+    return y if bias is None else y + expand_dims(bias, -1)
+
+
+def earlier_by(x: EmberTensor, steps: int, axis: int) -> EmberTensor:
+    """x moved `steps` on along `axis`, at most its length, with zeros in front."""
+    axis %= x.ndim
+    length = x.shape[axis]
+    front = tuple((steps, 0) if i == axis else (0, 0) for i in range(x.ndim))
+    return cut(pad(x, front), 0, length, axis=axis) if steps else x
+
+
+def same_segment(segments: EmberTensor, away: int) -> EmberTensor:
+    """bool (B, L): whether the position `away` before (negative: after) each is there and of the same segment; segments (B, L), from 0 on."""
+    moved = segments + 1                                     # so that what lies outside, 0, is none
+    there = earlier_by(moved, away, 1) if away >= 0 else flip(earlier_by(flip(moved, axis=1), -away, 1), axis=1)
+    return moved == there
+
+
+def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = None,
+               segments: EmberTensor | None = None) -> EmberTensor:
     """Causal depthwise convolution of few taps: y[b, d, t] = bias[d] + sum_j weight[d, j] x[b, d, t - (K - 1) + j].
 
     Args:
         x: (B, D, L), channels before time, so that rows are contiguous in time.
         weight: (D, K), the last tap on the present. bias: (D,) or None.
+        segments: (B, L), integers from 0 on: an output sees positions of its own segment alone. None for one segment.
 
     Returns: (B, D, L).
     """
@@ -67,8 +95,12 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
         raise ShapeError(f"short_conv: expected x (B, D, L) and weight (D, K), got {x.shape} and {weight.shape}")
     if bias is not None and bias.shape != (x.shape[1],):
         raise ShapeError(f"short_conv: expected bias of shape ({x.shape[1]},), got {bias.shape}")
+    if segments is not None and segments.shape != (x.shape[0], x.shape[2]):
+        raise ShapeError(f"short_conv: expected segments of shape (batch, length) = {(x.shape[0], x.shape[2])}, got {segments.shape}")
     if x.size == 0:
         return zeros_like(x)
+    if segments is not None:
+        return _within(x, weight, bias, segments)
     return depthwise_rows(x, weight, bias)
 
 

@@ -311,3 +311,55 @@ def test_wrong_configs(config, message):
 def test_tokens_have_two_axes(backend):
     with pytest.raises(ShapeError, match=r"model: expected tokens of shape \(batch, length\), got \(9,\)"):
         dna()(tokens()[0])
+
+
+PACKED = {"vocab_size": 7, "head": "tied", "norm": "rms_norm", "defaults": {"d_input": 8, "norm": "rms_norm"},
+          "blocks": [{"layer": "self_attention", "self_attention_config": {"heads": 2, "rope": {}, "window": 4}}, "mamba", "lstm", "gated_mlp"]}
+
+
+def test_a_model_keeps_packed_documents_apart(backend):
+    model = nn.Model.from_config(PACKED, key=em.random.key(0))
+    tokens = em.random.randint(em.random.key(1), (2, 9), 0, 7)
+    segments = em.tensor([[1, 1, 1, 1, 2, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 2, 3, 3]], dtype="int32")
+    y, hidden = model(tokens, segments=segments)[0], model.hidden(tokens, segments=segments)[0]
+    for row, first, length in ((0, 0, 4), (0, 4, 3), (1, 0, 6), (1, 6, 1), (1, 7, 2)):
+        alone = tokens[row:row + 1, first:first + length]
+        close(y[row:row + 1, first:first + length], model(alone)[0], 1e-4)
+        close(hidden[row:row + 1, first:first + length], model.hidden(alone)[0], 1e-4)
+    assert np.abs(get(y) - get(model(tokens)[0]))[:, -1].max() > 1e-3
+
+
+def test_segments_are_an_input_of_what_is_compiled():
+    pytest.importorskip("mlx.core", reason="mlx is not installed")
+    with em.using("mlx"):
+        model = nn.Model.from_config({**PACKED, "blocks": PACKED["blocks"][:1]}, key=em.random.key(0))
+        tokens = em.random.randint(em.random.key(1), (1, 6), 0, 7)
+
+        def run(tensors, tokens, segments):
+            with model.using(tensors):
+                return model(tokens, segments=segments)[0]
+        compiled = em.compile(run)
+        for row in ([1, 1, 1, 2, 2, 2], [1, 2, 2, 2, 3, 0]):
+            segments = em.tensor([row], dtype="int32")
+            close(compiled(model.tensors(), tokens, segments), model(tokens, segments=segments)[0], 1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"blocks": ["mlp", {"layer": "hyena", "hyena_config": {"l_max": 9}}]}, r"blocks.1.layer \(Hyena\) cannot keep the documents"),
+    ({"blocks": [{"layer": "parallel", "parallel_config": {"mixers": [{"layer": "gru"}, {"layer": "long_conv", "layer_config": {"l_max": 9}}]}}]},
+     r"blocks.0.layer.mixers.1 \(LongConv\) cannot .* one transform, which has no borders inside; give it a row a document"),
+    ({"head": "classifier", "outputs": 2, "blocks": ["gru"]}, r"pool \(Pool\) cannot .* it pools over the borders")])
+def test_a_layer_that_cannot_pack_is_named(change, message):
+    model = nn.Model.from_config({**PACKED, **change})
+    tokens = em.ops.zeros((1, 9), "int32")
+    with pytest.raises(em.UnsupportedOp, match=message):
+        model(tokens, segments=tokens)
+
+
+def test_segments_fit_the_tokens_and_no_state():
+    model = nn.Model.from_config(PACKED)
+    tokens = em.ops.zeros((1, 9), "int32")
+    with pytest.raises(em.ShapeError, match=r"segments of shape \(batch, length\) = \(1, 9\), and no state; got \(1, 8\)$"):
+        model(tokens, segments=tokens[:, 1:])
+    with pytest.raises(em.ShapeError, match="a state: packed rows begin anew"):
+        model(tokens, model.initial_state(1), segments=tokens)

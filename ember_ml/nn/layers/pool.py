@@ -36,6 +36,7 @@ class Pool(Module):
     """
 
     Config = PoolConfig
+    cannot_pack = "it pools over the borders of documents"
 
     def __init__(self, config: PoolConfig, key: EmberTensor | None = None):
         self.config = config

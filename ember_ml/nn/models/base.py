@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ember_ml.nn.models.config import ModelConfig
 from ember_ml.nn.models.generation import generate
 from ember_ml.nn.models.summary import Summary, summarize
 from ember_ml.nn.module import Module
+from ember_ml.nn.packing import packed
 from ember_ml.ops import random, tanh
 from ember_ml.registry import from_dict, layers, models, read_table, to_dict, without_defaults, write_table
 from ember_ml.tensor import EmberTensor
@@ -60,10 +62,17 @@ class Model(Module):
             out = DenseConfig(last, rows, c.head_bias) if c.head == "dense" else DenseConfig(last, c.outputs)
             self.head = Dense(out, key=keys[-2])
 
-    def forward(self, x: EmberTensor, state: list | None = None) -> tuple[EmberTensor, list]:
+    def forward(self, x: EmberTensor, state: list | None = None, segments: EmberTensor | None = None) -> tuple[EmberTensor, list]:
         """Tokens (B, L), or channels (B, L, inputs or d_input), to logits (B, L, vocab), to hidden states (B, L, d_input), or with a
-        pooled head to (B, outputs) or (B, d_input)."""
-        return self._run(x, state, "forward", 2)
+        pooled head to (B, outputs) or (B, d_input).
+
+        Args:
+            segments: int (B, L), the documents 1, 2, ... packed in each row, 0 for padding: see `ember_ml.nn.packing`.
+
+        Raises UnsupportedOp for segments if a layer cannot keep documents apart, ShapeError if they do not fit, or beside a state.
+        """
+        with self._packed(x, state, segments):
+            return self._run(x, state, "forward", 2)
 
     def step(self, x: EmberTensor, state: list) -> tuple[EmberTensor, list]:
         """One position: tokens (B,) or channels (B, d_input). A pooled head tells of the positions so far."""
@@ -75,13 +84,14 @@ class Model(Module):
             states = [block.initial_state(batch, dtype) for block in self.blocks]
             return states if self.pool is None else [*states, self.pool.initial_state(batch, dtype)]
 
-    def hidden(self, x: EmberTensor, state: list | None = None) -> tuple[EmberTensor, list]:
+    def hidden(self, x: EmberTensor, state: list | None = None, segments: EmberTensor | None = None) -> tuple[EmberTensor, list]:
         """Like forward, without pool and head: (B, L, d_input) after the norm, and one state per block."""
-        return self._body(x, state, "forward", 2)
+        with self._packed(x, state, segments):
+            return self._body(x, state, "forward", 2)
 
-    def loss(self, x: EmberTensor, targets: EmberTensor) -> EmberTensor:
+    def loss(self, x: EmberTensor, targets: EmberTensor, segments: EmberTensor | None = None) -> EmberTensor:
         """What the head is trained with, a scalar: cross-entropy of tokens or classes, mean squared error of numbers."""
-        y, _ = self.forward(x)
+        y, _ = self.forward(x, segments=segments)
         return losses.cross_entropy(y, targets) if self.config.head in ("tied", "dense", "classifier") else losses.mse(y, targets)
 
     def generate(self, prompt: EmberTensor, length: int, key: EmberTensor | None = None, **fields) -> Iterator[EmberTensor]:
@@ -91,6 +101,14 @@ class Model(Module):
     def summary(self, length: int = 256) -> Summary:
         """Parameters, FLOPs a token and bytes of state, a row a block; print it for a table."""
         return summarize(self, length)
+
+    def _packed(self, x, state, segments):
+        if segments is None:
+            return nullcontext()
+        if state is not None or segments.shape != x.shape[:2]:
+            raise ShapeError(f"model: expected segments of shape (batch, length) = {x.shape[:2]}, and no state; got {segments.shape}"
+                             + ("" if state is None else " and a state: packed rows begin anew at each document"))
+        return packed(segments, self)
 
     def _run(self, x, state, form: str, axes: int):
         x, after = self._body(x, state, form, axes)

@@ -174,6 +174,7 @@ class SparseMoE(_Mixture):
         if c.combiner_type != "weighted_sum" and self.mixes_sequence:
             raise ConfigError(f"moe: expected combiner_type 'weighted_sum' for experts that mix positions, received "
                               f"{c.combiner_type!r}")
+        self.cannot_pack = "it routes by the mean of the row" if c.level == "sequence" else None
         self.shared = self.shared_gate = None
         if c.shared:
             first, second = random.split(self._spare_key)

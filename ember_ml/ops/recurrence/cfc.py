@@ -18,7 +18,7 @@ from ember_ml.errors import ShapeError
 from ember_ml.ops.activation import gelu, relu, sigmoid, silu
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import abs, exp, tanh
-from ember_ml.ops.recurrence.checks import check_tensors
+from ember_ml.ops.recurrence.checks import check_tensors, kept
 from ember_ml.ops.recurrence.layered_scan import Stage, layered_scan
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.recurrence.mixed_memory import MEMORY, Memory
@@ -58,7 +58,7 @@ def _stages(layers: int, mode: str, activation: str, timed: bool, memory: bool):
 def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor | None = None,
         elapsed: EmberTensor | None = None, *, mode: str = "default", activation: str = "lecun_tanh",
         pure: tuple[EmberTensor, EmberTensor] | None = None, memory: Memory | None = None,
-        chunk: int = 64) -> tuple[EmberTensor, ...]:
+        reset: EmberTensor | None = None, chunk: int = 64) -> tuple[EmberTensor, ...]:
     """(h after every position, last h), and the memory's last c if there is one.
 
     Args:
@@ -70,6 +70,7 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
         mode: see the module. activation: of the backbone's layers, one of ACTIVATIONS.
         pure: w_tau and amplitude, (N,) each, of the pure mode.
         memory: an LSTM's step before each position's, see `mixed_memory`.
+        reset: bool (B, L): where true, the state is zero before the position.
         chunk: steps that the gradient holds at once.
 
     Returns: (B, L, N) in x's dtype, and (B, N) each in float32 or wider.
@@ -110,5 +111,5 @@ def cfc(x: EmberTensor, backbone: Sequence[Layer], heads: Layer, h: EmberTensor 
     given = ([] if elapsed is None else [elapsed.astype(kind)]) + ([t.astype(kind) for t in pure] if mode == "pure" else [])
     stages = _stages(len(later), mode, activation, elapsed is not None, memory is not None)
     y, last = layered_scan(stages, adds, [swap_axes(w) for w in weights], state, given,
-                           fed=(int(memory is not None), x.astype(kind), of_x), chunk=chunk)
+                           fed=(int(memory is not None), x.astype(kind), of_x), keep=kept("cfc", reset, x, kind), chunk=chunk)
     return y.astype(x.dtype), *last

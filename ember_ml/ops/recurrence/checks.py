@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError, UnsupportedDtype
+from ember_ml.ops.shape import expand_dims
 from ember_ml.tensor import EmberTensor
 
 
@@ -42,6 +43,15 @@ def check_reset(name: str, reset: EmberTensor | None, shape: tuple[int, int]):
         raise ShapeError(f"{name}: expected reset of shape (batch, length) = {shape}, got {reset.shape}")
     if reset.dtype.kind != "bool":
         raise UnsupportedDtype(f"{name}: expected reset of dtype bool, got {reset.dtype}; compare it, as in segment_start != 0")
+
+
+def kept(name: str, reset: EmberTensor | None, like: EmberTensor, dtype) -> list[EmberTensor]:
+    """[what the state is multiplied with before each step, (B, L, 1): 0 at resets, else 1], or [] without resets, for x (B, L, ...).
+
+    Raises as `check_reset`.
+    """
+    check_reset(name, reset, like.shape[:2])
+    return [] if reset is None else [1.0 - expand_dims(reset, -1).astype(dtype)]
 
 
 def check_state(name: str, initial, shapes: tuple[tuple[int, ...], ...]):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 from ember_ml.autodiff import tape
+from ember_ml.autodiff.gradient import stop_gradient
 from ember_ml.errors import ShapeError
 from ember_ml.ops.declare import op
 from ember_ml.ops.shape import concat, cut, split, squeeze, stack
@@ -153,12 +154,18 @@ def over_chunks(fn: Callable, carry: Sequence[EmberTensor], xs: Sequence[EmberTe
     return out[:len(carry)], out[len(carry):len(out) - borders]
 
 
-def over_steps(step: Callable) -> Callable:
+def over_steps(step: Callable, resets: bool = False) -> Callable:
     """A function for `over_chunks` that walks a chunk step by step.
 
     Args:
         step: `step(state, xs, weights) -> (state, y)`, xs with one position each, (B, ...); y one tensor (B, ...).
+        resets: the last of xs is what the state is multiplied with before each step, (B, L, 1), a constant to the gradient.
     """
+    if resets:
+        def kept(state, xs, weights, step=step):
+            return step(tuple(s * stop_gradient(xs[-1]) for s in state), xs[:-1], weights)
+        step = kept
+
     def fn(state, xs, weights):
         steps = xs[0].shape[1]
         rows = [[squeeze(part, 1) for part in split(x, steps, axis=1)] for x in xs]

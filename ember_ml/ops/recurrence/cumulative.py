@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ember_ml.ops.creation import arange
 from ember_ml.ops.declare import op
-from ember_ml.ops.elementwise import abs, exp, isfinite, log1p, maximum, where
+from ember_ml.ops.elementwise import abs, exp, isfinite, log1p, logical_or, maximum, where
 from ember_ml.ops.index import put_add_along_axis
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows
 from ember_ml.ops.shape import broadcast_to, concat, cut, flip, permute_dims, reshape
@@ -49,6 +49,21 @@ def _cummax_grad(g, y, _x, *, axis=0):
 def cummax(x, *, axis=0):
     """Running maximum along `axis`: y[i] = max(x[0], ..., x[i]). Gradient at a tie: to the first of the equal elements."""
     return _doubling(x, axis, maximum)
+
+
+def cummax_since(x, reset):
+    """Running maximum along axis 1 that begins anew where `reset` is true: x (B, T, ...), reset bool (B, T). It has no gradient of its own.
+
+    By doubling, as `cummax`, each reach cut off at the last reset.
+    """
+    begun, reach, n = reshape(reset, (*reset.shape, *(1,) * (x.ndim - 2))), 1, x.shape[1]
+    while reach < n:
+        late, early = cut(x, reach, n, axis=1), cut(x, 0, n - reach, axis=1)
+        stopped = cut(begun, reach, n, axis=1)
+        x = concat([cut(x, 0, reach, axis=1), where(stopped, late, maximum(late, early))], axis=1)
+        begun = concat([cut(begun, 0, reach, axis=1), logical_or(stopped, cut(begun, 0, n - reach, axis=1))], axis=1)
+        reach *= 2
+    return x
 
 
 def _cumlogsumexp_grad(g, y, x, *, axis=0):

@@ -18,7 +18,7 @@ from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import addmm, matmul
 from ember_ml.ops.recurrence.cells import GatedCell
-from ember_ml.ops.recurrence.checks import check_state, check_tensors
+from ember_ml.ops.recurrence.checks import check_state, check_tensors, kept
 from ember_ml.ops.recurrence.chunks import Joined, after, fused
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.reduce import sum as total
@@ -79,10 +79,16 @@ def _gates(cell, parts, h, R):
     return [*split(z, cell.recurrent, axis=-1), *(g for x in without for g in split(x, cell.gates - cell.recurrent, axis=-1))]
 
 
-def _walk(cell, x, R, *state):
-    """x (T B, G D), step after step, and state (B, D) each -> each part of the state after every step, (T B, D)."""
+def _walk(cell, resets, x, R, *state):
+    """x (T B, G D), step after step, and state (B, D) each -> each part of the state after every step, (T B, D).
+
+    With `resets` the first of `state` is what the state is multiplied with before each step, (T B, 1).
+    """
+    keep, state = (state[:1], state[1:]) if resets else ((), state)
     found, steps = [], x.shape[0] // state[0].shape[0]
-    for parts in zip(*(split(part, steps, axis=0) for part in _cut_gates(cell, x))):
+    keep = [split(k, steps, axis=0) for k in keep]
+    for t, parts in enumerate(zip(*(split(part, steps, axis=0) for part in _cut_gates(cell, x)))):
+        state = [s * k[t] for k in keep for s in state] or state
         state = cell.update(tuple(_gates(cell, parts, state[0], R)), tuple(state))
         found.append(state)
     return [concat(part, axis=0) for part in zip(*found)]
@@ -104,16 +110,19 @@ def _combine(slopes, ds):
     return found
 
 
-def _walk_back(cell, x, R, *rest):
-    """A chunk backwards. After x and R, a tensor for each part of the state: what it was before every step, the cotangents
-    of what it was after every step, (T B, D) each, and that of the last step from what comes after, (B, D).
+def _walk_back(cell, resets, x, R, *rest):
+    """A chunk backwards. After x and R (and `keep`, as in `_walk`), a tensor for each part of the state: what it was before every step, the
+    cotangents of what it was after every step, (T B, D) each, and that of the last step from what comes after, (B, D).
 
     Returns the cotangents of x and R, and of the state before the first step.
     """
     S, n = cell.states, cell.recurrent
+    keep, rest = (rest[:1], rest[1:]) if resets else ((), rest)
     before, given, ds = rest[:S], rest[S:2 * S], rest[2 * S:]
+    before = [b * k for k in keep for b in before] or before
     batch, width = ds[0].shape
     steps = x.shape[0] // batch
+    keep = [split(k, steps, axis=0) for k in keep]
     gates = _gates(cell, _cut_gates(cell, x), before[0], R)
     by_gate, by_state, zero = [], [], gates[0].zeros_like()
     for i in range(S):
@@ -129,10 +138,13 @@ def _walk_back(cell, x, R, *rest):
         dz = [_combine([part[group][t] for part in by_gate], wide) for group in range(len(by_gate[0]))]
         dzs.append(dz)
         ds = [_combine([None if row[j] is None else row[j][t] for row in by_state], ds) for j in range(S)]
-        if t:
+        if t and not resets:
             ds = [part[t - 1] if d is None else d + part[t - 1] for d, part in zip(ds, given)]
         ds[0] = _add_back(ds[0], reshape(dz[0], (batch, n * width)), back)
         ds = [part[t].zeros_like() if d is None else d for d, part in zip(ds, given)]
+        if resets:
+            ds = [d * keep[0][t] for d in ds]
+            ds = [d + part[t - 1] for d, part in zip(ds, given)] if t else ds
     joined = [concat(part[::-1], axis=0) for part in zip(*dzs)]
     flat = [reshape(part, (steps * batch, -1)) for part in joined]
     return [flat[0] if len(flat) == 1 else concat(flat, axis=-1), _matrix_grad(before[0], flat[0], R), *ds]
@@ -160,8 +172,9 @@ def _add(total_, more):
     return more if total_ is None else total_ + more
 
 
-def _rule(g, out, x, weight, bias, R, *state, cell, chunk):
-    S, (batch, length, _), walk = cell.states, x.shape, fused(_walk_back, x.backend, cell)
+def _rule(g, out, x, weight, bias, R, *state, cell, chunk, resets=False):
+    S, (batch, length, _), walk = cell.states, x.shape, fused(_walk_back, x.backend, cell, resets)
+    keep, state = (state[:1], state[1:]) if resets else ((), state)
     histories = out[:S]                                  # each part of the state after every step
     given, ds, dR, d_weight, d_bias, done = g[:S], g[S:], None, None, None, []
     dx = Joined(length, any(t is not None and t.node is not None for t in (*g, x, weight, bias, R, *state)))
@@ -172,7 +185,7 @@ def _rule(g, out, x, weight, bias, R, *state, cell, chunk):
             piece, = after([piece], done)
         before = [_rows(part, start - 1, stop - 1) if start else concat([first, _rows(part, 0, stop - 1)], axis=0)
                   for first, part in zip(state, histories)]
-        dz, more, *ds = walk(_brought(piece, weight, bias), R, *before, *(_rows(d, start, stop) for d in given), *ds)
+        dz, more, *ds = walk(_brought(piece, weight, bias), R, *(_rows(k, start, stop) for k in keep), *before, *(_rows(d, start, stop) for d in given), *ds)
         dR = _add(dR, more)
         if weight is not None:
             d_weight = _add(d_weight, matmul(swap_axes(dz), piece))
@@ -180,22 +193,25 @@ def _rule(g, out, x, weight, bias, R, *state, cell, chunk):
             dz = matmul(dz, weight)
         dx.put(start, _back_in_time(dz, batch))
         done = [t for t in (dz, dR, d_weight, d_bias, *ds) if t is not None]
-    return [dx.get(), d_weight, d_bias, dR, *ds]
+    return [dx.get(), d_weight, d_bias, dR, *(None for _ in keep), *ds]
 
 
 @op(vjp=_rule, owns_gradient=True)
-def gated_scan_rows(x, weight, bias, R, *state, cell, chunk):
-    """Native form of `gated_scan`, all in one dtype. Returns the states (B, L, D) after every step, part by part, then the last ones.
+def gated_scan_rows(x, weight, bias, R, *state, cell, chunk, resets=False):
+    """Native form of `gated_scan`, all in one dtype; with `resets` the state is preceded by what it is multiplied with before each step,
+    (B, L, 1), a constant to the gradient. Returns the states (B, L, D) after every step, part by part, then the last ones.
 
     The gradient reads the histories of all parts, and is differentiable in them: that is how its own gradient goes back in time.
     """
-    walk, (batch, length, _), found = fused(_walk, x.backend, cell), x.shape, []
+    walk, (batch, length, _), found = fused(_walk, x.backend, cell, resets), x.shape, []
+    keep, state = (state[:1], state[1:]) if resets else ((), state)
     histories = [Joined(length) for _ in state]
     for start in range(0, length, chunk):
-        piece = _rows(x, start, min(start + chunk, length))
+        stop = min(start + chunk, length)
+        piece = _rows(x, start, stop)
         if start:
             piece, = after([piece], found)
-        found = walk(_brought(piece, weight, bias), R, *state)
+        found = walk(_brought(piece, weight, bias), R, *(_rows(k, start, stop) for k in keep), *state)
         state = [cut(part, part.shape[0] - batch, part.shape[0], axis=0) for part in found]
         for history, part in zip(histories, found):
             history.put(start, _back_in_time(part, batch))
@@ -203,7 +219,7 @@ def gated_scan_rows(x, weight, bias, R, *state, cell, chunk):
 
 
 def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple | None = None, *, weight: EmberTensor | None = None,
-               bias: EmberTensor | None = None, chunk: int = 64) -> tuple[EmberTensor, tuple]:
+               bias: EmberTensor | None = None, reset: EmberTensor | None = None, chunk: int = 64) -> tuple[EmberTensor, tuple]:
     """(y, last state) of the recurrence above.
 
     Args:
@@ -213,6 +229,7 @@ def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple |
         initial: the state's parts, (B, D) each; default zero.
         weight: (G D, J). With it x is (B, L, J), what a layer is given, and weight x + bias what that brings to the gates: formed chunk
             by chunk, since for all steps at once it would be G times the output. bias: (G D,), only with a weight.
+        reset: bool (B, L): where true, the state is zero before the step.
         chunk: steps whose gates and derivatives the gradient holds at once.
 
     Returns: y (B, L, D) in x's dtype, and the last state in float32 or wider.
@@ -237,5 +254,7 @@ def gated_scan(cell: GatedCell, x: EmberTensor, R: EmberTensor, initial: tuple |
     if initial is None:
         initial = [zeros((batch, width), kind, like=x)] * cell.states
     brought = [None if t is None else t.astype(kind) for t in (weight, bias)]
-    out = gated_scan_rows(x.astype(kind), *brought, R.astype(kind), *[s.astype(kind) for s in initial], cell=cell, chunk=chunk)
+    keep = kept(cell.name, reset, x, kind)
+    out = gated_scan_rows(x.astype(kind), *brought, R.astype(kind), *keep, *[s.astype(kind) for s in initial], cell=cell, chunk=chunk,
+                          resets=reset is not None)
     return out[0].astype(x.dtype), out[cell.states:]

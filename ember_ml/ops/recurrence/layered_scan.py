@@ -19,7 +19,7 @@ from ember_ml.autodiff import tape
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.cells import Parts
-from ember_ml.ops.recurrence.chunks import Joined, after, fused
+from ember_ml.ops.recurrence.chunks import Joined, after, fused, over_chunks, over_steps
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, permute_dims, reshape, split, squeeze, stack, swap_axes
 from ember_ml.tensor import EmberTensor
@@ -221,9 +221,29 @@ def layered_scan_rows(*tensors, stages, counts, chunk):
     return (*(history.get() for history in histories), *(squeeze(s, 0) for s in state))
 
 
+def _walk_with_resets(stages, adds, weights, state, given, fed, keep, chunk):
+    """The same recurrence step by step, whose gradient runs each chunk again: what has time is cut, the rest comes as weights."""
+    K, (k, *x) = len(stages), fed or (None,)
+    tensors = [*adds, *given, *x[:1]]
+    timed = [i for i, t in enumerate(tensors) if t.ndim == 3]
+    still = [i for i in range(len(tensors)) if i not in timed]
+
+    def step(state, xs, rest):
+        now = dict(zip(timed + still, [*xs, *rest[len(rest) - len(still):]]))
+        a = [now[i] for i in range(K)]
+        if x:
+            a[k] = matmul(now[len(tensors) - 1], swap_axes(rest[K])) + a[k]
+        after, _ = _through(stages, a, rest[:K], state, tuple(now[K + i] for i in range(len(given))))
+        return tuple(after), after[0]
+
+    last, (y,) = over_chunks(over_steps(step, resets=True), state, [*(tensors[i] for i in timed), *keep],
+                             [*weights, *x[1:], *(tensors[i] for i in still)], chunk)
+    return y, last
+
+
 def layered_scan(stages: Sequence[Stage], adds: Sequence[EmberTensor], weights: Sequence[EmberTensor], state: Sequence[EmberTensor],
                  given: Sequence[EmberTensor] = (), *, fed: tuple[int, EmberTensor, EmberTensor] | None = None,
-                 chunk: int = 64) -> tuple[EmberTensor, tuple]:
+                 keep: Sequence[EmberTensor] = (), chunk: int = 64) -> tuple[EmberTensor, tuple]:
     """(h after every step, last state) of the recurrence above, for checked shapes of one dtype.
 
     Args:
@@ -233,8 +253,11 @@ def layered_scan(stages: Sequence[Stage], adds: Sequence[EmberTensor], weights: 
         state: h (B, N), and the memories (B, n) of the stages that have one, in their order.
         given: tensors for the last stage's update, (B, L, 1), (B, L, n) or (n,).
         fed: (k, x (B, L, J), W_x (G n, J)): stage k has W_x x + a_k, formed chunk by chunk; for all steps at once it would be many times x.
+        keep: [what the state is multiplied with before each step, (B, L, 1)], a constant to the gradient, or [].
         chunk: steps whose gates and derivatives the gradient holds at once.
     """
+    if keep:
+        return _walk_with_resets(stages, adds, weights, state, given, fed, keep, chunk)
     k, *x = fed or (None,)
     counts = Counts(len(stages), len(state), k)
     out = layered_scan_rows(*adds, *weights, *state, *given, *x, stages=tuple(stages), counts=counts, chunk=chunk)

@@ -137,7 +137,7 @@ def linear_attention(q: EmberTensor, k: EmberTensor, v: EmberTensor, decay: Embe
         scale: factor of the outputs.
         normalize: None, or eps: o_t is divided by q_t . n_t + eps, where n sums the keys as S sums k v^T. The state then
             has one more value channel, n, as its last: (B, H, dk, dv + 1).
-        exclusive: read the state before the step.
+        exclusive: read the state before the step (at a reset: nothing).
         reset: bool (B, L): where true, the state is forgotten before the step.
         chunk: steps of a chunk, rounded up to a power of two.
 
@@ -151,6 +151,8 @@ def linear_attention(q: EmberTensor, k: EmberTensor, v: EmberTensor, decay: Embe
     batch, length, heads, dv = v.shape
     kind, dk = state_dtype(v.dtype), k.shape[-1]
     g = per_step("linear_attention", decay, k, heads, kind, reset)
+    if exclusive and reset is not None:                  # what is read there is forgotten, too
+        q = where(reshape(reset, (batch, length, 1, 1)), q.zeros_like(), q)
     first = zeros((batch, heads, dk, dv + wide), kind, like=v) if initial is None else initial.astype(kind)
     steps, segment = sizes(chunk, length, batch, heads, max(dk, dv))
     xs = [(q * scale if scale != 1.0 else q).astype(kind), k.astype(kind), v.astype(kind), *([] if g is None else [g])]

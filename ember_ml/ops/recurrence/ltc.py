@@ -24,7 +24,7 @@ from ember_ml.ops.activation import sigmoid
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.linear import matmul
-from ember_ml.ops.recurrence.checks import check_tensors
+from ember_ml.ops.recurrence.checks import check_tensors, kept
 from ember_ml.ops.recurrence.chunks import after, over_chunks, over_steps
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.recurrence.mixed_memory import Memory, with_memory
@@ -183,7 +183,7 @@ def _from_inputs(_carry, xs, weights):
 
 def ltc(x: EmberTensor, sensory: Synapses, synapses: Synapses, c: EmberTensor, gleak: EmberTensor, vleak: EmberTensor,
         v: EmberTensor | None = None, elapsed: EmberTensor | None = None, *, memory: Memory | None = None, unfolds: int = 6,
-        eps: float = 1e-8) -> tuple[EmberTensor, ...]:
+        eps: float = 1e-8, reset: EmberTensor | None = None) -> tuple[EmberTensor, ...]:
     """(potentials after every position, last potentials), and the memory's last c if there is one.
 
     Args:
@@ -195,6 +195,7 @@ def ltc(x: EmberTensor, sensory: Synapses, synapses: Synapses, c: EmberTensor, g
         elapsed: (B, L, 1) or (B, L, N), time up to each position, not negative; default 1.
         memory: an LSTM's step before each position's, see `mixed_memory`.
         unfolds: Euler steps a position. eps: added to the divisor.
+        reset: bool (B, L): where true, the state is zero before the position.
 
     Returns: (B, L, N) in x's dtype, and (B, N) each in float32 or wider.
 
@@ -222,10 +223,13 @@ def ltc(x: EmberTensor, sensory: Synapses, synapses: Synapses, c: EmberTensor, g
     dt = 1.0 / unfolds if elapsed is None else elapsed.astype(kind) * (1.0 / unfolds)
     xs = [dt * (gleak * vleak + current), c + dt * (gleak + conductance + eps), *([] if elapsed is None else [dt])]
     chunk = max(1, min(length, WORKSPACE // max(1, batch * n * n * unfolds)))
-    if memory is None:
+    keep = kept("ltc", reset, x, kind)
+    if memory is None and reset is None:
         y, last = ltc_rows(*xs, first, c, *synapses, unfolds=unfolds, timed=elapsed is not None, chunk=chunk)
         return y.astype(x.dtype), last
-    step = with_memory(partial(_position, unfolds=unfolds))
-    last, (y,) = over_chunks(over_steps(step), (first, memory.c.astype(kind)), (memory.gates.astype(kind), *xs),
-                             [memory.matrix(kind), c, *_matrices(*synapses, 1.0 if elapsed is not None else dt)], chunk)
+    step, state, weights = partial(_position, unfolds=unfolds), [first], [c, *_matrices(*synapses, 1.0 if elapsed is not None else dt)]
+    if memory is not None:
+        step, state, xs = with_memory(step), [first, memory.c.astype(kind)], [memory.gates.astype(kind), *xs]
+        weights = [memory.matrix(kind), *weights]
+    last, (y,) = over_chunks(over_steps(step, resets=reset is not None), state, [*xs, *keep], weights, chunk)
     return y.astype(x.dtype), *last

@@ -12,16 +12,17 @@ Source: Beck et al. 2024, xLSTM: Extended Long Short-Term Memory, eq. 19 to 27 a
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from ember_ml.autodiff.gradient import stop_gradient
 from ember_ml.errors import ShapeError
 from ember_ml.ops.activation import softplus
 from ember_ml.ops.creation import zeros
-from ember_ml.ops.elementwise import abs, exp, maximum
-from ember_ml.ops.recurrence.checks import check_state, check_tensors
+from ember_ml.ops.elementwise import abs, exp, maximum, where
+from ember_ml.ops.recurrence.checks import check_state, check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
-from ember_ml.ops.recurrence.cumulative import cummax, cumsum
+from ember_ml.ops.recurrence.cumulative import cummax, cummax_since, cumsum
 from ember_ml.ops.recurrence.linear_attention import attend, check, sizes
 from ember_ml.ops.recurrence.linear_scan import state_dtype
 from ember_ml.ops.shape import concat, cut, expand_dims, reshape
@@ -29,13 +30,23 @@ from ember_ml.tensor import EmberTensor
 
 
 def _segment(carry, xs, _weights, *, steps, eps):
-    (memory, m), (q, k, v, i, f) = carry, xs
+    (memory, m), (q, k, v, i, f, *keep) = carry, xs
     log_f = -softplus(-f)
     # m_t - F_t is a running maximum, F the sum of log f, which a segment keeps short
     sums = cumsum(log_f, axis=1)
-    largest = stop_gradient(maximum(cummax(i - sums, axis=1), expand_dims(m, 1)) + sums)
+    if keep:                                             # there the state before is zero, with m = 0
+        reset = stop_gradient(keep[0]) == 0.0
+        rising = where(reset, maximum(i, log_f), i) - sums
+        first, length = cut(rising, 0, 1, axis=1), rising.shape[1]
+        first = where(cut(reset, 0, 1, axis=1), first, maximum(first, expand_dims(m, 1)))
+        rising = concat([first, cut(rising, 1, length, axis=1)], axis=1)
+        largest = stop_gradient(cummax_since(rising, reset[:, :, 0]) + sums)
+    else:
+        largest = stop_gradient(maximum(cummax(i - sums, axis=1), expand_dims(m, 1)) + sums)
     earlier = concat([expand_dims(m, 1), cut(largest, 0, largest.shape[1] - 1, axis=1)], axis=1)
     g = expand_dims(log_f + earlier - largest, -1)
+    if keep:
+        g = where(expand_dims(reset, -1), -math.inf, g)
     weighted = k * expand_dims(exp(i - largest), -1)
     memory, o = attend(memory, q, weighted, concat([v, cut(v, 0, 1, axis=-1).ones_like()], axis=-1), g, steps)
     dv = v.shape[-1]
@@ -45,14 +56,15 @@ def _segment(carry, xs, _weights, *, steps, eps):
 
 
 def mlstm(q: EmberTensor, k: EmberTensor, v: EmberTensor, i: EmberTensor, f: EmberTensor, initial: tuple | None = None, *,
-          eps: float = 1e-6, chunk: int = 64) -> tuple[EmberTensor, tuple[EmberTensor, EmberTensor]]:
+          eps: float = 1e-6, reset: EmberTensor | None = None, chunk: int = 64) -> tuple[EmberTensor, tuple[EmberTensor, EmberTensor]]:
     """(h, state) of the recurrence above.
 
     Args:
         q, k: (B, L, H, dk), L >= 1; the caller scales one of them by 1 / sqrt(dk). v: (B, L, H, dv).
         i, f: (B, L, H), the gates before exp and sigmoid.
         initial: the state, as returned; default zero, with m = 0.
-        eps: added to the divisor. chunk: steps of a chunk, rounded up to a power of two.
+        eps: added to the divisor. reset: bool (B, L): where true, the state is zero before the step.
+        chunk: steps of a chunk, rounded up to a power of two.
 
     Returns: h (B, L, H, dv) in v's dtype, and the state: C with n as its last value channel (B, H, dk, dv + 1), and m (B, H), both in
     float32 or wider.
@@ -73,5 +85,6 @@ def mlstm(q: EmberTensor, k: EmberTensor, v: EmberTensor, i: EmberTensor, f: Emb
         memory, m = zeros((batch, heads, dk, dv + 1), kind, like=v), zeros((batch, heads), kind, like=v)
     steps, segment = sizes(chunk, length, batch, heads, max(dk, dv))
     state, (h,) = over_chunks(partial(_segment, steps=steps, eps=eps), (memory.astype(kind), m.astype(kind)),
-                              [t.astype(kind) for t in (q, k, v, i, f)], chunk=segment)
+                              [*(t.astype(kind) for t in (q, k, v, i, f)), *kept("mlstm", reset, v, kind)],
+                              chunk=segment)
     return h.astype(v.dtype), state

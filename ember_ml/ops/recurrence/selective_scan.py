@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 
+from ember_ml.autodiff.gradient import stop_gradient
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.elementwise import exp2
-from ember_ml.ops.recurrence.checks import check_tensors
+from ember_ml.ops.recurrence.checks import check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
 from ember_ml.ops.reduce import sum as total
@@ -30,9 +31,11 @@ WORKSPACE = 1 << 19
 
 def _chunk(carry, xs, weights):
     """Channels come last in here, so that every product and sum runs along them. A is (N, D), times log2(e)."""
-    (state,), (x, dt, B, C), (A, *skip) = carry, xs, weights
+    (state,), (x, dt, B, C, *keep), (A, *skip) = carry, xs, weights
     batch, steps, channels = x.shape
     decay = exp2(expand_dims(dt, 2) * A)
+    if keep:
+        decay = decay * expand_dims(stop_gradient(keep[0]), -1)
     inputs = expand_dims(dt * x, 2) * expand_dims(B, -1)
     rows = (batch, steps, -1)
     h, final = linear_scan_rows(reshape(decay, rows), reshape(inputs, rows), reshape(state, (batch, -1)))
@@ -42,7 +45,7 @@ def _chunk(carry, xs, weights):
 
 def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTensor, C: EmberTensor,
                    D: EmberTensor | None = None, initial: EmberTensor | None = None, *,
-                   chunk: int | None = None) -> tuple[EmberTensor, EmberTensor]:
+                   reset: EmberTensor | None = None, chunk: int | None = None) -> tuple[EmberTensor, EmberTensor]:
     """(y, final state) of the recurrence above.
 
     Args:
@@ -52,6 +55,7 @@ def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTens
         B, C: (B, L, N).
         D: (D,), skip.
         initial: (B, D, N), the state before the first step; default zero.
+        reset: bool (B, L): where true, the state is forgotten before the step.
         chunk: steps whose states are held at once; default as many as 2^19 numbers allow.
 
     Returns: y (B, L, D) in x's dtype and the last state (B, D, N); the computation is in float32 or wider.
@@ -72,7 +76,7 @@ def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTens
     kind = state_dtype(x.dtype)
     first = zeros((batch, width, channels), kind, like=x) if initial is None else swap_axes(initial.astype(kind))
     chunk = chunk or max(1, min(length, WORKSPACE // max(1, batch * channels * width)))
-    xs = [t.astype(kind) for t in (x, dt, B, C)]
+    xs = [*(t.astype(kind) for t in (x, dt, B, C)), *kept("selective_scan", reset, x, kind)]
     weights = [swap_axes(A.astype(kind)) * LOG2_E, *([] if D is None else [D.astype(kind)])]
     (final,), (y,) = over_chunks(_chunk, (first,), xs, weights, chunk)
     return y.astype(x.dtype), swap_axes(final)

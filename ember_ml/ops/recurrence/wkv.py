@@ -13,10 +13,10 @@ from __future__ import annotations
 from ember_ml.autodiff.gradient import stop_gradient
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import arange, full, zeros
-from ember_ml.ops.recurrence.cumulative import cummax
-from ember_ml.ops.elementwise import exp, maximum
-from ember_ml.ops.recurrence.checks import check_state, check_tensors
+from ember_ml.ops.elementwise import exp, maximum, where
+from ember_ml.ops.recurrence.checks import check_state, check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
+from ember_ml.ops.recurrence.cumulative import cummax, cummax_since
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
 from ember_ml.ops.shape import concat, cut, expand_dims
 from ember_ml.tensor import EmberTensor
@@ -26,12 +26,20 @@ NOTHING = -1e30
 
 
 def _chunk(carry, xs, weights):
-    (top, bottom, p), (k, v), (w, u) = carry, xs, weights
+    (top, bottom, p), (k, v, *keep), (w, u) = carry, xs, weights
     steps = k.shape[1]
     # p_t + w t is a running maximum; within a chunk t stays small
     drift = expand_dims(arange(1, steps + 1, like=k).astype(k.dtype), 1) * w
-    running = stop_gradient(maximum(cummax(k + drift, axis=1), expand_dims(p, 1)) - drift)
+    if keep:
+        reset = stop_gradient(keep[0]) == 0.0
+        first = where(cut(reset, 0, 1, axis=1), NOTHING, expand_dims(p, 1))
+        rising = concat([maximum(cut(k + drift, 0, 1, axis=1), first), cut(k + drift, 1, steps, axis=1)], axis=1)
+        running = stop_gradient(cummax_since(rising, reset[:, :, 0]) - drift)
+    else:
+        running = stop_gradient(maximum(cummax(k + drift, axis=1), expand_dims(p, 1)) - drift)
     before = concat([expand_dims(p, 1), cut(running, 0, steps - 1, axis=1)], axis=1)
+    if keep:
+        before = where(reset, NOTHING, before)           # the decay from there is 0
     decay, weight = exp(before - w - running), exp(k - running)
     tops, last_top = linear_scan_rows(decay, weight * v, top)
     bottoms, last_bottom = linear_scan_rows(decay, weight, bottom)
@@ -45,13 +53,14 @@ def _chunk(carry, xs, weights):
 
 
 def wkv(k: EmberTensor, v: EmberTensor, w: EmberTensor, u: EmberTensor, initial: tuple | None = None, *,
-        chunk: int = 256) -> tuple[EmberTensor, tuple]:
+        reset: EmberTensor | None = None, chunk: int = 256) -> tuple[EmberTensor, tuple]:
     """The weighted mean above for every channel, with time on axis 1.
 
     Args:
         k, v: (B, L, D), log weights and values, L >= 1.
         w: (D,), the decay per step, positive (RWKV's exp(time_decay)). u: (D,), bonus (time_first).
         initial: (numerator, denominator, p), (B, D) each, as returned; default nothing.
+        reset: bool (B, L): where true, what came before is forgotten.
         chunk: steps whose inside is held at once.
 
     Returns: y (B, L, D) in v's dtype, and the state, float32 or wider.
@@ -69,6 +78,6 @@ def wkv(k: EmberTensor, v: EmberTensor, w: EmberTensor, u: EmberTensor, initial:
     kind = state_dtype(k.dtype)
     if initial is None:
         initial = (zeros(rest, kind, like=k), zeros(rest, kind, like=k), full(rest, NOTHING, kind, like=k))
-    state, (y,) = over_chunks(_chunk, [s.astype(kind) for s in initial], [k.astype(kind), v.astype(kind)],
+    state, (y,) = over_chunks(_chunk, [s.astype(kind) for s in initial], [k.astype(kind), v.astype(kind), *kept("wkv", reset, k, kind)],
                               [w.astype(kind), u.astype(kind)], chunk)
     return y.astype(v.dtype), state

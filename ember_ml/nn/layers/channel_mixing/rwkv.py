@@ -35,6 +35,7 @@ class RWKVChannelMixing(SequenceMixer):
     """
 
     Config = RWKVChannelMixingConfig
+    cannot_pack = None
 
     def __init__(self, config: RWKVChannelMixingConfig, key: EmberTensor | None = None):
         self.config = c = config

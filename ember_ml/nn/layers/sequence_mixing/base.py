@@ -19,9 +19,11 @@ class SequenceMixer(Module):
 
     `forward(x, state)` continues from a state and returns the next one; without a state it starts from nothing and returns None as the state.
     `step` takes one position, (B, d_input). A state is a tree of tensors: it can be saved, restored and branched.
+    A layer that keeps packed documents apart (`ember_ml.nn.packing`) sets `cannot_pack` to None; one that cannot, to the reason.
     """
 
     mixes_sequence = True
+    cannot_pack: str | None = "it does not say how"
 
     def forward(self, x: EmberTensor, state: State = None) -> tuple[EmberTensor, State]:
         raise NotImplementedError

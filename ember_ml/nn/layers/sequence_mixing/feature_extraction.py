@@ -9,7 +9,9 @@ from ember_ml.nn import initializers
 from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.module import Module
-from ember_ml.ops import concat, conv1d, random, swap_axes, zeros
+from ember_ml.nn.packing import current
+from ember_ml.ops import concat, conv1d, expand_dims, flip, linear, permute_dims, random, reshape, swap_axes, where, zeros
+from ember_ml.ops.conv import earlier_by, same_segment
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -41,6 +43,17 @@ class Convolution(Module):
         self.bias = initializers.fan_in_uniform(second, (d_output,), d_input * taps)
 
 
+def _within(x: EmberTensor, conv: Convolution, ahead: int, segments: EmberTensor) -> EmberTensor:
+    """A convolution of packed rows x (B, L, d_input), `ahead` of whose taps lie after the position: no tap reaches another document."""
+    taps, seen = conv.weight.shape[2], []
+    for j in range(taps):
+        away = taps - 1 - ahead - j
+        moved = earlier_by(x, away, 1) if away >= 0 else flip(earlier_by(flip(x, axis=1), -away, 1), axis=1)
+        seen.append(where(expand_dims(same_segment(segments, away), -1), moved, 0.0))
+    weight = reshape(permute_dims(conv.weight, (0, 2, 1)), (conv.weight.shape[0], -1))
+    return linear(concat(seen, axis=-1), weight, conv.bias)
+
+
 @layers.register("feature_extraction")
 class FeatureExtraction(SequenceMixer):
     """y = recurrent(act(conv(... act(conv(x))))).
@@ -55,6 +68,7 @@ class FeatureExtraction(SequenceMixer):
     """
 
     Config = FeatureExtractionConfig
+    cannot_pack = None
 
     def __init__(self, config: FeatureExtractionConfig, key: EmberTensor | None = None):
         if not config.causal and config.taps % 2 == 0:
@@ -69,12 +83,16 @@ class FeatureExtraction(SequenceMixer):
     def features(self, x: EmberTensor, state=None):
         """What the convolutions make of x (B, L, d_input): (B, L, channels[-1]), and their inputs to come back to."""
         past, after, act = self.config.taps - 1, [], ACTIVATIONS[self.config.activation]
+        packing = current()
         padding = (past, 0) if self.config.causal else (past // 2, past // 2)
         for i, conv in enumerate(self.convs):
             if state is not None:
                 x = concat([state[i].astype(x.dtype), x], axis=1)
                 after.append(cut(x, x.shape[1] - past, x.shape[1], axis=1).astype(state[i].dtype))
-            x = act(swap_axes(conv1d(swap_axes(x), conv.weight, conv.bias, padding=padding if state is None else 0)))
+            if packing is None:
+                x = act(swap_axes(conv1d(swap_axes(x), conv.weight, conv.bias, padding=padding if state is None else 0)))
+            else:
+                x = act(_within(x, conv, padding[1], packing.segments))
         return x, after
 
     def forward(self, x: EmberTensor, state=None):

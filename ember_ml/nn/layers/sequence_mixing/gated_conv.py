@@ -6,7 +6,7 @@ import dataclasses
 
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
-from ember_ml.nn.layers.sequence_mixing.inner_filter import InnerFilterConfig, ModalFilterConfig, inner_filter
+from ember_ml.nn.layers.sequence_mixing.inner_filter import DIRECT, InnerFilterConfig, ModalFilterConfig, inner_filter
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.ops import random, split, swap_axes
 from ember_ml.registry import Size, config, layers
@@ -53,6 +53,14 @@ class GatedConv(SequenceMixer):
         self.short = ShortConv(ShortConvConfig(3 * c.d_input, c.short_taps, c.short_bias), key=keys[1])
         self.filter = inner_filter(c.filter, c.d_input, keys[2])
         self.out_proj = Dense(DenseConfig(c.d_input, c.d_input, c.out_bias), key=keys[3])
+
+    @property
+    def cannot_pack(self) -> str | None:
+        """Few explicit taps can, because they are applied one by one."""
+        taps = getattr(self.config.filter, "taps", None)
+        if taps is not None and taps <= DIRECT:
+            return None
+        return f"its filter of {'modes' if taps is None else f'{taps} taps'} is applied to the row by one transform, which has no borders inside"
 
     def convolve(self, z: EmberTensor, state=None):
         """What lies between the projections: z (B, L, 3 d_input) to (B, L, d_input)."""

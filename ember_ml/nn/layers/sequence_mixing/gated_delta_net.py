@@ -10,6 +10,7 @@ from ember_ml.nn.layers.channel_mixing.norm import RMSNorm, RMSNormConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.mamba import initial_dt_bias
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import exp, gated_delta_rule, log, random, reshape, rsqrt, sigmoid, silu, softplus, split, square, zeros
 from ember_ml.ops import sum as total
 from ember_ml.registry import Size, config, layers
@@ -53,6 +54,7 @@ class GatedDeltaNet(SequenceMixer):
     """
 
     Config = GatedDeltaNetConfig
+    cannot_pack = None
 
     def __init__(self, config: GatedDeltaNetConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -80,7 +82,7 @@ class GatedDeltaNet(SequenceMixer):
         b, a = split(self.gates(x), 2, axis=-1)
         decay = softplus(a + self.dt_bias) * -exp(self.A_log)
         y, S = gated_delta_rule(q, k, v, sigmoid(b), decay, initial=None if state is None else state["S"],
-                                scale=1.0 / math.sqrt(c.key_dim))
+                                scale=1.0 / math.sqrt(c.key_dim), reset=resets())
         y = reshape(self.norm(y), z.shape) * silu(z)
         return self.out_proj(y), None if state is None else {"conv": conv, "S": S}
 

@@ -33,6 +33,7 @@ class GatedShortConv(SequenceMixer):
     """
 
     Config = GatedShortConvConfig
+    cannot_pack = None
 
     def __init__(self, config: GatedShortConvConfig, key: EmberTensor | None = None):
         self.config = c = config

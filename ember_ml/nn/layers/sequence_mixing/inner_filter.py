@@ -14,6 +14,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn import initializers
 from ember_ml.nn.layers.sequence_mixing.base import state_dtype
 from ember_ml.nn.module import Module
+from ember_ml.nn.packing import current
 from ember_ml.ops import (
     concat, expand_dims, fftconv, flip, log, modal_filter, modal_response, modal_state, modal_step, random, repeat, short_conv, zeros,
 )
@@ -106,7 +107,8 @@ class TapsFilter(_InnerFilter):
         u = _gated(u, before)
         long = u if state is None else concat([state.astype(u.dtype), u], axis=-1)
         direct = self.config.taps <= DIRECT
-        y = short_conv(long, self.kernel("corr")) if direct else fftconv(long, self.kernel("conv"))
+        packing = current()
+        y = short_conv(long, self.kernel("corr"), segments=None if packing is None else packing.segments) if direct else fftconv(long, self.kernel("conv"))
         if state is not None:
             y, state = cut(y, past, past + length, axis=-1), cut(long, length, past + length, axis=-1).astype(state.dtype)
         y = self._direct(y, u)

@@ -9,6 +9,7 @@ from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import RMSNorm, RMSNormConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import (
     arange, broadcast_to, exp, expm1, log, ones, random, selective_scan, silu, softplus, split, zeros,
 )
@@ -60,6 +61,7 @@ class Mamba(SequenceMixer):
     """
 
     Config = MambaConfig
+    cannot_pack = None
 
     def __init__(self, config: MambaConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -85,7 +87,8 @@ class Mamba(SequenceMixer):
         r, B, C = split(self.x_proj(u), (self.dt_proj.weight.shape[1], n, n), axis=-1)
         if self.config.inner_norm:
             r, B, C = self.r_norm(r), self.B_norm(B), self.C_norm(C)
-        y, h = selective_scan(u, softplus(self.dt_proj(r)), -exp(self.A_log), B, C, self.D, None if state is None else state["h"])
+        y, h = selective_scan(u, softplus(self.dt_proj(r)), -exp(self.A_log), B, C, self.D, None if state is None else state["h"],
+                              reset=resets())
         return self.out_proj(y * silu(z)), None if state is None else {"conv": conv, "h": h}
 
     def initial_state(self, batch: int, dtype="float32"):

@@ -11,6 +11,7 @@ from ember_ml.nn.layers.channel_mixing.norm import RMSNorm, RMSNormConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.mamba import initial_dt_bias
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import arange, clip, exp, expand_dims, linear_attention, log, ones, random, reshape, silu, softplus, split, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -62,6 +63,7 @@ class Mamba2(SequenceMixer):
     """
 
     Config = Mamba2Config
+    cannot_pack = None
 
     def __init__(self, config: Mamba2Config, key: EmberTensor | None = None):
         self.config = c = config
@@ -92,7 +94,7 @@ class Mamba2(SequenceMixer):
             dt = clip(dt, low=c.dt_limit[0], high=c.dt_limit[1] if math.isfinite(c.dt_limit[1]) else None)
         dt = expand_dims(dt, -1)
         y, S = linear_attention(C, B, v * dt, dt * -expand_dims(exp(self.A_log), -1), initial=None if state is None else state["S"],
-                                chunk=c.chunk)
+                                reset=resets(), chunk=c.chunk)
         y = reshape(y + v * expand_dims(self.D, -1), z.shape)
         if c.norm == "before":
             y = self.norm(y) * silu(z)

@@ -11,6 +11,7 @@ from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import concat, linspace, mlstm, ones, random, reshape, sigmoid, silu, split, tanh, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -28,10 +29,12 @@ def _gates(key: EmberTensor, width: int, heads: int) -> Dense:
 class _MatrixMemory(SequenceMixer):
     """The cell between a layer's projections: q, k, v (B, L, H, .) and gates (B, L, 2 H) to h, and the state's part of it."""
 
+    cannot_pack = None
+
     def remember(self, q, k, v, gates, state, eps):
         """(h (B, L, H dv), {"memory", "m"} or None)."""
         i, f = split(gates, 2, axis=-1)
-        h, after = mlstm(q, k, v, i, f, None if state is None else (state["memory"], state["m"]), eps=eps)
+        h, after = mlstm(q, k, v, i, f, None if state is None else (state["memory"], state["m"]), eps=eps, reset=resets())
         return reshape(h, (*h.shape[:2], -1)), None if state is None else dict(zip(("memory", "m"), after))
 
     def empty_memory(self, batch: int, heads: int, dk: int, dv: int, dtype, like):

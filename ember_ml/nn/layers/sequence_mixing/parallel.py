@@ -41,6 +41,7 @@ class Parallel(SequenceMixer):
     """
 
     Config = ParallelConfig
+    cannot_pack = None                                     # its mixers are asked
 
     def __init__(self, config: ParallelConfig, key: EmberTensor | None = None):
         if not config.mixers:

@@ -7,9 +7,10 @@ from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import (
     clip, concat, expand_dims, expm1, gelu_tanh, linear_scan, log, matmul, permute_dims, random, reshape, sigmoid, softplus,
-    sqrt, zeros,
+    sqrt, where, zeros,
 )
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
@@ -39,7 +40,7 @@ class RGLRU(SequenceMixer):
         i_t = sigmoid(W_i u_t + b_i),  r_t = sigmoid(W_r u_t + b_r)          (block-diagonal, a block a head)
         a_t = exp(-8 r_t softplus(decay));  h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t)
 
-    At the first position of a sequence the factor sqrt(1 - a^2) is 1.
+    At the first position of a sequence (of a packed document) the factor sqrt(1 - a^2) is 1.
 
     Args:
         config: see RGLRUConfig. key: random key of the initial weights; a^(1/r) starts between 0.9 and 0.999.
@@ -52,6 +53,7 @@ class RGLRU(SequenceMixer):
     """
 
     Config = RGLRUConfig
+    cannot_pack = None
 
     def __init__(self, config: RGLRUConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -78,9 +80,10 @@ class RGLRU(SequenceMixer):
         factor = sqrt(clip(-expm1(log_a * 2.0), low=LEAST))
         first = cut(factor, 0, 1, axis=1)
         first = first.ones_like() if state is None else 1.0 + (first - 1.0) * expand_dims(state["started"], -1).astype(x.dtype)
-        factor = concat([first, cut(factor, 1, x.shape[1], axis=1)], axis=1)
+        factor, reset = concat([first, cut(factor, 1, x.shape[1], axis=1)], axis=1), resets()
+        factor = factor if reset is None else where(expand_dims(reset, -1), 1.0, factor)
         h, last = linear_scan(log_a, factor * self._gate(u, self.input_gate, self.input_bias) * u,
-                              None if state is None else state["h"], log_decay=True)
+                              None if state is None else state["h"], log_decay=True, reset=reset)
         after = None if state is None else {"conv": conv, "h": last.astype(state["h"].dtype), "started": state["started"].ones_like()}
         return self.out_proj(gate * h.astype(x.dtype)), after
 

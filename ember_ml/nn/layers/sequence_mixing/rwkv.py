@@ -10,8 +10,9 @@ from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
+from ember_ml.nn.packing import resets
 from ember_ml.ops import (
-    arange, concat, exp, expand_dims, full, linear_attention, linspace, matmul, ones, permute_dims, random, reshape, sigmoid, silu, tanh, wkv,
+    arange, concat, exp, expand_dims, full, linear_attention, linspace, matmul, ones, permute_dims, random, reshape, sigmoid, silu, tanh, where, wkv,
     zeros,
 )
 from ember_ml.ops.shape import cut
@@ -20,9 +21,10 @@ from ember_ml.tensor import EmberTensor
 
 
 def token_shift(x: EmberTensor, last: EmberTensor | None) -> EmberTensor:
-    """x_{t-1} - x_t for x (B, L, D), where `last` (B, D), by default zero, stands before the first position."""
+    """x_{t-1} - x_t for x (B, L, D), where `last` (B, D), by default zero, stands before the first position; zero before a packed document."""
     before = zeros((x.shape[0], x.shape[2]), x.dtype, like=x) if last is None else last.astype(x.dtype)
-    return concat([expand_dims(before, 1), cut(x, 0, x.shape[1] - 1, axis=1)], axis=1) - x
+    earlier, reset = concat([expand_dims(before, 1), cut(x, 0, x.shape[1] - 1, axis=1)], axis=1), resets()
+    return (earlier if reset is None else where(expand_dims(reset, -1), 0.0, earlier)) - x
 
 
 def initial_mix(width: int) -> EmberTensor:
@@ -41,6 +43,7 @@ class TimeMixing(SequenceMixer):
     A derived class names its mixtures and gives `run`.
     """
 
+    cannot_pack = None
     mixtures: tuple[str, ...] = ()
     projections: tuple[str, ...] = ()
 
@@ -100,7 +103,8 @@ class RWKV4(TimeMixing):
 
     def run(self, x, change, memory):
         k, v = self.key(x + change * self.mix_k), self.value(x + change * self.mix_v)
-        y, after = wkv(k, v, exp(self.decay), self.bonus, None if memory is None else (memory["top"], memory["bottom"], memory["scale"]))
+        y, after = wkv(k, v, exp(self.decay), self.bonus, None if memory is None else (memory["top"], memory["bottom"], memory["scale"]),
+                       reset=resets())
         return sigmoid(self.receptance(x + change * self.mix_r)) * y, dict(zip(("top", "bottom", "scale"), after))
 
     def initial_memory(self, batch: int, dtype):
@@ -125,7 +129,7 @@ class MatrixMemory(TimeMixing):
     def attend(self, r, k, v, gate, decay, memory):
         """The memory's output, normed head by head and gated; r, k, v, gate (B, L, inner), decay (., ., heads, head_dim) in logs."""
         r, k, v = (reshape(t, (*t.shape[:2], self.heads, self.config.head_dim)) for t in (r, k, v))
-        y, after = linear_attention(r, k, v, decay, initial=memory, exclusive=True)
+        y, after = linear_attention(r, k, v, decay, initial=memory, exclusive=True, reset=resets())
         y = y + (r * k * self.bonus).sum(axis=-1, keepdims=True) * v
         return self.norm(reshape(y, gate.shape)) * silu(gate), after
 

@@ -6,6 +6,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig
 from ember_ml.nn.layers.sequence_mixing.rwkv import TimeMixing, initial_decay
+from ember_ml.nn.packing import resets
 from ember_ml.ops import delta_rule, normalize, ones, random, reshape, sigmoid, tanh, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -81,7 +82,7 @@ class RWKV7(TimeMixing):
         removed = normalize(heads(k * self.removal))
         k = k * (1.0 + (rate - 1.0) * self.replacement)
         r, k, v = heads(r), heads(k), heads(v)
-        y, after = delta_rule(r, k, v, -removed, removed * heads(rate), heads(decay), initial=memory)
+        y, after = delta_rule(r, k, v, -removed, removed * heads(rate), heads(decay), initial=memory, reset=resets())
         y = self.norm(reshape(y, x.shape)) + reshape((r * k * self.bonus).sum(axis=-1, keepdims=True) * v, x.shape)
         return y * gate, after
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ember_ml.nn import initializers
 from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
+from ember_ml.nn.packing import current
 from ember_ml.ops import concat, random, short_conv, swap_axes, zeros
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
@@ -35,6 +36,7 @@ class ShortConv(SequenceMixer):
     """
 
     Config = ShortConvConfig
+    cannot_pack = None
 
     def __init__(self, config: ShortConvConfig, key: EmberTensor | None = None):
         self.config = config
@@ -47,7 +49,8 @@ class ShortConv(SequenceMixer):
         before = self.config.taps - 1
         if state is not None:
             x = concat([state.astype(x.dtype), x], axis=1)
-        y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias))
+        packing = current()
+        y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias, None if packing is None else packing.segments))
         length = x.shape[1]
         if state is not None:
             state, y = cut(x, length - before, length, axis=1).astype(state.dtype), cut(y, before, length, axis=1)

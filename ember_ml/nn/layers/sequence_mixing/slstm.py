@@ -10,6 +10,7 @@ from ember_ml.nn.layers.channel_mixing.block_diagonal import BlockDiagonal, Bloc
 from ember_ml.nn.layers.channel_mixing.norm import GroupNorm, GroupNormConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import concat, gated_scan, linspace, random, zeros
 from ember_ml.ops.recurrence.cells import LSTM as LSTM_CELL
 from ember_ml.ops.recurrence.cells import SLSTM as SLSTM_CELL
@@ -51,6 +52,7 @@ class SLSTM(SequenceMixer):
     """
 
     Config = SLSTMConfig
+    cannot_pack = None
 
     def __init__(self, config: SLSTMConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -75,7 +77,7 @@ class SLSTM(SequenceMixer):
             c, conv = self.conv(x, None if state is None else state["conv"])
             after = {"conv": conv}
         gates = concat([self.i_proj(c), self.f_proj(c), self.z_proj(x), self.o_proj(x)], axis=-1) + self.bias
-        h, last = gated_scan(cell, gates, self.recurrent, None if state is None else [state[part] for part in parts])
+        h, last = gated_scan(cell, gates, self.recurrent, None if state is None else [state[part] for part in parts], reset=resets())
         return self.norm(h), None if state is None else {**after, **dict(zip(parts, last))}
 
     def initial_state(self, batch: int, dtype="float32"):

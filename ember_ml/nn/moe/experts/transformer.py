@@ -32,6 +32,7 @@ class Transformer(SequenceMixer):
     """
 
     Config = TransformerConfig
+    cannot_pack = None
 
     def __init__(self, config: TransformerConfig, key: EmberTensor | None = None):
         self.config = c = config

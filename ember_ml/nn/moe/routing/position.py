@@ -32,6 +32,7 @@ class PositionRouter(Module):
 
     Config = PositionRouterConfig
     complete = True
+    cannot_pack = "its experts share out the positions of the row"
 
     def __init__(self, config: PositionRouterConfig, key: EmberTensor | None = None):
         if config.k != 1:

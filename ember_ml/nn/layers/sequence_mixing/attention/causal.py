@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ember_ml.nn.packing import current
 from ember_ml.ops import arange, concat, expand_dims, zeros
 from ember_ml.ops.shape import cut
 from ember_ml.tensor import EmberTensor
@@ -17,7 +18,10 @@ def empty_cache(batch: int, heads: int, width: int, dtype, like: EmberTensor) ->
 
 
 def positions(batch: int, length: int, cache: Cache | None, like: EmberTensor) -> EmberTensor:
-    """The numbers of `length` new positions, int32 (B, L); (1, L) for a sequence from its beginning."""
+    """The numbers of `length` new positions, int32 (B, L); (1, L) for a sequence from its beginning. In packed rows a document's from 0."""
+    packing = current()
+    if packing is not None:
+        return packing.positions
     new = expand_dims(arange(length, like=like), 0)
     return new if cache is None else expand_dims(cache["position"], 1) + new
 

@@ -9,6 +9,7 @@ from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import RMSNormConfig, RMSNorm
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
+from ember_ml.nn.packing import resets
 from ember_ml.ops import clip, linear_attention, random, reshape, softplus, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -50,6 +51,7 @@ class GatedLinearAttention(SequenceMixer):
     """
 
     Config = GatedLinearAttentionConfig
+    cannot_pack = None
 
     def __init__(self, config: GatedLinearAttentionConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -77,7 +79,7 @@ class GatedLinearAttention(SequenceMixer):
         q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
         decay = softplus(-self.decay_up(self.decay_down(x))) * (-1.0 / c.decay_scale)
         decay = heads(decay if c.decay_floor is None else clip(decay, low=c.decay_floor))
-        o, after = linear_attention(q, k, v, decay, initial=state, scale=1.0 / math.sqrt(k.shape[-1]))
+        o, after = linear_attention(q, k, v, decay, initial=state, scale=1.0 / math.sqrt(k.shape[-1]), reset=resets())
         o = reshape(self.norm(o), (B, L, -1)) * ACTIVATIONS[c.gate](self.g_proj(x))
         return self.o_proj(o), None if state is None else after
 

@@ -8,6 +8,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.attention.feature_maps import FeatureMap
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
+from ember_ml.nn.packing import resets
 from ember_ml.ops import linear_attention, random, reshape, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -49,6 +50,7 @@ class LinearAttention(SequenceMixer):
     """
 
     Config = LinearAttentionConfig
+    cannot_pack = None
 
     def __init__(self, config: LinearAttentionConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -68,7 +70,7 @@ class LinearAttention(SequenceMixer):
         q, k, v = (reshape(p(x), (batch, length, c.heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_map(q), self.k_map(k)
         q, k = (t / (t.sum(axis=-1, keepdims=True) + 1e-4) if norm else t for t, norm in ((q, c.norm_q), (k, c.norm_k)))
-        y, after = linear_attention(q, k, v, initial=state, normalize=c.eps)
+        y, after = linear_attention(q, k, v, initial=state, normalize=c.eps, reset=resets())
         return self.o_proj(reshape(y, (batch, length, -1))), None if state is None else after
 
     def initial_state(self, batch: int, dtype="float32"):

@@ -9,6 +9,7 @@ from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.attention.causal import positions
 from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate, turns
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
+from ember_ml.nn.packing import resets
 from ember_ml.ops import linear_attention, ones, permute_dims, random, reshape, rms_norm, silu, split, tensor, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -42,6 +43,7 @@ class Retention(SequenceMixer):
     """
 
     Config = RetentionConfig
+    cannot_pack = None
 
     def __init__(self, config: RetentionConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -65,7 +67,7 @@ class Retention(SequenceMixer):
 
         decay = tensor([[[[math.log1p(-2.0 ** -(5 + i))] for i in range(c.heads)]]], dtype=x.dtype, like=x)
         y, S = linear_attention(turned(q), turned(k), reshape(v, (batch, length, c.heads, -1)), decay,
-                                initial=None if state is None else state["S"], scale=1.0 / math.sqrt(width))
+                                initial=None if state is None else state["S"], scale=1.0 / math.sqrt(width), reset=resets())
         y = reshape(rms_norm(y, ones(y.shape[-1:], y.dtype, like=y), eps=c.norm_eps), g.shape)
         return self.out_proj(y * silu(g)), None if state is None else {"S": S, "position": state["position"] + length}
 

@@ -9,6 +9,7 @@ from ember_ml.nn.layers.sequence_mixing.attention.causal import empty_cache, ext
 from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate, turns
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
+from ember_ml.nn.packing import current
 from ember_ml.ops import permute_dims, random, reshape, scaled_dot_product_attention, split
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -62,6 +63,7 @@ class SelfAttention(SequenceMixer):
     """
 
     Config = SelfAttentionConfig
+    cannot_pack = None
 
     def __init__(self, config: SelfAttentionConfig, key: EmberTensor | None = None):
         self.config = c = config
@@ -100,7 +102,11 @@ class SelfAttention(SequenceMixer):
             k, v, after = extend_cache(state, k, v, c.window)
             if conv is not None:
                 after["conv"] = conv
-        y = scaled_dot_product_attention(q, k, v, causal=c.causal, window=c.window)
+        packing = current()
+        if packing is None:
+            y = scaled_dot_product_attention(q, k, v, causal=c.causal, window=c.window)
+        else:
+            y = scaled_dot_product_attention(q, k, v, mask=packing.mask(c.causal, c.window))
         return self.out_proj(reshape(permute_dims(y, (0, 2, 1, 3)), (B, L, c.heads * self.width))), after
 
     def initial_state(self, batch: int, dtype="float32"):

@@ -49,6 +49,7 @@ class LongConv(SequenceMixer):
     """
 
     Config = LongConvConfig
+    cannot_pack = "its filters are as long as the row and applied by one transform, which has no borders inside"
 
     def __init__(self, config: LongConvConfig, key: EmberTensor | None = None):
         self.config = c = config

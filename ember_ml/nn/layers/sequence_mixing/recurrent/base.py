@@ -25,6 +25,8 @@ class Recurrent(SequenceMixer):
         config: see RecurrentConfig. key: random key of the initial weights.
     """
 
+    cannot_pack = None
+
     #: of a derived class: gates, the names of its biases with their length in gates, and of the state's parts
     gates: int
     biases: dict[str, int] = {}

@@ -10,6 +10,7 @@ from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.recurrent.liquid import Liquid, MixedMemory
 from ember_ml.nn.layers.sequence_mixing.recurrent.wirings import WiringConfig
 from ember_ml.nn.module import Module
+from ember_ml.nn.packing import resets
 from ember_ml.ops import abs, cfc, concat, ones, random, split, tensor, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -63,7 +64,8 @@ class Heads(Module):
         """`ops.cfc` with these heads."""
         weight = self.weight if self.mask is None else self.weight * self.mask
         pure = (self.w_tau, self.amplitude) if self._mode == "pure" else None
-        return cfc(x, backbone, (weight, self.bias), h, elapsed, mode=self._mode, activation=activation, pure=pure, memory=memory)
+        return cfc(x, backbone, (weight, self.bias), h, elapsed, mode=self._mode, activation=activation, pure=pure, memory=memory,
+                   reset=resets())
 
 
 @layers.register("cfc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.nn.layers.sequence_mixing.recurrent.base import Recurrent, RecurrentConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import gru
 from ember_ml.registry import config, layers
 from ember_ml.tensor import EmberTensor
@@ -27,4 +28,4 @@ class GRU(Recurrent):
     gates, biases = 3, {"bias": 3, "bias_inner": 1}
 
     def run(self, x: EmberTensor, *state: EmberTensor) -> tuple:
-        return gru(x, self.weight_ih, self.weight_hh, self.bias, self.bias_inner, *state)
+        return gru(x, self.weight_ih, self.weight_hh, self.bias, self.bias_inner, *state, reset=resets())

@@ -38,6 +38,8 @@ class Liquid(SequenceMixer):
     Positions are one unit of time apart unless `elapsed` says otherwise. A derived class sets `units`, and `memory`, a MixedMemory or None.
     """
 
+    cannot_pack = None
+
     def run(self, x: EmberTensor, h: EmberTensor, elapsed: EmberTensor | None, memory: Memory | None) -> tuple:
         """The op: (y, h) and, with a memory, its c."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.nn.layers.sequence_mixing.recurrent.base import Recurrent, RecurrentConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import lstm
 from ember_ml.registry import config, layers
 from ember_ml.tensor import EmberTensor
@@ -26,4 +27,4 @@ class LSTM(Recurrent):
     gates, biases, parts = 4, {"bias": 4}, ("h", "c")
 
     def run(self, x: EmberTensor, *state: EmberTensor) -> tuple:
-        return lstm(x, self.weight_ih, self.weight_hh, self.bias, *state)
+        return lstm(x, self.weight_ih, self.weight_hh, self.bias, *state, reset=resets())

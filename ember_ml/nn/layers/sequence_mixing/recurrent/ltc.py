@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ember_ml.nn.layers.sequence_mixing.recurrent.liquid import Liquid, MixedMemory
 from ember_ml.nn.layers.sequence_mixing.recurrent.wirings import FullyConnected, WiringConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import abs, ltc, ones, random, softplus, tensor, zeros
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
@@ -74,5 +75,6 @@ class LTC(Liquid):
         sensory = (self.sensory_sigma, self.sensory_mu, self._positive(self.sensory_w) * self.sensory_mask, self.sensory_erev)
         synapses = (self.sigma, self.mu, self._positive(self.w) * self.mask, self.erev)
         v, *after = ltc(x * self.input_w + self.input_b, sensory, synapses, self._positive(self.c), self._positive(self.gleak),
-                        self.vleak, h, elapsed, memory=memory, unfolds=self.config.unfolds, eps=self.config.eps)
+                        self.vleak, h, elapsed, memory=memory, unfolds=self.config.unfolds, eps=self.config.eps,
+                        reset=resets())
         return cut(v, 0, self.outputs, axis=-1) * self.output_w + self.output_b, *after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
+from ember_ml.nn.packing import resets
 from ember_ml.ops import linear_scan, random, sigmoid, softplus, split, zeros
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -31,6 +32,7 @@ class MinGRU(SequenceMixer):
     """
 
     Config = MinGRUConfig
+    cannot_pack = None
 
     def __init__(self, config: MinGRUConfig, key: EmberTensor | None = None):
         self.config = config
@@ -39,7 +41,7 @@ class MinGRU(SequenceMixer):
     def forward(self, x: EmberTensor, state=None):
         """(B, L, d_input) to (B, L, d_hidden)."""
         z, c = split(self.proj(x), 2, axis=-1)
-        h, last = linear_scan(-softplus(z), sigmoid(z) * c, state, log_decay=True)
+        h, last = linear_scan(-softplus(z), sigmoid(z) * c, state, log_decay=True, reset=resets())
         return h.astype(x.dtype), None if state is None else last.astype(state.dtype)
 
     def initial_state(self, batch: int, dtype="float32"):

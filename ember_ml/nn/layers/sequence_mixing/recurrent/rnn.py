@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ember_ml.nn.layers.sequence_mixing.recurrent.base import Recurrent, RecurrentConfig
+from ember_ml.nn.packing import resets
 from ember_ml.ops import rnn
 from ember_ml.registry import config, layers
 from ember_ml.tensor import EmberTensor
@@ -28,4 +29,5 @@ class RNN(Recurrent):
     gates, biases = 1, {"bias": 1}
 
     def run(self, x: EmberTensor, *state: EmberTensor) -> tuple:
-        return rnn(x, self.weight_ih, self.weight_hh, self.bias, *state, relu=self.config.activation == "relu")
+        return rnn(x, self.weight_ih, self.weight_hh, self.bias, *state, relu=self.config.activation == "relu",
+                   reset=resets())
