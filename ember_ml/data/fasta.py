@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 
+from ember_ml.data.files import lines
 from ember_ml.errors import DataError
 
 #: IUPAC nucleotide letters that stand for more than one base; they are read as N
@@ -26,7 +26,7 @@ def read_fasta(path: str | Path) -> dict[str, bytes]:
     current: list[bytes] | None = None
     name, started = "", 0
     number = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines(path), 1):
         line = line.strip()
         if not line or line.startswith(b";"):
             continue
@@ -52,18 +52,6 @@ def read_fasta(path: str | Path) -> dict[str, bytes]:
     if not records:
         raise DataError(f"{path}: expected at least one record; the file is empty")
     return {key: b"".join(parts) for key, parts in records.items()}
-
-
-def _lines(path: Path):
-    try:
-        with path.open("rb") as f:
-            packed = f.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if packed else path.open("rb") as f:
-            yield from f
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (EOFError, gzip.BadGzipFile) as e:
-        raise DataError(f"{path}: the gzip data is damaged or cut short ({e}); fetch the file again") from None
 
 
 def _check_filled(path: Path, name: str, line: int, parts: list[bytes] | None):

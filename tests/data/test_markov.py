@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ember_ml.data import DnaConfig, DnaSource, markov_bits
+from ember_ml.data import DnaConfig, DnaSource, Documents, interpolated_bits, markov_bits
 from ember_ml.errors import DataError
 
 
@@ -56,3 +56,29 @@ def test_refuses():
         markov_bits(tokens, tokens, 12)
     with pytest.raises(DataError, match="no stretch of known letters"):
         markov_bits(tokens, np.array([4, 4, 4]), 1)
+
+
+def test_interpolated_bits_against_counting_with_dictionaries():
+    """The formula, token by token, in plain Python."""
+    rng = np.random.default_rng(0)
+    documents = [Documents.of([rng.choice(4, n, p=[0.5, 0.3, 0.15, 0.05]) for n in lengths], end=4) for lengths in ([30, 50, 8], [20, 3])]
+    train, test = documents
+    followers: dict = {}
+    for d in range(len(train)):
+        sequence = train[d].tolist()
+        for p, token in enumerate(sequence):
+            for k in range(4):
+                if p >= k:
+                    after = followers.setdefault(tuple(sequence[p - k:p]), {})
+                    after[token] = after.get(token, 0) + 1
+
+    def probability(context, token):
+        lower = probability(context[1:], token) if context else 1 / 5
+        after = followers.get(context)
+        return lower if after is None else (after.get(token, 0) + len(after) * lower) / (sum(after.values()) + len(after))
+
+    for order in (0, 1, 3):
+        bits = [-np.log2(probability(tuple(s[max(0, p - order):p]), s[p]))
+                for s in (test[d].tolist() for d in range(len(test))) for p in range(1, len(s))]
+        assert interpolated_bits(train, test, (order,), 5)[order] == pytest.approx(np.mean(bits), abs=1e-12)
+    assert set(interpolated_bits(train, test, (0, 1, 3), 5)) == {0, 1, 3}

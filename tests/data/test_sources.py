@@ -24,7 +24,7 @@ def test_training_and_held_out_do_not_overlap(fasta):
 
 
 @pytest.mark.parametrize("table, words", [
-    ({"kind": "rna"}, "kind to be one of dna; received 'rna'"),
+    ({"kind": "rna"}, "kind to be one of dna, .*; received 'rna'; did you mean 'dna'"),
     ({}, "received None"),
     ({"kind": "dna", "length": 8, "batch": 1, "lenght": 8}, "unknown key 'lenght'.*length"),
     ({"kind": "dna", "batch": 1}, "needs 'length'"),

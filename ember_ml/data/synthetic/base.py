@@ -6,10 +6,8 @@ from itertools import permutations
 
 import numpy as np
 
+from ember_ml.data.documents import IGNORED
 from ember_ml.errors import ConfigError
-
-#: target of a position that is not judged
-IGNORED = -100
 
 
 class Task:

@@ -1,0 +1,1 @@
+"""Features: arrays and time series as what models read."""
