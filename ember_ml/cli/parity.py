@@ -18,7 +18,7 @@ def run(path: Path, length: int, json_path: Path | None) -> int:
     """Compares logits, loss, gradients and generated tokens. Returns the exit code: 1 if a row is out of tolerance."""
     config, file = existing_model(path)
     source = data.open_source(config.data, config.seed)
-    rows = compare_run(file, source.sample(min(length, source.config.length) + 1), engines.available(), allowed=source.alphabet.samples)
+    rows = compare_run(file, source.sample(min(length, source.length) + 1), engines.available(), allowed=source.alphabet.samples)
     if json_path:
         json_path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     failed = [r for r in rows if not r["pass"]]
