@@ -28,6 +28,8 @@ class Module:
 
     #: why the module cannot work on rows of several documents (see `ember_ml.nn.packing`), None if it can
     cannot_pack: str | None = None
+    #: whether what comes later in a row never matters, so that padding at its end does no harm
+    only_looks_back: bool = False
 
     def buffer(self, name: str, value: EmberTensor):
         """Sets an attribute that is state but no parameter: running statistics, fixed tables."""

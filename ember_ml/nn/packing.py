@@ -1,4 +1,4 @@
-"""Packing: several documents in one row, none of which sees another.
+"""Packing: several documents in one row, none of which sees another; or one document and its padding, for a model with a pooled head.
 
     segments = [[1, 1, 1, 2, 2, 0], ...]                  documents numbered 1, 2, ... along a row; 0 is padding
     logits, _ = model(tokens, segments=segments)
@@ -55,11 +55,13 @@ class Packing:
 
 
 @contextmanager
-def packed(segments: EmberTensor, module: Module):
+def packed(segments: EmberTensor, module: Module, pooled: bool = False):
     """Inside, forward passes of the module on rows of this shape keep documents apart; a model's forward does it with `segments=`.
 
     Args:
         segments: int (B, L). module: asked whether all its layers can.
+        pooled: a row is one document and then padding, as for a model that gives one output a row. What looks at the past alone never meets
+            padding then, and need not know where it begins.
 
     Raises ShapeError for segments that are no (batch, length) of integers, UnsupportedOp with the layer that cannot, and why.
     """
@@ -67,7 +69,7 @@ def packed(segments: EmberTensor, module: Module):
         got = f"{segments.dtype}{list(segments.shape)}" if isinstance(segments, EmberTensor) else type(segments).__name__
         raise ShapeError(f"packed: expected segments of integers, (batch, length): documents 1, 2, ... along a row, 0 for padding; got {got}")
     for name, part in module.modules().items():
-        if part.cannot_pack is not None:
+        if part.cannot_pack is not None and not (pooled and part.only_looks_back):
             raise UnsupportedOp(f"packed: {name or 'the module'} ({type(part).__name__}) cannot keep the documents of a row apart: "
                                 f"{part.cannot_pack}; give it a row a document")
     token = _current.set(Packing(segments))

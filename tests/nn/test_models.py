@@ -329,6 +329,17 @@ def test_a_model_keeps_packed_documents_apart(backend):
     assert np.abs(get(y) - get(model(tokens)[0]))[:, -1].max() > 1e-3
 
 
+@pytest.mark.parametrize("pool", ["mean", "max", "last", "first"])
+def test_a_pooled_head_leaves_padding_out(pool, backend):
+    blocks = [{"layer": "hyena", "hyena_config": {"l_max": 9}}, {"layer": "self_attention", "self_attention_config": {"heads": 2, "causal": False}}]
+    model = nn.Model.from_config({**PACKED, "head": "classifier", "outputs": 3, "pool": pool, "blocks": blocks}, key=em.random.key(0))
+    tokens = em.random.randint(em.random.key(1), (3, 9), 0, 7)
+    lengths = (9, 4, 1)
+    y = model(tokens, segments=em.tensor([[1] * n + [0] * (9 - n) for n in lengths], dtype="int32"))[0]
+    for row, n in enumerate(lengths):
+        close(y[row:row + 1], model(tokens[row:row + 1, :n])[0], 1e-4)
+
+
 def test_segments_are_an_input_of_what_is_compiled():
     pytest.importorskip("mlx.core", reason="mlx is not installed")
     with em.using("mlx"):
@@ -348,7 +359,11 @@ def test_segments_are_an_input_of_what_is_compiled():
     ({"blocks": ["mlp", {"layer": "hyena", "hyena_config": {"l_max": 9}}]}, r"blocks.1.layer \(Hyena\) cannot keep the documents"),
     ({"blocks": [{"layer": "parallel", "parallel_config": {"mixers": [{"layer": "gru"}, {"layer": "long_conv", "layer_config": {"l_max": 9}}]}}]},
      r"blocks.0.layer.mixers.1 \(LongConv\) cannot .* one transform, which has no borders inside; give it a row a document"),
-    ({"head": "classifier", "outputs": 2, "blocks": ["gru"]}, r"pool \(Pool\) cannot .* it pools over the borders")])
+    ({"blocks": [{"layer": "gru", "pool": "pool", "pool_config": {"stride": 3}}]}, r"blocks.0.pool \(Pool\) cannot .* its strides cross the borders"),
+    ({"head": "classifier", "outputs": 2, "blocks": [{"layer": "long_conv", "long_conv_config": {"l_max": 9, "bidirectional": True}}]},
+     r"\(LongConv\) cannot"),
+    ({"head": "classifier", "outputs": 2, "blocks": [{"layer": "moe", "moe_config": {"num_experts": 2, "expert_type": "gru", "level": "sequence"}}]},
+     r"\(SparseMoE\) cannot .* mean of the row")])
 def test_a_layer_that_cannot_pack_is_named(change, message):
     model = nn.Model.from_config({**PACKED, **change})
     tokens = em.ops.zeros((1, 9), "int32")

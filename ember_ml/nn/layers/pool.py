@@ -6,7 +6,9 @@ from typing import Literal
 
 from ember_ml.errors import ShapeError, UnsupportedOp
 from ember_ml.nn.module import Module
-from ember_ml.ops import full, maximum, reshape, zeros
+from ember_ml.nn.packing import current
+from ember_ml.ops import cumsum, expand_dims, full, logical_and, maximum, reshape, where, zeros
+from ember_ml.ops.attention import hidden
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
@@ -27,6 +29,7 @@ class Pool(Module):
     Args:
         config: see PoolConfig.
 
+    In packed rows (see `ember_ml.nn.packing`) a row is one document: positions of segment 0, its padding, are left out.
     With a stride (B, L, d_input) becomes (B, L / stride, d_input); without one (B, d_input), and a step gives what the
     positions so far pool to.
 
@@ -36,7 +39,11 @@ class Pool(Module):
     """
 
     Config = PoolConfig
-    cannot_pack = "it pools over the borders of documents"
+
+    @property
+    def cannot_pack(self) -> str | None:
+        """Over a whole row it leaves padding out; a stride has no such form."""
+        return None if self.config.stride is None else "its strides cross the borders of documents"
 
     def __init__(self, config: PoolConfig, key: EmberTensor | None = None):
         self.config = config
@@ -49,6 +56,9 @@ class Pool(Module):
             raise ShapeError(f"pool: expected a length that is a multiple of {stride or 1} and not 0, got {L}")
         if stride is not None:
             return self._pooled(reshape(x, (B, L // stride, stride, D)), 2), None
+        packing = current()
+        if packing is not None:
+            return self._without_padding(x, packing.segments != 0), None
         if state is None:
             return self._pooled(x, 1), None
         y = self._join(state, self._pooled(x, 1), L)
@@ -74,6 +84,18 @@ class Pool(Module):
             return getattr(x, kind)(axis=axis)
         at = x.shape[axis] - 1 if kind == "last" else 0
         return x[:, at] if axis == 1 else x[:, :, at]
+
+    def _without_padding(self, x: EmberTensor, real: EmberTensor) -> EmberTensor:
+        """What the positions pool to where `real` (B, L) is true: at least one in each row."""
+        kind, seen = self.config.kind, expand_dims(real, -1)
+        if kind == "max":
+            return where(seen, x, hidden(x)).max(axis=1)
+        if kind != "mean":                                  # the one position that has no real one beyond it
+            counted = cumsum(real.astype("int32"), axis=1)
+            at = counted if kind == "first" else expand_dims(counted[:, -1], 1) - counted + 1
+            seen = logical_and(seen, expand_dims(at == 1, -1))
+        total = where(seen, x, 0.0).sum(axis=1)
+        return total if kind != "mean" else total / seen.astype(x.dtype).sum(axis=1)
 
     def _join(self, state, y: EmberTensor, length: int) -> EmberTensor:
         """What the positions so far and `length` further ones, which pool to y, pool to together."""

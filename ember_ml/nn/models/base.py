@@ -67,7 +67,8 @@ class Model(Module):
         pooled head to (B, outputs) or (B, d_input).
 
         Args:
-            segments: int (B, L), the documents 1, 2, ... packed in each row, 0 for padding: see `ember_ml.nn.packing`.
+            segments: int (B, L), the documents 1, 2, ... packed in each row, 0 for padding: see `ember_ml.nn.packing`. With a pooled head
+                one document a row, 1, and then its padding, 0, which is left out.
 
         Raises UnsupportedOp for segments if a layer cannot keep documents apart, ShapeError if they do not fit, or beside a state.
         """
@@ -108,7 +109,7 @@ class Model(Module):
         if state is not None or segments.shape != x.shape[:2]:
             raise ShapeError(f"model: expected segments of shape (batch, length) = {x.shape[:2]}, and no state; got {segments.shape}"
                              + ("" if state is None else " and a state: packed rows begin anew at each document"))
-        return packed(segments, self)
+        return packed(segments, self, pooled=self.pool is not None)
 
     def _run(self, x, state, form: str, axes: int):
         x, after = self._body(x, state, form, axes)

@@ -45,6 +45,7 @@ class GatedConv(SequenceMixer):
     """
 
     Config = GatedConvConfig
+    only_looks_back = True
 
     def __init__(self, config: GatedConvConfig, key: EmberTensor | None = None):
         self.config = c = config

@@ -75,6 +75,7 @@ class Hyena(SequenceMixer):
 
     Config = HyenaConfig
     cannot_pack = "its filters are as long as the row and applied by one transform, which has no borders inside"
+    only_looks_back = True
 
     def __init__(self, config: HyenaConfig, key: EmberTensor | None = None):
         if config.order < 2:

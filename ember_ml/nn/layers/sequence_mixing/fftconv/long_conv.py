@@ -51,6 +51,11 @@ class LongConv(SequenceMixer):
     Config = LongConvConfig
     cannot_pack = "its filters are as long as the row and applied by one transform, which has no borders inside"
 
+    @property
+    def only_looks_back(self) -> bool:
+        """Not if bidirectional."""
+        return not self.config.bidirectional
+
     def __init__(self, config: LongConvConfig, key: EmberTensor | None = None):
         self.config = c = config
         keys = random.split(key if key is not None else random.next_key(), 4)
