@@ -20,9 +20,9 @@ def by_hash(contents: Iterable[bytes], share: float) -> np.ndarray:
     return np.array([int.from_bytes(hashlib.blake2b(c, digest_size=8).digest(), "big") < bound for c in contents], bool)
 
 
-def split_by_hash(documents: Documents, share: float) -> tuple[Documents, Documents]:
-    """(train, held out) by `by_hash` of the tokens. Raises DataError if a side stays empty."""
-    held = by_hash((documents[i].tobytes() for i in range(len(documents))), share)
+def split_by_hash(documents: Documents, contents: Iterable[bytes], share: float) -> tuple[Documents, Documents]:
+    """(train, held out) by `by_hash` of what each document says. Raises DataError if a side stays empty."""
+    held = by_hash(contents, share)
     if not held.any() or held.all():
         raise DataError(f"data: the hash puts {int(held.sum())} of {len(held)} documents into the held-out part of {share:g}; use "
                         'split = "tail", another share, or more documents')

@@ -153,7 +153,7 @@ def test_parquet_and_near_columns(tmp_path):
     polars = pytest.importorskip("polars", reason="the extra polars is not installed")
     path = tmp_path / "x.parquet"
     polars.DataFrame({"text": lines_of(40), "label": [i % 3 for i in range(40)]}).write_parquet(path)
-    config = {**table(path), "kind": "parquet"}
+    config = {**table(path), "kind": "parquet", "held_out": 0.3}
     source = open_source(config, 0)
     assert sorted(texts(source._train, source.alphabet) + texts(source._held, source.alphabet)) == sorted(lines_of(40))
     assert open_source({**config, "label": "label"}, 0).class_names == ["0", "1", "2"]

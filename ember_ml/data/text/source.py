@@ -141,7 +141,8 @@ def documents_source(c: DocumentsConfig, seed: int) -> NextTokenSource | Labelle
         labels, test_labels = ([d.label for d in part] for part in (docs, test_docs))
         return LabelledDocuments(train, labels, held, test_labels, tokenizer, c, seed, paths + test_paths + extra, bad + test_bad)
     if c.held_out_files is None:
-        train, held = (split_by_hash if c.split == "hash" else split_tail)(train, c.held_out)
+        train, held = split_tail(train, c.held_out) if c.split == "tail" else split_by_hash(
+            train, (f"{d.prompt}\0{d.text}".encode() for d in docs), c.held_out)
     return NextTokenSource(train, held, tokenizer, c.layout, c.length, c.batch, seed, paths + test_paths + extra, bad + test_bad)
 
 
