@@ -61,7 +61,7 @@ def steps_of(part: str, engines: list[str], updates: int):
     if kind == "demo":
         return [(part, partial(demo, *rest, updates))]
     if kind == "ops":
-        from tests.ops.cases import CASES
+        from ember_ml.parity.cases import CASES
         return [(case.id, partial(ops, *rest, case)) for case in CASES]
     from tests.golden.case import find, lookup
     engine, area = rest
@@ -89,12 +89,10 @@ def kernels(engine: str):
 
 
 def ops(engine: str, case):
-    import ember_ml as em
-    from tests.ops.rows import check_gradients, check_value, differentiable
-    with em.using(engine):
-        yield f"{case.id} value", fault_of(check_value, case), {}
-        if differentiable(case):
-            yield f"{case.id} gradients", fault_of(check_gradients, case), {}
+    from ember_ml.parity.ops import op_rows
+    for row in op_rows(case, engine):
+        fault = "" if row["pass"] else f"{row['error']} (at most {row['tolerance']})"
+        yield f"{row['case']} {row['dtype']} {row['quantity']}", fault, {"error": row["error"]}
 
 
 def golden(engine: str, case):

@@ -45,6 +45,28 @@ def _matmul(x, y):
     return mx.matmul(x, y)
 
 
+def _addmm(c, x, y):
+    return c + _matmul(x, y) if _is_integer(x) else mx.addmm(c, x, y)
+
+
+@mx.custom_function
+def _complex_power(x, y):
+    return mx.power(x, y)
+
+
+@_complex_power.vjp
+def _complex_power_vjp(primals, g, out):
+    """MLX's own rule forgets to conjugate."""
+    x, y = primals
+    return g * mx.conj(y * mx.power(x, y - 1)), g * mx.conj(out * mx.log(x))
+
+
+def _pow(x, y):
+    if not any(isinstance(v, mx.array) and _is_complex(v) for v in (x, y)):
+        return mx.power(x, y)
+    return _complex_power(*mx.broadcast_arrays(*(mx.array(v, mx.complex64) for v in (x, y))))
+
+
 def _argsort(x, axis=-1, descending=False):
     if not descending:                                   # MLX's sort is a stable merge sort
         return mx.argsort(x, axis=axis).astype(mx.int32)
@@ -75,16 +97,20 @@ def _split(x, sizes, axis=0):
 
 
 _fixed = mx.stop_gradient                                # MLX refuses indices that hang on a differentiated input
+# Where the array that is read is empty, its gradient would be scattered into nothing, and MLX dies of a division by zero:
+# `x.size` below keeps it from trying.
 
 
 def _scatter_add(x, indices, updates, axis=0):
-    if indices.size == 0:                                # MLX refuses to add nothing
+    if updates.size == 0:                                # MLX refuses to add nothing, and dies of adding it to nothing
         return x
     rows = updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:])
     return x.at[(slice(None),) * axis + (_fixed(indices).reshape(-1),)].add(rows.astype(x.dtype))
 
 
 def _put_add_along_axis(x, indices, updates, axis):
+    if updates.size == 0:
+        return x
     grid = [mx.arange(n).reshape([-1 if i == j else 1 for j in range(indices.ndim)])
             for i, n in enumerate(indices.shape)]
     grid[axis] = _fixed(indices)
@@ -108,7 +134,15 @@ def _add_at(x, values, *tensors, index):
 
 
 def _get_at(x, *tensors, index):
-    return x[_filled(index, tensors)]
+    return x[_filled(index, tensors)] if x.size else mx.stop_gradient(x[_filled(index, tensors)])
+
+
+def _take(x, i, axis=0):
+    return mx.take(x, _fixed(i), axis) if x.size else mx.zeros((*x.shape[:axis], *i.shape, *x.shape[axis + 1:]), x.dtype)
+
+
+def _gather_along(x, i, axis):
+    return mx.take_along_axis(x, _fixed(i), axis) if x.size else mx.zeros(i.shape, x.dtype)
 
 
 def _filled(index, tensors):
@@ -123,7 +157,9 @@ def _random_bits(key, shape):
     n = 1
     for length in shape:
         n *= length
-    if n % 2 == 0 and n:                                 # split is the public door to MLX's raw bits
+    if n == 0:
+        return mx.zeros(shape, mx.uint32)
+    if n % 2 == 0:                                       # split is the public door to MLX's raw bits
         return mx.random.split(key, n // 2).reshape(shape)
     half = (n + 1) // 2
     low = mx.arange(half, dtype=mx.uint32)
@@ -174,6 +210,26 @@ def _grouped_outer(a, b, offsets, *, block, complete):
     return mx.segmented_mm(a.T, b, mx.stack([offsets[:-1], offsets[1:]], axis=1).astype(mx.uint32))
 
 
+def _argmax(x, axis=None, keepdims=False):
+    if x.size == 0 and axis is not None and x.shape[axis]:           # MLX refuses an empty array though no line of it is empty
+        return mx.sum(x, axis=axis, keepdims=keepdims).astype(mx.int32)
+    return mx.argmax(x, axis=axis, keepdims=keepdims).astype(mx.int32)
+
+
+def _of_nothing(fn, value):
+    """A reduction to bools. MLX leaves the result of one over no elements unwritten."""
+    def call(x, axis=None, keepdims=False):
+        out = fn(x, axis=axis, keepdims=keepdims)
+        return out if x.size else mx.full(out.shape, value, mx.bool_)
+    return call
+
+
+def _logsumexp(x, axis=-1, keepdims=False):
+    if x.size == 0:                                      # MLX refuses
+        return mx.log(mx.sum(x, axis=axis, keepdims=keepdims))
+    return mx.logsumexp(x, axis, keepdims)
+
+
 def _mean(x, axis=None, keepdims=False):
     return mx.mean(x, axis=axis, keepdims=keepdims)
 
@@ -194,7 +250,7 @@ def _attention(q, k, v, mask=None, *, causal, scale):
 
 TABLE = {
     "add": mx.add, "subtract": mx.subtract, "multiply": mx.multiply, "divide": mx.divide,
-    "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": mx.power, "maximum": mx.maximum,
+    "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": _pow, "maximum": mx.maximum,
     "minimum": mx.minimum, "negative": mx.negative, "abs": mx.abs, "sign": _sign, "square": mx.square,
     "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
     "atan2": mx.arctan2, "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
@@ -205,16 +261,14 @@ TABLE = {
     "greater": mx.greater, "greater_equal": mx.greater_equal, "logical_and": mx.logical_and,
     "logical_or": mx.logical_or, "logical_not": mx.logical_not, "isfinite": mx.isfinite,
     "sum": _sum, "mean": _mean, "max": mx.max, "min": mx.min,
-    "argmax": lambda x, axis=None, keepdims=False: mx.argmax(x, axis=axis, keepdims=keepdims).astype(mx.int32),
-    "all": mx.all, "any": mx.any, "logsumexp": lambda x, axis=-1, keepdims=False: mx.logsumexp(x, axis, keepdims),
+    "argmax": _argmax, "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False), "logsumexp": _logsumexp,
     "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis), "cummax": lambda x, axis=0: mx.cummax(x, axis=axis),
     "cumlogsumexp": lambda x, axis=0: mx.logcumsumexp(x, axis=axis),
     "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,
     "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
     "split_all": _split,
-    "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul, "addmm": mx.addmm,
-    "take_axis": lambda x, i, axis=0: mx.take(x, _fixed(i), axis), "scatter_add": _scatter_add,
-    "gather_along": lambda x, i, axis: mx.take_along_axis(x, _fixed(i), axis),
+    "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul, "addmm": _addmm,
+    "take_axis": _take, "scatter_add": _scatter_add, "gather_along": _gather_along,
     "put_add_along_axis": _put_add_along_axis,
     "get_at": _get_at, "set_at": _set_at,
     "add_at": _add_at,

@@ -8,9 +8,9 @@ from ember_ml.parity.compare import Row
 def render(rows: list[Row]) -> str:
     """One line per row: engine, quantity, error, tolerance, ok or FAILED; columns aligned.
 
-    Where the rows have several cases, each line begins with its case and dtype.
+    Where the rows have several cases or dtypes, each line begins with its case and dtype.
     """
-    several = len({r["case"] for r in rows}) > 1
+    several = len({(r["case"], r["dtype"]) for r in rows}) > 1
     head = (*(("case", "dtype") if several else ()), "engine", "quantity", "error", "tolerance", "")
     lines = [head] + [(*((r["case"], r["dtype"]) if several else ()), r["engine"], r["quantity"], _number(r["error"]),
                        _number(r["tolerance"]), "ok" if r["pass"] else "FAILED") for r in rows]

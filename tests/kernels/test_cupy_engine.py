@@ -10,8 +10,9 @@ from ember_ml import backend as engines
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.kernels import selfcheck
 from ember_ml.ops import REGISTRY
-from tests.ops.cases import CASES
-from tests.ops.rows import check_gradients, check_value, differentiable
+from ember_ml.parity.cases import CASES
+from ember_ml.parity.ops import op_rows
+from tests.ops.rows import check
 
 
 @pytest.fixture
@@ -28,9 +29,7 @@ def cupy_engine(cuda, monkeypatch):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_row(cupy_engine, case):
-    check_value(case)
-    if differentiable(case):
-        check_gradients(case)
+    check(op_rows(case, "cupy"))
 
 
 def test_tensors_know_their_device_and_move(cupy_engine):

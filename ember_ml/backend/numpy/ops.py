@@ -56,7 +56,7 @@ def build(xp, add_into) -> dict:
         out = x.copy()
         # The axis comes first, so that one index array addresses it whatever the other axes are.
         view = xp.moveaxis(out, axis, 0)
-        rows = xp.moveaxis(updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:]), axis, 0)
+        rows = xp.moveaxis(updates.reshape(x.shape[:axis] + (indices.size,) + x.shape[axis + 1:]), axis, 0)
         add_into(view, indices.reshape(-1), rows.astype(x.dtype))
         return out
 
@@ -94,8 +94,8 @@ def build(xp, add_into) -> dict:
         "log": unary(xp.log), "log1p": unary(xp.log1p), "atan2": xp.arctan2, "sin": unary(xp.sin), "cos": unary(xp.cos),
         "tanh": unary(xp.tanh), "floor": unary(xp.floor), "round": unary(xp.round),
         "conj": lambda x: xp.conj(x) if x.dtype.kind == "c" else x,
-        "real": lambda x: xp.ascontiguousarray(x.real) if x.dtype.kind == "c" else x,
-        "imag": lambda x: xp.ascontiguousarray(x.imag),
+        "real": lambda x: x.real.copy() if x.dtype.kind == "c" else x,
+        "imag": lambda x: x.imag.copy(),
         "complex": lambda x, y: (x + 1j * y).astype("complex128" if x.dtype.itemsize == 8 else "complex64"),
         "where": xp.where, "equal": xp.equal, "not_equal": xp.not_equal, "less": xp.less, "less_equal": xp.less_equal,
         "greater": xp.greater, "greater_equal": xp.greater_equal, "logical_and": xp.logical_and,

@@ -91,14 +91,14 @@ def _add_at(x, values, *tensors, index):
 
 
 def _take(x, indices, axis=0):
-    if axis == 0 and x.ndim == 2:
+    if axis == 0 and x.ndim == 2 and not x.is_complex():     # torch's embedding has no gradient for complex numbers
         return F.embedding(indices.long(), x)
     out = torch.index_select(x, axis, indices.long().reshape(-1))
     return out.reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1:])
 
 
 def _scatter_add(x, indices, updates, axis=0):
-    rows = updates.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 1:])
+    rows = updates.reshape(x.shape[:axis] + (indices.numel(),) + x.shape[axis + 1:])
     return torch.index_add(x, axis, indices.long().reshape(-1), rows.to(x.dtype))
 
 
@@ -114,7 +114,12 @@ def _depthwise(x, weight, bias=None, anticausal=False):
 
 
 def _transform(fn):
-    return lambda x, n=None, axis=-1: fn(x, n, axis)
+    def call(x, n=None, axis=-1):
+        if x.numel() == 0:                               # MKL refuses a batch of nothing
+            form = fn(torch.empty_like(x, device="meta"), n, axis)
+            return torch.zeros(form.shape, dtype=form.dtype, device=x.device)
+        return fn(x, n, axis)
+    return call
 
 
 def _adam_update(rate, t, *tensors, beta1, beta2, eps, decays):

@@ -125,7 +125,7 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
     d_h, d_weights, d_w2, d_b2 = _down_grad(g, h, weights, w2, b2, *plan, **kw, activation=activation, glu=glu)
     d_x, d_w1, d_b1 = _up_grad(d_h, x, w1, b1, *plan, **kw)
     nothing = zeros((0,), like=g)
-    return d_x, d_weights, d_w1, nothing if b1 is None else d_b1, d_w2, nothing if b2 is None else d_b2
+    return d_x, d_weights.astype(weights.dtype), d_w1, nothing if b1 is None else d_b1, d_w2, nothing if b2 is None else d_b2
 
 
 def _host_rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, **kw):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ember_ml.ops.creation import arange
+from ember_ml.ops.creation import arange, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import abs, exp, isfinite, log1p, logical_or, maximum, where
 from ember_ml.ops.index import put_add_along_axis
@@ -68,6 +68,8 @@ def cummax_since(x, reset):
 
 def _cumlogsumexp_grad(g, y, x, *, axis=0):
     """dx_i = e^{x_i - y_i} lam_i with lam_i = g_i + e^{y_i - y_{i+1}} lam_{i+1}: no exponent is positive."""
+    if x.size == 0:
+        return g
     axis, n = axis % x.ndim, x.shape[axis]
     order = (*(i for i in range(x.ndim) if i != axis), axis)
     back = tuple(sorted(range(x.ndim), key=lambda i: order[i]))
@@ -75,8 +77,8 @@ def _cumlogsumexp_grad(g, y, x, *, axis=0):
     shape, rows = x.shape, (-1, n, 1)
     after = concat([cut(y, 1, n, axis=-1), cut(y, n - 1, n, axis=-1)], axis=-1)
     decay, weight = exp(y - after), exp(x - y)
-    lam, _ = linear_scan_rows(reshape(flip(decay, axis=-1), rows), reshape(flip(g, axis=-1), rows),
-                              cut(reshape(g.zeros_like(), rows), 0, 1, axis=1)[:, 0])
+    before = zeros((x.size // n, 1), g.dtype if g.dtype.bits >= 32 else "float32", like=g)          # states are float32 at least
+    lam, _ = linear_scan_rows(reshape(flip(decay, axis=-1), rows), reshape(flip(g, axis=-1), rows), before)
     return permute_dims(weight * flip(reshape(lam, shape), axis=-1), back)
 
 
