@@ -146,6 +146,10 @@ class DnaSource:
         """Bases of the training and of the held-out stretch, int64 (2,)."""
         return np.array([self._train.size, self._test.size], np.int64)
 
+    def first(self) -> str:
+        """The beginning of the first training document."""
+        return self.alphabet.decode(self._train[:200])
+
     def fingerprint(self) -> list[dict[str, Any]]:
         """What identifies the file that was read, see `ember_ml.data.files.fingerprint`."""
         return fingerprint([_chromosome_file() if self.config.fasta is None else Path(self.config.fasta)])

@@ -89,6 +89,10 @@ class NextTokenSource:
         """Tokens of each document, int64, the training ones first."""
         return np.concatenate([self._train.lengths, self._held.lengths])
 
+    def first(self) -> str:
+        """The beginning of the first training document."""
+        return self.alphabet.decode(self._train[0][:200])
+
     def fingerprint(self) -> list[dict[str, Any]]:
         """What identifies the files that were read, see `ember_ml.data.files.fingerprint`."""
         return fingerprint(self.files)

@@ -34,6 +34,11 @@ def _pick(table: dict[str, Any]):
     return SOURCES[kind], rest
 
 
+def config_class(table: dict[str, Any]) -> type:
+    """The config class of a [data] table. Raises ConfigError for an unknown kind."""
+    return _pick(table)[0][0]
+
+
 def open_source(table: dict[str, Any], seed: int):
     """The data source of a [data] table, its order seeded.
 
@@ -45,12 +50,13 @@ def open_source(table: dict[str, Any], seed: int):
         baselines()     name -> score on those of a plain model
         describe()      one line
         lengths()       true length of every document or sequence
+        first()         the first training sample, as text
         fingerprint()   what identifies the files, for `check_fingerprint`
 
     Raises ConfigError or DataError.
     """
-    (config_class, open_, _), fields = _pick(table)
-    return open_(from_dict(config_class, fields), seed)
+    (cls, open_, _), fields = _pick(table)
+    return open_(from_dict(cls, fields), seed)
 
 
 def alphabet(table: dict[str, Any]):
@@ -58,7 +64,7 @@ def alphabet(table: dict[str, Any]):
 
     Raises ConfigError for data without tokens.
     """
-    (config_class, _, alphabet_), fields = _pick(table)
+    (cls, _, alphabet_), fields = _pick(table)
     if alphabet_ is None:
         raise ConfigError(f"[data]: kind = {table['kind']!r} has no tokens, so there is no text to generate")
-    return alphabet_(from_dict(config_class, fields))
+    return alphabet_(from_dict(cls, fields))

@@ -117,6 +117,10 @@ class ArraySource:
         """True lengths, int64, the training sequences first."""
         return np.concatenate([self._train.lengths, self._held.lengths]).astype(np.int64)
 
+    def first(self) -> str:
+        """Label and first vectors of the first training sequence, in the units of the data."""
+        return f"{self.config.y} = {self._train.y[0].tolist()}; {self.config.x} = {np.array2string(self._train.x[0, :3], precision=4, threshold=24)}"
+
     def fingerprint(self) -> list[dict[str, Any]]:
         """What identifies the files that were read, see `ember_ml.data.files.fingerprint`."""
         return fingerprint(self.files)

@@ -104,6 +104,10 @@ class SeriesSource:
         """Steps of the training and of the held-out part, int64 (2,)."""
         return np.array([self._cut, len(self._x) - self._cut], np.int64)
 
+    def first(self) -> str:
+        """The first steps of the channels, standardised."""
+        return np.array2string(self._x[:3], precision=4, threshold=24)
+
     def fingerprint(self) -> list[dict[str, Any]]:
         """What identifies the file that was read, see `ember_ml.data.files.fingerprint`."""
         return fingerprint([self.path])
