@@ -7,6 +7,21 @@ from contextlib import nullcontext
 import mlx.core as mx
 
 
+def _floating(args):
+    """(places of the floating-point arguments, function of new ones for them that gives all arguments).
+
+    MLX differentiates with respect to every argument of a function, and random bits, say, have no gradient in their key.
+    """
+    places = [i for i, a in enumerate(args) if mx.issubdtype(a.dtype, mx.inexact)]
+
+    def full(primals):
+        out = list(args)
+        for i, p in zip(places, primals):
+            out[i] = p
+        return out
+    return places, full
+
+
 class MlxRuntime:
     """Lazy, with native gradients and mx.compile. Arrays are computed when `synchronize` or a read asks for them."""
 
@@ -20,16 +35,10 @@ class MlxRuntime:
         return value, aux, grads
 
     def with_rule(self, forward, rule, args, keeps_output=True):
-        """mx.custom_function over the arrays; integer inputs stay outside, since MLX differentiates every argument."""
-        floating = [i for i, a in enumerate(args) if mx.issubdtype(a.dtype, mx.inexact)]
+        """mx.custom_function over the floating-point arrays."""
+        floating, full = _floating(args)
         if not floating:
             return forward(*args)
-
-        def full(primals):
-            out = list(args)
-            for i, p in zip(floating, primals):
-                out[i] = p
-            return out
 
         @mx.custom_function
         def run(*primals):
@@ -54,7 +63,10 @@ class MlxRuntime:
         return nullcontext()
 
     def checkpoint(self, fn):
-        return mx.checkpoint(fn)
+        def run(*args):
+            floating, full = _floating(args)
+            return mx.checkpoint(lambda *primals: fn(*full(primals)))(*(args[i] for i in floating))
+        return run
 
     def compile(self, fn):
         return mx.compile(fn)

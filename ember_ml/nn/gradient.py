@@ -23,15 +23,22 @@ class StepOutput(NamedTuple):
     buffers: dict[str, EmberTensor]
 
 
-def loss_function(model: Module, loss: Callable) -> Callable:
+def loss_function(model: Module, loss: Callable, precision: str | None = None, recompute: bool = False) -> Callable:
     """`run(params, buffers, key, *batch) -> (total, (metrics, buffers))`: the pure form of a training forward pass.
 
     Args:
         model: its structure and frozen parameters are constants of the function.
         loss: `loss(model, *batch)` returning a scalar.
+        precision: dtype to compute in. Parameters and the first array of the batch, the inputs, are cast to it inside the function, so
+            that gradients come back in the parameters' own dtype (Micikevicius et al. 2018, Mixed Precision Training). None: as they are.
+        recompute: keep only each block's input for the gradient, see `ember_ml.nn.recompute`.
     """
     def run(params, buffers, key, *batch):
-        with model.using({**params, **buffers}), training(key) as scope:
+        inside = {**params, **buffers}
+        if precision is not None:
+            inside |= {k: _cast(v, precision) for k, v in {**model.parameters(), **params}.items()}
+            batch = tuple(_cast(a, precision) if i == 0 else a for i, a in enumerate(batch))
+        with model.using(inside), training(key, recompute) as scope:
             total = loss(model, *batch)
         tensors = model.places()
         places = {(id(owner), attr): name for name, where in tensors.items() for owner, attr in where}
@@ -44,6 +51,10 @@ def loss_function(model: Module, loss: Callable) -> Callable:
         stop = autodiff.stop_gradient
         return total, (stop(metrics), stop(after))
     return run
+
+
+def _cast(x: EmberTensor, precision: str) -> EmberTensor:
+    return x.astype(precision) if x.dtype.kind == "float" else x
 
 
 def _updates(updates: dict, places: dict, buffers: dict) -> dict[str, EmberTensor]:
@@ -68,17 +79,19 @@ def _metric_name(key: str | tuple[int, str], owners: dict[int, str]) -> str:
     return f"{owners.get(key[0], '')}.{key[1]}".lstrip(".")
 
 
-def value_and_grad(model: Module, loss: Callable, compile: bool = False) -> Callable:
+def value_and_grad(model: Module, loss: Callable, compile: bool = False, precision: str | None = None,
+                   recompute: bool = False) -> Callable:
     """A function `run(params, buffers, key, *batch) -> (StepOutput, gradients)`.
 
     Args:
         model: a module; `params` are its trainable parameters by name, `buffers` its buffers.
         loss: `loss(model, *batch)` returning a scalar; it may call the model as often as it likes.
+        precision, recompute: see `loss_function`.
         compile: compile the loss (for engines whose `runtime.compiles` is "loss"; others compile the whole step).
 
     The gradients are a dict like `params`. Nothing in the model changes.
     """
-    pure = loss_function(model, loss)
+    pure = loss_function(model, loss, precision, recompute)
     both = autodiff.value_and_grad(autodiff.compile(pure) if compile else pure, has_aux=True)
 
     def run(params, buffers, key, *batch):

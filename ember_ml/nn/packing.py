@@ -72,7 +72,14 @@ def packed(segments: EmberTensor, module: Module, pooled: bool = False):
         if part.cannot_pack is not None and not (pooled and part.only_looks_back):
             raise UnsupportedOp(f"packed: {name or 'the module'} ({type(part).__name__}) cannot keep the documents of a row apart: "
                                 f"{part.cannot_pack}; give it a row a document")
-    token = _current.set(Packing(segments))
+    with again(segments):
+        yield
+
+
+@contextmanager
+def again(segments: EmberTensor | None):
+    """Inside, rows are divided by these segments (None: not at all), as `packed` checked them: for a function that is run anew."""
+    token = _current.set(None if segments is None else Packing(segments))
     try:
         yield
     finally:

@@ -22,20 +22,30 @@ class Scope:
 
     Args:
         key: random key; each `next_key` gives the next one of its children.
+        recompute: whether blocks keep only their input for the gradient, see `ember_ml.nn.recompute`.
     """
 
-    def __init__(self, key: EmberTensor | None = None):
-        self.key = key
+    def __init__(self, key: EmberTensor | None = None, recompute: bool = False):
+        self.key, self.recompute = key, recompute
         self.drawn = 0
+        #: (class of each token (tokens,), number of classes) that experts are counted by, see `nn.moe.token_classes`
+        self.classes: tuple[EmberTensor, int] | None = None
         self.losses: dict[str, EmberTensor] = {}
         self.metrics: dict[str | tuple[int, str], EmberTensor] = {}
         self.updates: dict[tuple[int, str], EmberTensor] = {}
 
+    def take(self, losses: dict, metrics: dict, updates: dict):
+        """Adds what another scope was told."""
+        for name, value in losses.items():
+            self.losses[name] = self.losses[name] + value if name in self.losses else value
+        self.metrics.update(metrics)
+        self.updates.update(updates)
+
 
 @contextmanager
-def training(key: EmberTensor | None = None):
+def training(key: EmberTensor | None = None, recompute: bool = False):
     """Inside `with nn.training(key) as scope:`, forward passes are training passes."""
-    scope = Scope(key)
+    scope = Scope(key, recompute)
     token = _current.set(scope)
     try:
         yield scope
@@ -46,6 +56,12 @@ def training(key: EmberTensor | None = None):
 def current() -> Scope | None:
     """The open scope, or None in evaluation."""
     return _current.get()
+
+
+def recomputes() -> bool:
+    """Whether blocks are to keep only their input for the gradient. False in evaluation."""
+    scope = _current.get()
+    return scope is not None and scope.recompute
 
 
 def next_key() -> EmberTensor:
@@ -62,7 +78,7 @@ def add_loss(name: str, value: EmberTensor):
     """Adds a scalar to the training loss; equal names add up. Does nothing in evaluation."""
     scope = _current.get()
     if scope is not None:
-        scope.losses[name] = scope.losses[name] + value if name in scope.losses else value
+        scope.take({name: value}, {}, {})
 
 
 def add_metric(name: str, value: EmberTensor, module=None):

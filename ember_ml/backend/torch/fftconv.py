@@ -218,8 +218,9 @@ def _save(ctx, inputs, output):
 
 
 def _rows_grad(ctx, g):
-    found = iter(_grad_op(g, *ctx.saved_tensors))
-    return tuple(None if t is None else next(found) for t in ctx.saved_tensors)
+    saved = ctx.saved_tensors                            # once: a checkpoint lets them go when they were read
+    found = iter(_grad_op(g, *saved))
+    return tuple(None if t is None else next(found) for t in saved)
 
 
 _rows_op.register_autograd(_rows_grad, setup_context=_save)

@@ -36,7 +36,8 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
         ctx.static, ctx.count = dict(keyword_only_inputs or {}), len(inputs)
 
     def backward(ctx, cotangents):
-        args, outputs = ctx.saved_tensors[:ctx.count], ctx.saved_tensors[ctx.count:]
+        saved = ctx.saved_tensors                        # once: a checkpoint lets them go when they were read
+        args, outputs = saved[:ctx.count], saved[ctx.count:]
         cotangents = [torch.zeros_like(o) if c is None else c for c, o in zip(cotangents, outputs)]
         needs = list(ctx.needs_input_grad[:ctx.count])
         if rule is None:

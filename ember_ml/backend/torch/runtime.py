@@ -136,7 +136,8 @@ class _Rule(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents):
-        args, outputs = ctx.saved_tensors[:ctx.args], ctx.saved_tensors[ctx.args:]
+        saved = ctx.saved_tensors                        # once: a checkpoint computes them when they are asked for, and lets them go
+        args, outputs = saved[:ctx.args], saved[ctx.args:]
         if ctx.many:
             cotangents = tuple(o.new_zeros(()).expand(o.shape) if c is None else c for c, o in zip(cotangents, outputs))
         else:

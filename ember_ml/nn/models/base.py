@@ -11,7 +11,7 @@ from ember_ml import weights
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
 from ember_ml.errors import ConfigError, ShapeError, WeightsError
-from ember_ml.nn import losses
+from ember_ml.nn import losses, scope
 from ember_ml.nn.blocks.base import Block, beside
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
@@ -22,6 +22,7 @@ from ember_ml.nn.models.generation import generate
 from ember_ml.nn.models.summary import Summary, summarize
 from ember_ml.nn.module import Module
 from ember_ml.nn.packing import packed
+from ember_ml.nn.recompute import recomputed
 from ember_ml.ops import random, tanh
 from ember_ml.registry import from_dict, layers, models, read_table, to_dict, without_defaults, write_table
 from ember_ml.tensor import EmberTensor
@@ -131,8 +132,9 @@ class Model(Module):
             x = self.embedding(x)
             x = dropout(x if self.config.embedding_scale == 1.0 else x * self.config.embedding_scale, self.config.dropout)
         after = []
+        saves = form == "forward" and state is None and scope.recomputes()
         for i, block in enumerate(self.blocks):
-            x, s = getattr(block, form)(x, None if state is None else state[i])
+            x, s = (recomputed(block)(x), None) if saves else getattr(block, form)(x, None if state is None else state[i])
             after.append(s)
         return (self.norm(x) if self.norm else x), after
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from ember_ml.autodiff import stop_gradient
 from ember_ml.ops import expand_dims, log, maximum, mean, reshape, scatter_add, sqrt, square, where, zeros
@@ -26,20 +25,22 @@ from ember_ml.nn import scope
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
-_classes: ContextVar[tuple[EmberTensor, int] | None] = ContextVar("ember_moe_classes", default=None)
-
 
 @contextmanager
 def token_classes(classes: EmberTensor, count: int):
-    """Inside, routers of as many tokens count their experts by class.
+    """Inside, routers of as many tokens count their experts by class; for use within a training scope, without one nobody counts.
 
     Args: classes: integers in [0, count), one per token, in any shape: labels, or the tokens themselves. count: C.
     """
-    token = _classes.set((reshape(classes, (-1,)), count))
+    open_scope = scope.current()
+    if open_scope is None:
+        yield
+        return
+    before, open_scope.classes = open_scope.classes, (reshape(classes, (-1,)), count)
     try:
         yield
     finally:
-        _classes.reset(token)
+        open_scope.classes = before
 
 
 def load(ids: EmberTensor, num_experts: int, weights: EmberTensor | None = None) -> EmberTensor:
@@ -97,7 +98,7 @@ def report(router, scores: EmberTensor, rows: EmberTensor, routing):
     scope.add_metric("entropy", entropy(stop_gradient(scores)), router)
     if ids.shape[1] > 1:
         scope.add_metric("coactivation", coactivation(ids, experts), router)
-    named = _classes.get()
+    named = scope.current().classes if scope.current() else None
     if named is not None and named[0].shape[0] == ids.shape[0]:
         table = by_class(ids, experts, *named)
         scope.add_metric("classes", table, router)

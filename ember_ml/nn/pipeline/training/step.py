@@ -8,38 +8,61 @@ from ember_ml import autodiff
 from ember_ml.nn.gradient import value_and_grad
 from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers.base import Optimizer, clip_by_global_norm
+from ember_ml.nn.pipeline.training.ema import moving_average
 from ember_ml.ops import random
 from ember_ml.tensor import EmberTensor
 
 
-def initial_state(model: Module, optimizer: Optimizer, key: EmberTensor) -> dict:
-    """The state before the first update: params, buffers, optimizer, key; a tree of tensors and nothing else."""
+def initial_state(model: Module, optimizer: Optimizer, key: EmberTensor, ema: float | None = None) -> dict:
+    """The state before the first update: params, buffers, optimizer, key and, with ema, average; a tree of tensors and nothing else."""
     params = model.parameters(trainable=True)
-    return {"params": params, "buffers": model.buffers(), "optimizer": optimizer.init(params), "key": key}
+    state = {"params": params, "buffers": model.buffers(), "optimizer": optimizer.init(params), "key": key}
+    return state if ema is None else {**state, "average": params}
 
 
-def make_step(model: Module, loss: Callable, optimizer: Optimizer, clip: float | None = None,
-              compile: bool = False) -> Callable:
+def make_step(model: Module, loss: Callable, optimizer: Optimizer, clip: float | None = None, compile: bool = False,
+              ema: float | None = None, precision: str | None = None, recompute: bool = False) -> Callable:
     """`step(state, batch) -> (state, metrics)`, pure, so that it can be compiled, repeated and resumed.
 
     Args:
         model: gives structure and frozen parameters. loss: `loss(model, *batch)`, a scalar.
         optimizer: makes the update. clip: largest global norm of the gradients.
         compile: compile what the engine compiles: the whole step on MLX, the loss on torch, nothing on NumPy.
+        ema: decay of the moving average of the parameters, None for no average.
+        precision, recompute: see `ember_ml.nn.gradient.loss_function`.
 
     Metrics: loss, those of the model, rate, and grad_norm if clipped; scalars as tensors. The key of an update is the
     state's key with the number of the update folded in.
     """
-    runtime = next(iter(model.tensors().values())).backend.runtime
-    gradients = value_and_grad(model, loss, compile=compile and runtime.compiles == "loss")
+    compiles = compile and runtime_of(model).compiles
+    gradients = value_and_grad(model, loss, compile=compiles == "loss", precision=precision, recompute=recompute)
 
     def step(state, batch):
-        count = state["optimizer"]["step"]
-        out, grads = gradients(state["params"], state["buffers"], random.fold_in(state["key"], count), *batch)
-        metrics = {**out.metrics, "rate": optimizer.rate(count)}
-        if clip is not None:
-            grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip)
-        params, optimizer_state = optimizer.update(state["params"], grads, state["optimizer"])
-        return {"params": params, "buffers": out.buffers, "optimizer": optimizer_state, "key": state["key"]}, metrics
+        out, grads = gradients(state["params"], state["buffers"], update_key(state), *batch)
+        return updated(state, grads, out.buffers, out.metrics, optimizer, clip, ema)
 
-    return autodiff.compile(step) if compile and runtime.compiles == "step" else step
+    return autodiff.compile(step) if compiles == "step" else step
+
+
+def runtime_of(model: Module):
+    """What the engine of the model's tensors does its own way."""
+    return next(iter(model.tensors().values())).backend.runtime
+
+
+def update_key(state: dict) -> EmberTensor:
+    """The random key of the update that comes after this state."""
+    return random.fold_in(state["key"], state["optimizer"]["step"])
+
+
+def updated(state: dict, grads: dict, buffers: dict, metrics: dict, optimizer: Optimizer, clip: float | None,
+            ema: float | None) -> tuple[dict, dict]:
+    """(state, metrics) after the update by these gradients: clipped, applied, averaged."""
+    count = state["optimizer"]["step"]
+    metrics = {**metrics, "rate": optimizer.rate(count)}
+    if clip is not None:
+        grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip)
+    params, optimizer_state = optimizer.update(state["params"], grads, state["optimizer"])
+    after = {"params": params, "buffers": buffers, "optimizer": optimizer_state, "key": state["key"]}
+    if ema is not None:
+        after["average"] = moving_average(state["average"], params, count, ema)
+    return after, metrics

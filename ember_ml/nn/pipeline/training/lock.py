@@ -1,0 +1,50 @@
+"""One process at a time in a run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from ember_ml.errors import ConfigError
+
+
+class FolderLock:
+    """A lock on a folder that lasts until `release`, or until its process ends, however it ends.
+
+    It is the operating system's lock on the file `.lock`, which is left there: a file that is left says nothing, the lock does.
+
+    Args:
+        folder: must be there.
+
+    Raises ConfigError, naming the process, where another holds it.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / ".lock"
+        self._file = None
+        self.acquire()
+
+    def acquire(self):
+        """Takes the lock again after a release; does nothing while it is held."""
+        if self._file is not None:
+            return
+        file = open(self.path, "a+", encoding="ascii")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            file.close()
+            raise ConfigError(f"{self.path.parent}: process {holder} is training in this folder; wait for it, or choose another folder "
+                              "with --out") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        self._file = file
+
+    def release(self):
+        """Lets others in."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
