@@ -49,5 +49,9 @@ class WeightsError(EmberError, ValueError):
     """A weight file that is damaged, hostile, or does not fit the model."""
 
 
+class StorageError(EmberError, OSError):
+    """A file that cannot be written: no space is left, or it is not allowed."""
+
+
 class DataError(EmberError, ValueError):
     """Input data that cannot be read as what it claims to be."""

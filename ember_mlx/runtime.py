@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import mlx.core as mx
 
@@ -28,6 +28,9 @@ class MlxRuntime:
     compiles = "step"
     has_gradients = True
     operator = None
+
+    def __init__(self):
+        self._before: list = []                          # of the update before, see `pace`
 
     def value_and_grad(self, fn, leaves):
         """(value, aux, gradients), lazily."""
@@ -82,6 +85,30 @@ class MlxRuntime:
 
     def synchronize(self, natives):
         mx.eval(natives)
+
+    def pace(self, natives):
+        mx.async_eval(natives)
+        mx.eval(self._before)
+        self._before = natives[-1:]
+
+    @contextmanager
+    def long_run(self):
+        """Metal keeps as much memory resident as the chip recommends, and of what was freed a quarter of that at most.
+
+        Without the first the system may page weights out between updates; without the second the cache of freed buffers grows
+        until the machine swaps, where batches have many different shapes.
+        """
+        if mx.metal.is_available():
+            working_set = mx.device_info()["max_recommended_working_set_size"]
+            wired, cache = mx.set_wired_limit(working_set), mx.set_cache_limit(working_set // 4)
+        try:
+            yield
+        finally:
+            self._before = []
+            if mx.metal.is_available():
+                mx.synchronize()
+                mx.set_wired_limit(wired)
+                mx.set_cache_limit(cache)
 
     def peak_memory(self) -> int:
         """Largest number of bytes that MLX's allocator had in use since the reset."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+import typer
 
 from ember_ml import backend as engines
 from ember_ml.cli.display import TrainingDisplay
 from ember_ml.cli.plot import draw_loss
 from ember_ml.nn.pipeline.training import config as configs
+from ember_ml.nn.pipeline.training.interrupt import Interrupted
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 
@@ -20,12 +24,16 @@ def run(path: Path, out: Path, backend: str | None, steps: int | None, resume: b
     folder = RunFolder(out, resume, overwrite)
     stage = SupervisedTraining(run, folder, resume)
     configs.write(folder.config, run)
-    display = TrainingDisplay(run.training.steps, stage.data.unit, 10 * run.training.log_every)
+    display = TrainingDisplay(stage.trainer.config.steps, stage.data.unit, 10 * run.training.log_every)
     stage.trainer.callbacks.append(display)
     console = display.console
     console.print(f"{run.model.get('family', 'model')} of {stage.model.count():,} parameters on {run.backend}, "
                   f"{stage.data.describe()}")
-    model = stage()
+    try:
+        model = stage()
+    except Interrupted as e:
+        sys.stderr.write(f"ember: {e}\n")
+        raise typer.Exit(130) from None
     model.save(folder.model)
     baselines = stage.data.baselines()
     draw_loss(folder.rows(), baselines, stage.data.unit, folder.plot)

@@ -3,8 +3,8 @@
     save("model.safetensors", model.tensors(), config={"d_model": 64})
     tensors, config, metadata = load("model.safetensors", device="torch")
 
-The file's metadata holds, beside the caller's own strings, format ("ember"), version, config (JSON) and tied (JSON,
-name -> the name under which the same tensor is stored). Any reader of safetensors can read the rest.
+The file's metadata holds, beside the caller's own strings, format ("ember"), version, config (JSON), tied (JSON,
+name -> the name under which the same tensor is stored) and, where it was asked for, crc32 (of all data). Any reader of safetensors can read the rest.
 
 Reader and writer are our own. The library's needs every tensor in host memory at once, writes other bytes each time for
 the same tensors, accepts two tensors of one name, and its errors name no tensor.
@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Iterator
+from functools import reduce
 
 import ml_dtypes
 import numpy as np
@@ -34,13 +36,13 @@ __all__ = ["LoadReport", "check", "fit", "load", "load_tree", "save", "save_tree
 
 VERSION = "1"
 MAX_DEPTH = 32  # of the config, far from where Python's recursion ends
-OURS = ("format", "version", "config", "tied")
+OURS = ("format", "version", "config", "tied", "crc32")
 
 _NUMPY = {d: np.dtype(ml_dtypes.bfloat16 if d is dt.bfloat16 else d.name) for d in header.DTYPES.values()}
 
 
 def save(path: str | os.PathLike, tensors: dict[str, EmberTensor], config: dict | None = None,
-         metadata: dict[str, str] | None = None) -> None:
+         metadata: dict[str, str] | None = None, checksum: bool = False) -> None:
     """Writes one file, atomically: a reader, also after a crash, finds the old file or the new one, whole.
 
     Args:
@@ -49,6 +51,7 @@ def save(path: str | os.PathLike, tensors: dict[str, EmberTensor], config: dict 
             names is stored once, and `load` gives both names one object again.
         config: what JSON keeps as it is: dicts with string keys, lists, strings, finite numbers, bools, None.
         metadata: further strings by name.
+        checksum: store one of the data, by which `load` knows any change of it; the tensors are read twice then.
 
     Raises:
         WeightsError: a value that is no tensor, a name or metadata that the format cannot hold.
@@ -66,6 +69,8 @@ def save(path: str | os.PathLike, tensors: dict[str, EmberTensor], config: dict 
             raise WeightsError(f"save: metadata takes strings by name, and {', '.join(OURS)} are Ember's own names; "
                                f"got {show(key)}: {show(value)}")
     entries = header.layout({name: (t.dtype, t.shape) for name, t in stored.items()})
+    if checksum:
+        ours["crc32"] = str(reduce(lambda crc, part: zlib.crc32(part, crc), _chunks(b"", [stored[name] for name in entries]), 0))
     head = header.build({name: entries[name] for name in stored}, ours | (metadata or {}))
     replace(path, _chunks(head, [stored[name] for name in entries]))
 
@@ -85,6 +90,8 @@ def load(path: str | os.PathLike, device: str | None = None) -> tuple[dict[str, 
     path = os.fspath(path)
     data = _map(path)
     entries, metadata, start = header.read(data, path)
+    if metadata.get("format") == "ember" and "crc32" in metadata and metadata["crc32"] != str(zlib.crc32(memoryview(data)[start:])):
+        raise WeightsError(f"{path}: its data are not those that were saved (their checksum differs); the file is damaged")
     config, tied, metadata = _read_metadata(metadata, entries, path)
     for name, entry in entries.items():
         if entry.dtype not in backend.dtypes:
@@ -106,7 +113,7 @@ def load(path: str | os.PathLike, device: str | None = None) -> tuple[dict[str, 
 
 
 def save_tree(path: str | os.PathLike, tree, config: dict | None = None,
-              metadata: dict[str, str] | None = None) -> None:
+              metadata: dict[str, str] | None = None, checksum: bool = False) -> None:
     """`save` of a tree of tensors, such as a training state, by dotted path.
 
     Raises as `save`, and WeightsError where two paths meet.
@@ -115,7 +122,7 @@ def save_tree(path: str | os.PathLike, tree, config: dict | None = None,
     if len(named) < len(trees.flatten(tree)[0]):
         raise WeightsError("save_tree: two tensors have one dotted path, as x and y in {'a.b': x, 'a': {'b': y}}; "
                            f"the paths are {show(list(named))}")
-    save(path, named, config, metadata)
+    save(path, named, config, metadata, checksum)
 
 
 def load_tree(path: str | os.PathLike, template,

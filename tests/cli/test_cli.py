@@ -97,7 +97,7 @@ blocks = [
     (("train", "none.toml"), "none.toml: no such file"),
     (("train", "job.toml", "--backend", "tensorflow"), "tensorflow"),
     (("train", "job.toml", "--backend", "torch:cuda:0"), "no NVIDIA GPU"),
-    (("train", "job.toml", "--resume"), "no checkpoint to resume from"),
+    (("train", "job.toml", "--resume"), "no run to resume"),
     (("generate", "norun"), "is no run"),
     (("parity", "norun"), "is no run"),
 ])

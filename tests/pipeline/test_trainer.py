@@ -71,7 +71,7 @@ def test_folder_refuses_a_second_run_and_resumes(tmp_path):
         trainer(10, folder=folder).train()
         with pytest.raises(ConfigError, match="--resume.*--overwrite"):
             RunFolder(tmp_path / "run")
-        with pytest.raises(ConfigError, match="no checkpoint to resume from"):
+        with pytest.raises(ConfigError, match="no run to resume"):
             RunFolder(tmp_path / "other", resume=True)
         again = trainer(20, folder=RunFolder(tmp_path / "run", resume=True))
         again.resume()

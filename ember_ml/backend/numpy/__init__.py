@@ -137,6 +137,12 @@ class NumpyRuntime:
     def synchronize(self, natives):
         """NumPy has computed by the time it returns."""
 
+    def pace(self, natives):
+        """NumPy has computed by the time it returns."""
+
+    def long_run(self):
+        return nullcontext()
+
     def peak_memory(self) -> int:
         """Largest resident size of the process so far, in bytes."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -6,6 +6,7 @@ import platform
 import resource
 import shutil
 import warnings
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 
@@ -77,6 +78,12 @@ class TorchRuntime:
     def synchronize(self, natives):
         if any(x.is_cuda for x in natives):
             torch.cuda.synchronize()
+
+    def pace(self, natives):
+        """torch computes at once, or in the order of its stream."""
+
+    def long_run(self):
+        return nullcontext()
 
     def peak_memory(self) -> int:
         """Largest allocation on the GPU since the reset, or the largest resident size of the process on a CPU."""

@@ -28,6 +28,9 @@ from ember_ml.registry import from_dict, layers, models, read_table, to_dict, wi
 from ember_ml.tensor import EmberTensor
 
 
+#: logits beyond which a language model's loss does not hold them all at once, 64 MiB in float32
+MANY_LOGITS = 1 << 24
+
 #: heads that give one output a sequence, after pooling
 POOLED = ("classifier", "regressor", "features")
 
@@ -91,10 +94,22 @@ class Model(Module):
         with self._packed(x, state, segments):
             return self._body(x, state, "forward", 2)
 
-    def loss(self, x: EmberTensor, targets: EmberTensor, segments: EmberTensor | None = None) -> EmberTensor:
-        """What the head is trained with, a scalar: cross-entropy of tokens or classes, mean squared error of numbers."""
+    def loss(self, x: EmberTensor, targets: EmberTensor, segments: EmberTensor | None = None, ignore: int | None = None) -> EmberTensor:
+        """What the head is trained with, a scalar: cross-entropy of tokens or classes, mean squared error of numbers.
+
+        Logits of more than `MANY_LOGITS` numbers are made and reduced a chunk of positions at a time.
+
+        Args:
+            ignore: a label that stands where no token or class is asked for.
+        """
+        c = self.config
+        if c.head in ("tied", "dense") and x.size * self.embedding.weight.shape[0] > MANY_LOGITS and type(self.head) in (Dense, type(None)):
+            h, _ = self.hidden(x, segments=segments)
+            weight, bias = (self.embedding.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+            if c.logit_scale == 1.0 or bias is None:
+                return losses.linear_cross_entropy(h if c.logit_scale == 1.0 else h * c.logit_scale, weight, targets, bias, ignore, c.logit_cap)
         y, _ = self.forward(x, segments=segments)
-        return losses.cross_entropy(y, targets) if self.config.head in ("tied", "dense", "classifier") else losses.mse(y, targets)
+        return losses.cross_entropy(y, targets, ignore) if c.head in ("tied", "dense", "classifier") else losses.mse(y, targets)
 
     def generate(self, prompt: EmberTensor, length: int, key: EmberTensor | None = None, **fields) -> Iterator[EmberTensor]:
         """Yields tokens after the prompt (B, P), each int32 (B,): see `ember_ml.nn.models.generation.generate`."""

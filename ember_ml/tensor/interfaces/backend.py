@@ -58,6 +58,13 @@ class Runtime(Protocol):
     def synchronize(self, natives: list[Native]) -> None:
         """Returns once these arrays are computed."""
 
+    def pace(self, natives: list[Native]) -> None:
+        """Told once per update of a long run what is to be computed: a lazy engine starts on it and waits for the update before, so
+        that one update is computed while the next is made ready. Engines that compute at once need no pacing."""
+
+    def long_run(self) -> AbstractContextManager:
+        """Inside, the engine's memory limits fit a computation that has the machine to itself; afterwards they are as before."""
+
     def peak_memory(self) -> int:
         """Largest number of bytes in use since `reset_peak_memory`, or of the process where that is unknown."""
 

@@ -32,11 +32,11 @@ def make_accumulating_step(model: Module, loss: Callable, optimizer: Optimizer, 
     compiles = compile and runtime.compiles
     gradients = value_and_grad(model, loss, compile=compiles == "loss", precision=precision, recompute=recompute)
 
-    def add(total, state, part, share, batch):
+    def add(total, state, part, count, whole, batch):
         """The sums so far and those of one more batch; `total` is None before the first."""
         buffers = state["buffers"] if total is None else total["buffers"]
         out, grads = gradients(state["params"], buffers, random.fold_in(update_key(state), part), *batch)
-        sums = tree.map(lambda x: x * share.astype(x.dtype) if x.dtype.is_inexact else x, {"grads": grads, "metrics": out.metrics})
+        sums = tree.map(lambda x: x * (count.astype(x.dtype) / whole.astype(x.dtype)) if x.dtype.is_inexact else x, {"grads": grads, "metrics": out.metrics})
         if total is not None:
             sums = tree.map(lambda a, b: a + b, {"grads": total["grads"], "metrics": total["metrics"]}, sums)
         return {**sums, "buffers": out.buffers}
@@ -48,9 +48,10 @@ def make_accumulating_step(model: Module, loss: Callable, optimizer: Optimizer, 
         add, finish = autodiff.compile(add), autodiff.compile(finish)
 
     def step(state, batches: Iterable[tuple], counts: list[int]):
-        whole, total, like = max(sum(counts), 1), None, state["optimizer"]["step"]
+        like, total = state["optimizer"]["step"], None
+        whole = full((), max(sum(counts), 1), dt.int32, like=like)
         for j, (batch, count) in enumerate(zip(batches, counts)):
-            total = add(total, state, full((), j, dt.int32, like=like), full((), count / whole, dt.float32, like=like), batch)
+            total = add(total, state, full((), j, dt.int32, like=like), full((), count, dt.int32, like=like), whole, batch)
             runtime.synchronize([t.data for t in tree.tensors(total)])      # else a lazy engine would hold all batches at once
         return finish(state, total)
     return step

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 from ember_ml import weights
+from ember_ml.autodiff import tree
 from ember_ml.errors import WeightsError
 from ember_ml.nn.pipeline.training.progress import Progress
 
@@ -38,6 +40,11 @@ class Checkpoints:
         """Where the checkpoint of that update is."""
         return self.path / f"step-{step}.safetensors"
 
+    def newest(self) -> Path | None:
+        """The newest checkpoint's file, None without any."""
+        steps = self.steps()
+        return self.file(steps[-1]) if steps else None
+
     def save(self, state: dict, progress: Progress) -> Path:
         """Writes the state, atomically: after a crash the file is there whole, or not at all. Then removes what is too much.
 
@@ -45,7 +52,7 @@ class Checkpoints:
         """
         self.path.mkdir(exist_ok=True)
         path = self.file(progress.step)
-        weights.save_tree(path, state, metadata={"progress": progress.to_text()})
+        weights.save_tree(path, state, metadata={"progress": progress.to_text()}, checksum=True)
         self._point("last", progress.step)
         if progress.best is not None and self.file(progress.best).exists():
             self._point("best", progress.best)
@@ -56,17 +63,29 @@ class Checkpoints:
         return path
 
     def load(self, template: dict, device: str, step: int | None = None) -> tuple[dict, Progress]:
-        """(state, progress) of the newest checkpoint, or of that of an update; the state has the form of `template`.
+        """(state, progress) of the newest whole checkpoint, or of that of an update; the state has the form of `template`.
 
-        Raises WeightsError if there is none, or if it does not fit the model.
+        A damaged one is passed over with a warning and set aside as `NAME.damaged`, so that the run goes on from the one before.
+
+        Raises WeightsError if there is no whole one, or if the newest that is whole does not fit the model.
         """
-        if step is None:
-            if not self.steps():
-                raise WeightsError(f"{self.path}: holds no checkpoint")
-            step = self.steps()[-1]
-        path = self.file(step)
-        state, _, metadata = weights.load_tree(path, template, device=device)
-        return state, Progress.from_text(metadata.get("progress", ""), path)
+        reason = "holds no checkpoint"
+        for candidate in reversed(self.steps() if step is None else [step]):
+            path = self.file(candidate)
+            try:
+                tensors, _, metadata = weights.load(path, device=device)
+                progress = Progress.from_text(metadata.get("progress", ""), path)
+            except WeightsError as e:
+                reason = f"holds no whole checkpoint; of the oldest: {e}"
+                if step is None:
+                    warnings.warn(f"resume: {e}; it is set aside, and the checkpoint before it is taken", stacklevel=3)
+                    path.rename(path.with_name(path.name + ".damaged"))
+                continue
+            expected = tree.named(template)
+            weights.check({name: (t.shape, t.dtype) for name, t in expected.items()},
+                          {name: (t.shape, t.dtype) for name, t in tensors.items()}, path)
+            return tree.unflatten(tree.flatten(template)[1], [tensors[name] for name in expected]), progress
+        raise WeightsError(f"{self.path}: {reason}")
 
     def _point(self, name: str, step: int):
         link, temporary = self.path / f"{name}.safetensors", self.path / f".{name}.tmp"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from ember_ml.errors import ConfigError
 from ember_ml.nn.optimizers import OPTIMIZERS
 from ember_ml.nn.optimizers.base import Optimizer
-from ember_ml.registry import Size, config, from_dict, read_table, to_dict, write_table
+from ember_ml.registry import Rate, Size, config, from_dict, read_table, to_dict, write_table
+
+Positive = Annotated[float, pydantic.Field(gt=0.0)]
 
 
 @config
@@ -17,20 +21,43 @@ class TrainingConfig:
     """How long and how to train.
 
     Args:
-        steps: number of updates.
+        steps: number of updates. epochs: passes over the data, instead of steps.
         eval_every, checkpoint_every, log_every: in updates; the last update is always evaluated and saved, and so is the best one.
         keep: how many of the newest checkpoints stay, beside the best.
+        accumulate: batches an update, for updates by more than fits the memory at once; every target weighs the same.
         clip: largest global norm of the gradients, None for no clipping.
+        ema: decay of a moving average of the parameters, such as 0.999, which is what is evaluated and kept as the model. None: none.
+        precision: "bfloat16" computes in it, with parameters, gradients and optimiser states in float32; None: as the model is.
+        recompute: keep only each block's input for the gradient and compute its inside again: less memory, about a third more time.
+        patience: end after so many evaluations without a better one; None: never.
+        final: whose weights the model has in the end, those of the last update or of the best evaluation.
         compile: compile the step (or the loss) where the engine can; None for what pays there: yes on mlx, no elsewhere.
     """
 
-    steps: int
-    eval_every: int = 500
-    checkpoint_every: int = 500
-    log_every: int = 10
+    steps: Size | None = None
+    eval_every: Size = 500
+    checkpoint_every: Size = 500
+    log_every: Size = 10
     keep: Size = 2
     clip: float | None = 1.0
     compile: bool | None = None
+    epochs: Positive | None = None
+    accumulate: Size = 1
+    ema: Rate | None = None
+    precision: Literal["bfloat16"] | None = None
+    recompute: bool = False
+    patience: Size | None = None
+    final: Literal["last", "best"] = "last"
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(f"training: expected either steps or epochs; received steps={self.steps}, epochs={self.epochs}")
+
+    def in_steps(self, per_epoch: int) -> TrainingConfig:
+        """The same with epochs as a number of updates. per_epoch: batches that see the data once."""
+        if self.epochs is None:
+            return self
+        return dataclasses.replace(self, steps=max(1, round(self.epochs * per_epoch / self.accumulate)), epochs=None)
 
 
 @config
@@ -89,4 +116,6 @@ def replaced(run: RunConfig, **changes) -> RunConfig:
     """The run with some fields of [training] or of the run itself replaced; None leaves a field alone."""
     own = {k: v for k, v in changes.items() if v is not None and k in {f.name for f in dataclasses.fields(RunConfig)}}
     training = {k: v for k, v in changes.items() if v is not None and k not in own}
+    if "steps" in training:
+        training["epochs"] = None
     return dataclasses.replace(run, training=dataclasses.replace(run.training, **training), **own)

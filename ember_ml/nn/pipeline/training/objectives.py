@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ember_ml.data.synthetic import IGNORED
 from ember_ml.errors import ConfigError
 from ember_ml.nn import losses
+from ember_ml.nn.models.base import Model
 from ember_ml.nn.module import Module
 from ember_ml.nn.moe import token_classes
 from ember_ml.ops import arange, argmax, expand_dims, tensor
@@ -64,8 +65,9 @@ def next_token_loss(model: Module, inputs, targets, segments=None) -> EmberTenso
     """Mean cross-entropy in nats of the next token. Experts are counted by the token they work on."""
     vocabulary = getattr(model.config, "vocab_size", 0) or 0
     with token_classes(inputs, vocabulary) if 0 < vocabulary <= _CLASSES else nullcontext():
-        logits = (model(inputs) if segments is None else model(inputs, segments=segments))[0]
-    return losses.cross_entropy(logits, targets, ignore=IGNORED)
+        if isinstance(model, Model):
+            return model.loss(inputs, targets, segments, ignore=IGNORED)
+        return losses.cross_entropy(model(inputs)[0], targets, ignore=IGNORED)
 
 
 def _next_token_count(arrays) -> int:
@@ -75,10 +77,15 @@ def _next_token_count(arrays) -> int:
 def _whole(model: Module, inputs, rest) -> tuple[EmberTensor, EmberTensor]:
     """(the model's output for each whole sequence, the targets)."""
     if len(rest) == 1:
-        return model(inputs)[0], rest[0]
+        return _wide(model(inputs)[0]), rest[0]
     lengths, targets = rest
     real = (arange(inputs.shape[1], like=inputs) < expand_dims(lengths, 1)).astype("int32")
-    return model(inputs, segments=real)[0], targets
+    return _wide(model(inputs, segments=real)[0]), targets
+
+
+def _wide(x: EmberTensor) -> EmberTensor:
+    """Errors are measured in float32 at least, whatever was computed in."""
+    return x if x.dtype.bits >= 32 else x.astype("float32")
 
 
 def classification_loss(model: Module, inputs, *rest) -> EmberTensor:

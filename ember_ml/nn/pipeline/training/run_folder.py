@@ -1,6 +1,7 @@
 """The folder of a run: config, metrics, checkpoints, the model.
 
     config.toml          the resolved configuration
+    data.json            names, sizes and SHA-256 of the files that it is trained on
     metrics.jsonl        one row per logged update and per evaluation
     metrics.csv          the same as a table, written by the command
     checkpoints/         all that the next update needs, see `checkpoints`
@@ -11,12 +12,26 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
-from ember_ml.errors import ConfigError
+from ember_ml.data.files import check_fingerprint
+from ember_ml.errors import ConfigError, StorageError
 from ember_ml.nn.pipeline.training.checkpoints import Checkpoints
+from ember_ml.nn.pipeline.training.lock import FolderLock
+from ember_ml.nn.pipeline.training.progress import Progress
+from ember_ml.weights.atomic import replace
+
+
+@contextmanager
+def storing(path: Path):
+    """Inside, what the disk refuses becomes a StorageError that names the file and says how to go on."""
+    try:
+        yield
+    except OSError as e:
+        raise StorageError(f"{path}: cannot be written: {e.strerror or e}; what was saved before is whole: make room, or get "
+                           "the right to write there, and go on with --resume") from e
 
 
 class RunFolder:
@@ -26,21 +41,33 @@ class RunFolder:
         path: the folder; made if it is not there.
         resume: go on with what is in it. overwrite: delete what is in it first.
 
-    Raises ConfigError if there already is a run and neither is given, or if there is nothing to resume.
+    Until `lock` is released, which the trainer does at its end, no other process can train in the folder.
+
+    Raises ConfigError if there already is a run and neither is given, if there is nothing to resume, or if another process is at it.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):
         self._name_files(path)
-        if resume and not self.checkpoints().steps():
-            raise ConfigError(f"{self.path}: there is no checkpoint to resume from; start without --resume")
-        if self.config.exists() and not resume:
-            if not overwrite:
-                raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
-                                  "or another folder with --out")
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.resuming = resume
+        there = self.config.exists() or bool(self.checkpoints().steps())
+        if resume and not there:
+            raise ConfigError(f"{self.path}: there is no run to resume; start without --resume")
+        if there and not resume and not overwrite:
+            raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
+                              "or another folder with --out")
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.lock = FolderLock(self.path)
+        if there and overwrite and not resume:
+            self._clear()
         for left in (*self.path.glob(".*.tmp"), *self.path.glob("checkpoints/.*.tmp")):     # by a save that was killed
             left.unlink()
+
+    def _clear(self):
+        for path in self.path.iterdir():
+            if path == self.lock.path:
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -54,15 +81,32 @@ class RunFolder:
     def _name_files(self, path):
         self.path = Path(path)
         self.config, self.metrics = self.path / "config.toml", self.path / "metrics.jsonl"
+        self.data = self.path / "data.json"
         self.model, self.plot = self.path / "model.safetensors", self.path / "loss.png"
 
     def checkpoints(self, keep: int = 2) -> Checkpoints:
         """The folder's checkpoints, of which `keep` are to stay."""
         return Checkpoints(self.path / "checkpoints", keep)
 
+    def remember_data(self, fingerprint: list[dict]):
+        """Keeps what identifies the data (see `ember_ml.data.files.fingerprint`) or, in a run that goes on, compares it.
+
+        Raises DataError, naming the file, if the data are not those that the run began with.
+        """
+        if self.resuming and self.data.exists():
+            check_fingerprint(json.loads(self.data.read_text(encoding="utf-8")), fingerprint)
+            return
+        with storing(self.data):
+            replace(self.data, [json.dumps(fingerprint, indent=1).encode()])
+
+    def save(self, state: dict, progress: Progress, keep: int) -> Path:
+        """Saves a checkpoint and returns its file, see `Checkpoints`. Raises StorageError; the checkpoints before stay."""
+        with storing(self.checkpoints().file(progress.step)):
+            return self.checkpoints(keep).save(state, progress)
+
     def log(self, row: dict):
-        """Appends one row to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as f:
+        """Appends one row to metrics.jsonl. Raises StorageError."""
+        with storing(self.metrics), self.metrics.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict]:
@@ -80,6 +124,5 @@ class RunFolder:
     def rewind(self, step: int):
         """Drops the rows after `step`, which a resumed run will write again."""
         kept = [r for r in self.rows() if r["step"] <= step]
-        temporary = self.metrics.with_name(".metrics.tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        os.replace(temporary, self.metrics)
+        with storing(self.metrics):
+            replace(self.metrics, [(json.dumps(r) + "\n").encode() for r in kept])

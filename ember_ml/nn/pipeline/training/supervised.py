@@ -40,16 +40,20 @@ class SupervisedTraining:
 
     Attributes: data, model, objective, trainer.
 
-    Raises ConfigError for tables that do not fit, MissingExtra for data whose package is missing.
+    Raises ConfigError for tables that do not fit, MissingExtra for data whose package is missing, DataError for a folder whose run
+    began with other data.
     """
 
     def __init__(self, run: RunConfig, folder: RunFolder | None = None, resume: bool = False, callbacks: Iterable[Callback] = ()):
         self.run = run
         with using(run.backend) if run.backend else nullcontext():
             self.data = data.open_source(run.data, run.seed)
+            if folder is not None:
+                folder.remember_data(self.data.fingerprint())
             self.objective = OBJECTIVES[self.data.task]
             self.model = Model.from_config(model_fields(self.data, run.model), key=random.key(run.seed))
-        self.trainer = Trainer(self.model, self.objective.loss, build_optimizer(run.optimizer), self.data.batch, run.training,
+        training = run.training if run.training.epochs is None else run.training.in_steps(self.data.per_epoch)
+        self.trainer = Trainer(self.model, self.objective.loss, build_optimizer(run.optimizer), self.data.batch, training,
                                run.seed, folder, self._evaluate, self.objective.higher, self.objective.count, callbacks)
         self._compiled = None
         if resume:

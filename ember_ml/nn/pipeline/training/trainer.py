@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 
 from ember_ml.autodiff import tree
+from ember_ml.errors import ConfigError
 from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers.base import Optimizer
+from ember_ml.nn.pipeline.training.accumulation import make_accumulating_step
 from ember_ml.nn.pipeline.training.callbacks import Callback
 from ember_ml.nn.pipeline.training.config import TrainingConfig
+from ember_ml.nn.pipeline.training.guard import NanGuard, explain
+from ember_ml.nn.pipeline.training.interrupt import Interrupted, deferred_interrupt
 from ember_ml.nn.pipeline.training.progress import Progress
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.step import initial_state, make_step
@@ -24,7 +27,8 @@ class Trainer:
         model: its tensors say where to train. At the end it holds the trained weights.
         loss: `loss(model, *batch)` returning a scalar.
         optimizer: see `ember_ml.nn.optimizers`.
-        batch: `batch(i)` gives the arrays of update i, a pure function, so that resuming needs no state of the data.
+        batch: `batch(i)` gives the arrays of batch i, a pure function, so that resuming needs no state of the data. Update n takes
+            the batches n accumulate ... (n + 1) accumulate - 1.
         config: see TrainingConfig.
         seed: of dropout.
         folder: where to log and save; None keeps everything in memory.
@@ -44,20 +48,30 @@ class Trainer:
     def __init__(self, model: Module, loss: Callable, optimizer: Optimizer, batch: Callable, config: TrainingConfig,
                  seed: int = 0, folder: RunFolder | None = None, evaluate: Callable | None = None, higher: bool = False,
                  count: Callable | None = None, callbacks: Iterable[Callback] = ()):
+        if config.steps is None:
+            raise ConfigError("trainer: expected a number of updates, got epochs; use config.in_steps(batches in an epoch)")
+        if config.patience is not None and evaluate is None:
+            raise ConfigError("trainer: patience counts evaluations, and there is no `evaluate`")
         self.model, self.optimizer, self.batch, self.config = model, optimizer, batch, config
         self.folder, self.evaluate, self.higher, self.callbacks = folder, evaluate, higher, list(callbacks)
         self.count = count or (lambda arrays: arrays[0].size)
         like = next(iter(model.tensors().values()))
         self.device, self.runtime = like.device, like.backend.runtime
         compile = config.compile if config.compile is not None else self.runtime.compiles == "step"
-        self.step = make_step(model, loss, optimizer, config.clip, compile)
-        self.state = initial_state(model, optimizer, random.key(seed, device=like.device))
-        self.progress, self.seconds = Progress(), 0.0
-        self.last: dict = {}
+        make = make_step if config.accumulate == 1 else make_accumulating_step
+        self.step = make(model, loss, optimizer, config.clip, compile, config.ema, config.precision, config.recompute)
+        self.state = initial_state(model, optimizer, random.key(seed, device=like.device), config.ema)
+        self.progress, self.seconds, self.last = Progress(), 0.0, {}
+        self._guard, self._best = NanGuard(), None
 
     def resume(self):
-        """Goes back to the last checkpoint of the folder. Raises WeightsError if it does not fit the model."""
-        self.state, self.progress = self.folder.checkpoints(self.config.keep).load(self.state, self.device)
+        """Goes back to the newest whole checkpoint of the folder; where there is none, to the start.
+
+        Raises WeightsError if it does not fit the model; the trainer is then as it was.
+        """
+        checkpoints = self.folder.checkpoints(self.config.keep)
+        if checkpoints.steps():
+            self.state, self.progress = checkpoints.load(self.state, self.device)
         self.folder.rewind(self.progress.step)
         rows = self.folder.rows()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -65,59 +79,87 @@ class Trainer:
     def train(self) -> dict:
         """Runs the updates that are left. Returns the last row: the last evaluation's, or the last logged one's.
 
-        Raises FloatingPointError, naming the update, if the loss is no finite number; the checkpoint before stays.
+        Raises:
+            FloatingPointError: the loss or the gradient is no finite number. The message names the update and its batches; no checkpoint
+                holds what came of it. StorageError: the folder cannot be written to.
+            Interrupted (a KeyboardInterrupt): Ctrl-C; the state was saved.
         """
+        if self.folder is not None:
+            self.folder.lock.acquire()
         self.runtime.reset_peak_memory()
         self._tell("start", self)
         try:
-            self._run()
+            with self.runtime.long_run(), deferred_interrupt() as asked:
+                self._run(asked)
         finally:
             self._tell("end", self.last)
+            if self.folder is not None:
+                self.folder.lock.release()
         return self.last
 
     def install(self):
-        """Puts the trained weights into the model."""
-        self.model.update({**self.state["params"], **self.state["buffers"]})
+        """Puts the trained weights, or their moving average if there is one, into the model."""
+        self.model.update({**self.state["params"], **self.state.get("average", {}), **self.state["buffers"]})
 
-    def _run(self):
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do: all updates are made, or the patience is at its end."""
+        patience = self.config.patience
+        return self.progress.step >= self.config.steps or (patience is not None and self.progress.waited >= patience)
+
+    def _run(self, asked: Callable[[], bool]):
         config, progress = self.config, self.progress
         began = time.perf_counter() - self.seconds
         since, seen = time.perf_counter(), progress.tokens
-        while progress.step < config.steps:
+        while not self.done:
             metrics = self._update()
-            self.seconds = time.perf_counter() - began
-            improved = False
-            if self._due(config.log_every):
+            log, judge, improved = self._due(config.log_every), self.evaluate is not None and self._due(config.eval_every), False
+            if log or judge or self._due(config.checkpoint_every):
+                self._check()
+                self.seconds = time.perf_counter() - began
+            if log:
                 self._log(metrics, (progress.tokens - seen) / (time.perf_counter() - since))
-                since, seen = time.perf_counter(), progress.tokens
-            if self.evaluate is not None and self._due(config.eval_every):
+            if judge:
                 improved = self._evaluate()
+            if log or judge:
                 since, seen = time.perf_counter(), progress.tokens
-            self.seconds = time.perf_counter() - began
-            if self.folder is not None and (improved or self._due(config.checkpoint_every)):
-                path = self.folder.checkpoints(config.keep).save(self.state, progress)
-                self._tell("checkpoint", path, progress.step)
+            if self.folder is not None and (improved or self.done or self._due(config.checkpoint_every)):
+                self._save()
+            if asked() and not self.done:
+                self._interrupt()
         self.install()
+        if config.final == "best":
+            self._install_best()
 
     def _update(self) -> dict:
         """One update. Returns its metrics."""
-        arrays = self.batch(self.progress.step)
-        self.state, metrics = self.step(self.state, tuple(tensor(a, device=self.device) for a in arrays))
-        self.runtime.synchronize([t.data for t in tree.tensors((self.state, metrics))])
+        many = self.config.accumulate
+        first = self.progress.step * many
+        arrays = [self.batch(i) for i in range(first, first + many)]
+        counts = [self.count(a) for a in arrays]
+        batches = (tuple(tensor(a, device=self.device) for a in batch) for batch in arrays)
+        self.state, metrics = self.step(self.state, next(batches)) if many == 1 else self.step(self.state, batches, counts)
+        self.runtime.pace([t.data for t in tree.tensors((self.state, metrics))])
         self.progress.step += 1
-        self.progress.tokens += self.count(arrays)
+        self.progress.tokens += sum(counts)
+        self._guard.note(self.progress.step, metrics)
         return metrics
 
     def _due(self, every: int) -> bool:
         return self.progress.step == self.config.steps or self.progress.step % every == 0
 
+    def _check(self):
+        """Raises FloatingPointError if a number since the last check is not finite."""
+        found = self._guard.check()
+        if found is not None:
+            many, saved = self.config.accumulate, self.folder and self.folder.checkpoints().newest()
+            batches = {i: self.batch(i) for i in range((found[0] - 1) * many, found[0] * many)}
+            raise FloatingPointError(explain(*found, batches, saved))
+
     def _log(self, metrics, rate: float):
         whole = self._due(self.config.eval_every)
         values = {name: value.item() if value.ndim == 0 else value.tolist() for name, value in metrics.items()
                   if value.ndim < 2 or whole}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"train: the loss of update {self.progress.step} is {values['loss']}; lower the learning rate, "
-                                     "or set training.clip; the last checkpoint is from before")
         self._emit("step", {"step": self.progress.step, "seconds": self.seconds, "tokens": self.progress.tokens,
                             "tokens_per_second": rate, "memory": self.runtime.peak_memory(), **values})
 
@@ -125,8 +167,33 @@ class Trainer:
         """Evaluates, and returns whether it is the best so far."""
         self.install()
         scores = self.evaluate(self.model)
+        improved = self.progress.judge(next(iter(scores.values())), self.higher)
+        if improved and self.folder is None and self.config.final == "best":
+            self._best = self.model.tensors()
         self._emit("evaluate", {"step": self.progress.step, "seconds": self.seconds, "eval": scores})
-        return self.progress.judge(next(iter(scores.values())), self.higher)
+        return improved
+
+    def _save(self):
+        path = self.folder.save(self.state, self.progress, self.config.keep)
+        self._tell("checkpoint", path, self.progress.step)
+
+    def _interrupt(self):
+        step = self.progress.step
+        if self.folder is None:
+            raise Interrupted(f"train: interrupted after update {step}; nothing was saved, as there is no folder")
+        self._check()
+        self._save()
+        raise Interrupted(f"train: interrupted after update {step}, which was saved in {self.folder.path}; the same command with --resume "
+                          "goes on from there")
+
+    def _install_best(self):
+        best = self.progress.best
+        if self._best is not None:
+            self.model.update(self._best)
+        elif best is not None and best != self.progress.step and self.folder is not None:
+            now, (self.state, _) = self.state, self.folder.checkpoints().load(self.state, self.device, best)
+            self.install()
+            self.state = now
 
     def _emit(self, event: str, row: dict):
         self.last = row
