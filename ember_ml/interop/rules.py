@@ -63,9 +63,19 @@ WEIGHT: Table = {"weight": "weight"}
 AFFINE: Table = {"weight": "weight", "bias": "bias"}
 
 
+class Joined:
+    """A source: rows of several originals, one after the other."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+
+    def __call__(self, p: Below) -> EmberTensor:
+        return ops.concat([p[name] for name in self.names], axis=0)
+
+
 def joined(*names: str) -> Source:
     """Rows of several originals, one after the other."""
-    return lambda p: ops.concat([p[name] for name in names], axis=0)
+    return Joined(names)
 
 
 def squeezed(name: str) -> Source:

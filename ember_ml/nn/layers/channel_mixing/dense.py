@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
+from ember_ml.nn.module import Module
 from ember_ml.ops import linear, random
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -20,7 +21,7 @@ class DenseConfig:
 
 @layers.register("dense")
 class Dense(ChannelMixer):
-    """y = x W^T + b.
+    """y = x W^T + b, plus what an adapter adds (see `ember_ml.nn.adapters`).
 
     Args:
         config: see DenseConfig. key: random key of the initial weights, uniform in +-1/sqrt(d_input).
@@ -32,6 +33,13 @@ class Dense(ChannelMixer):
 
     Config = DenseConfig
 
+    #: a module whose output is added to y
+    adapter: Module | None = None
+    #: rows of several maps, one below the other: name -> number of rows; None for one map
+    parts: dict[str, int] | None = None
+    #: False where a layer reads weight and bias and never calls the map, so that an adapter would have no effect
+    called = True
+
     def __init__(self, config: DenseConfig, key: EmberTensor | None = None):
         self.config = config
         weight_key, bias_key = random.split(key if key is not None else random.next_key())
@@ -41,4 +49,5 @@ class Dense(ChannelMixer):
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input) to (..., d_output)."""
-        return linear(x, self.weight, self.bias)
+        y = linear(x, self.weight, self.bias)
+        return y if self.adapter is None else y + self.adapter(x)

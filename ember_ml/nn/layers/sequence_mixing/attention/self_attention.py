@@ -79,6 +79,7 @@ class SelfAttention(SequenceMixer):
         keys = random.split(key if key is not None else random.next_key(), 3)
         wide = (c.heads + 2 * self.kv_heads) * self.width
         self.in_proj = Dense(DenseConfig(c.d_input, wide, c.bias), key=keys[0])
+        self.in_proj.parts = {"q_proj": c.heads * self.width, "k_proj": self.kv_heads * self.width, "v_proj": self.kv_heads * self.width}
         self.conv = ShortConv(ShortConvConfig(wide, c.taps, c.bias), key=keys[2]) if c.taps else None
         self.q_norm, self.k_norm = ((RMSNorm(RMSNormConfig(self.width, c.norm_eps)), RMSNorm(RMSNormConfig(self.width, c.norm_eps)))
                                     if c.qk_norm else (None, None))

@@ -93,6 +93,8 @@ class CfC(Liquid):
         keys = random.split(key if key is not None else random.next_key(), c.backbone_layers + 3)
         widths = [c.d_input + self.units] + [c.backbone_units] * c.backbone_layers
         self.backbone = [Dense(DenseConfig(a, b), key=k) for a, b, k in zip(widths, widths[1:], keys)]
+        for dense in self.backbone:
+            dense.called = False
         self.heads = Heads(widths[-1], self.units, c.mode, keys[-1])
         self.out_proj = Dense(DenseConfig(self.units, c.d_output), key=keys[-2]) if c.d_output else None
         self.memory = MixedMemory(c.d_input, self.units, keys[-3]) if c.mixed_memory else None
