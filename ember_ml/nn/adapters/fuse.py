@@ -9,7 +9,7 @@ from ember_ml.errors import WeightsError
 from ember_ml.nn.adapters.lora import adapters
 from ember_ml.nn.layers.channel_mixing.dense import Dense
 from ember_ml.nn.models.base import Model
-from ember_ml.ops import exp, log_softmax
+from ember_ml.ops import exp, expm1, log_softmax
 from ember_ml.tensor import EmberTensor
 
 #: heads whose outputs are logits
@@ -63,12 +63,16 @@ def fuse(model: Model, probe: EmberTensor, bound: float = 1e-3, force: bool = Fa
 
 
 def divergence(p: EmberTensor, q: EmberTensor, logits: bool) -> float:
-    """Mean of sum_c P_c (log P_c - log Q_c) for logits (..., classes), else mean (p - q)^2 / mean p^2."""
+    """Mean of sum_c P_c (log P_c - log Q_c) for logits (..., classes), else mean (p - q)^2 / mean p^2.
+
+    As P and Q each sum to 1, that is the sum of P_c (e^d_c - 1 - d_c) with d = log Q - log P: terms that are not negative, so that
+    nothing cancels between classes.
+    """
     p, q = (t.astype("float32") if t.dtype.bits < 32 else t for t in (p, q))
     if not logits:
         return (((p - q) ** 2).mean() / (p ** 2).mean()).item()
     p, q = log_softmax(p, axis=-1), log_softmax(q, axis=-1)
-    return (exp(p) * (p - q)).sum(axis=-1).mean().item()
+    return (exp(p) * (expm1(q - p) - (q - p))).sum(axis=-1).mean().item()
 
 
 @contextmanager

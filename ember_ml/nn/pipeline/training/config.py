@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ember_ml.errors import ConfigError
+from ember_ml.nn.adapters.run import AdapterConfig
 from ember_ml.nn.optimizers import OPTIMIZERS
 from ember_ml.nn.optimizers.base import Optimizer
 from ember_ml.registry import Rate, Size, config, from_dict, read_table, to_dict, write_table
@@ -66,9 +67,10 @@ class RunConfig:
 
     Args:
         data: `kind` and the fields of that data source, see `ember_ml.data.sources`.
-        model: `family` (a registered model) and the fields of its config.
+        model: `family` (a registered model) and the fields of its config; or `file` alone, a model that was saved, to go on from.
         optimizer: `name` and the fields of its config; `rate` a number or a Schedule.
         training: see TrainingConfig.
+        adapter: what the model starts from, what of it is frozen, and LoRA; see AdapterConfig.
         seed: of the initial weights, the dropout and the order of the data.
         backend: engine (and device) to train on, None for the default one.
     """
@@ -77,6 +79,7 @@ class RunConfig:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     training: TrainingConfig
+    adapter: AdapterConfig | None = None
     seed: int = 0
     backend: str | None = None
 

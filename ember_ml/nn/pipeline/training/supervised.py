@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from ember_ml import autodiff, data
 from ember_ml.backend import using
+from ember_ml.data.files import fingerprint
+from ember_ml.errors import ConfigError, WeightsError
+from ember_ml.nn.adapters import adapt, adapters, fuse, save_peft
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.pipeline.training.callbacks import Callback
 from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.trainer import Trainer
-from ember_ml.ops import random
+from ember_ml.ops import random, tensor
+from ember_ml.tensor import EmberTensor
 
 
 def model_fields(source, table: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +36,28 @@ def model_fields(source, table: dict[str, Any]) -> dict[str, Any]:
     return known | table
 
 
+def build_model(source, table: dict[str, Any], key: EmberTensor) -> Model:
+    """The model of a [model] table. Raises ConfigError for a file beside other fields, or whose model has fewer tokens than the data."""
+    if "file" not in table:
+        return Model.from_config(model_fields(source, table), key=key)
+    if len(table) > 1:
+        raise ConfigError(f"[model]: expected file alone, since the file has the model's config; received {', '.join(table)} beside it")
+    model = Model.load(table["file"])
+    tokens, known = getattr(source, "vocab_size", None), model.config.vocab_size
+    if tokens and (known or 0) < tokens:
+        raise ConfigError(f"[model]: expected a model of at least the data's {tokens} tokens; {table['file']} has {known}")
+    return model
+
+
+def _start(run: RunConfig) -> list[Path]:
+    """The files that a run starts from: no part of its checkpoints, which hold what is trained. Raises ConfigError for one that is not there."""
+    named = {"[model] file": run.model.get("file"), "[adapter] weights": run.adapter.weights if run.adapter else None}
+    for what, file in named.items():
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"{what}: {file}: there is no such file")
+    return [Path(file) for file in named.values() if file is not None]
+
+
 class SupervisedTraining:
     """A training run described by a RunConfig; a stage of a Pipeline, too: called, it trains and returns the model.
 
@@ -38,20 +65,23 @@ class SupervisedTraining:
         run: the configuration. folder: where to log and save. resume: go on from the folder's last checkpoint.
         callbacks: told of all that happens.
 
-    Attributes: data, model, objective, trainer.
+    Attributes: data, model, objective, trainer; report, which tensors `adapter.weights` gave; fused, how exactly LoRA was fused.
 
-    Raises ConfigError for tables that do not fit, MissingExtra for data whose package is missing, DataError for a folder whose run
-    began with other data.
+    Raises ConfigError for tables that do not fit, WeightsError for weights that do not, MissingExtra for data whose package is missing,
+    DataError for a folder whose run began with other data or another model file.
     """
 
     def __init__(self, run: RunConfig, folder: RunFolder | None = None, resume: bool = False, callbacks: Iterable[Callback] = ()):
         self.run = run
         with using(run.backend) if run.backend else nullcontext():
             self.data = data.open_source(run.data, run.seed)
+            start = _start(run)
             if folder is not None:
-                folder.remember_data(self.data.fingerprint())
+                folder.remember_data([*self.data.fingerprint(), *fingerprint(start)])
             self.objective = OBJECTIVES[self.data.task]
-            self.model = Model.from_config(model_fields(self.data, run.model), key=random.key(run.seed))
+            self.model = build_model(self.data, run.model, random.key(run.seed))
+            self.report = None if run.adapter is None else adapt(self.model, run.adapter, random.fold_in(random.key(run.seed), 1))
+        self.folder = folder
         training = run.training if run.training.epochs is None else run.training.in_steps(self.data.per_epoch)
         self.trainer = Trainer(self.model, self.objective.loss, build_optimizer(run.optimizer), self.data.batch, training,
                                run.seed, folder, self._evaluate, self.objective.higher, self.objective.count, callbacks)
@@ -61,7 +91,19 @@ class SupervisedTraining:
 
     def __call__(self, _=None) -> Model:
         self.trainer.train()
+        if adapters(self.model):
+            self._fuse()
         return self.model
+
+    def _fuse(self):
+        """Keeps the adapter as peft's files, and leaves the model without it."""
+        if self.folder is not None:
+            save_peft(self.model, self.folder.path / "adapter", base=self.run.model.get("file"))
+        probe = tensor(next(iter(self.data.held_out()))[0], device=self.trainer.device)
+        try:
+            self.fused = fuse(self.model, probe)
+        except WeightsError as e:
+            raise WeightsError(f"{e}; the adapter is saved{'' if self.folder is None else f' in {self.folder.path}/adapter'}") from None
 
     def _evaluate(self, model: Model) -> dict[str, float]:
         if self._compiled is None and self.trainer.runtime.compiles == "step":
