@@ -9,14 +9,13 @@ from ember_ml import autodiff, ops
 from ember_ml.autodiff import checkpoint, compile, grad, stop_gradient, tree, value_and_grad, vjp
 from ember_ml.backend import available, using
 from ember_ml.errors import (
-    BackendMismatch, BackendMissing, ConfigError, DataError, EmberError, MissingExtra, RegistryError, ShapeError,
+    AxisError, BackendMismatch, BackendMissing, ConfigError, DataError, EmberError, MissingExtra, RegistryError, ShapeError,
     UnsupportedDevice, UnsupportedDtype, UnsupportedOp, WeightsError,
 )
-from ember_ml.ops import arange, debug_checks, from_native, full, linspace, ones, random, tensor, zeros
+from ember_ml.ops import debug_checks, from_native, random, standard, tensor
+from ember_ml.ops.standard import *  # noqa: F403 - the names of the array API, listed there
 from ember_ml.tensor import DType, EmberTensor
-from ember_ml.tensor.common.dtypes import (
-    bfloat16, bool_, complex64, complex128, float16, float32, float64, int8, int16, int32, int64, uint8, uint16,
-    uint32, uint64,
-)
+from ember_ml.tensor.common.dtypes import bfloat16, float16
 
+__array_api_version__ = standard.VERSION
 __version__ = "0.1.0"

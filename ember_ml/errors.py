@@ -37,6 +37,10 @@ class ShapeError(EmberError, ValueError):
     """Shapes that do not fit together."""
 
 
+class AxisError(ShapeError, IndexError):
+    """An axis that a tensor does not have."""
+
+
 class ConfigError(EmberError, ValueError):
     """A configuration with an unknown key, a missing key or a value out of its range."""
 

@@ -10,7 +10,7 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
-from ember_mlx import fftconv, kernels
+from ember_mlx import fftconv, kernels, linalg
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
 
@@ -23,9 +23,11 @@ class MlxBackend(BackendBase):
 
     array_types = (mx.array,)
     language = "metal"
+    masks = False                                          # x[mask] has a shape that a lazy engine cannot know
+    host = linalg.HOST
 
     def __init__(self):
-        super().__init__("mlx", _DTYPES, {**TABLE, **fftconv.TABLE}, MlxRuntime())
+        super().__init__("mlx", _DTYPES, {**TABLE, **linalg.TABLE, **fftconv.TABLE}, MlxRuntime())
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 
@@ -54,6 +56,7 @@ class MlxBackend(BackendBase):
         wanted = dtype or dt.dtype(array.dtype)
         native = self.native_dtype(wanted)
         self._check(device)
+        array = np.asarray(array, order="C")             # MLX reads no array with negative strides
         if array.dtype.name == "bfloat16":               # NumPy's bfloat16 has no buffer protocol: the same bits
             return mx.array(array.view(np.uint16)).view(mx.bfloat16).astype(native)
         if dt.dtype(array.dtype) not in self.dtypes:     # float64 into an explicitly chosen smaller dtype
@@ -69,8 +72,17 @@ class MlxBackend(BackendBase):
         self._check(device)
         return x
 
-    def to_dlpack(self, x, **kw):
-        return x.__dlpack__(**kw)
+    def to_dlpack(self, x, stream=None, max_version=None, dl_device=None, copy=None):
+        if copy or dl_device not in (None, x.__dlpack_device__()):
+            return np.array(x).__dlpack__(max_version=max_version, dl_device=dl_device)
+        return x.__dlpack__()
+
+    def share(self, x, device):
+        try:
+            found = mx.from_dlpack(x, copy=False)
+        except (BufferError, RuntimeError, TypeError, ValueError):
+            return None
+        return found if found.dtype in self._ember_dtype else None
 
     def full(self, shape, value, dtype, device):
         self._check(device)

@@ -7,6 +7,7 @@ import math
 import mlx.core as mx
 import mlx.nn as mlx_nn
 
+from ember_ml.tensor.common import dtypes as dt
 from ember_ml.tensor.common.index import fill
 
 _SMALL = {mx.bool_: mx.int32, mx.int8: mx.int32, mx.int16: mx.int32, mx.uint8: mx.uint32, mx.uint16: mx.uint32}
@@ -32,8 +33,61 @@ def _sign(x):
     return mx.sign(x)
 
 
-def _sum(x, axis=None, keepdims=False):
-    return mx.sum(x.astype(_SMALL[x.dtype]) if x.dtype in _SMALL else x, axis=axis, keepdims=keepdims)
+def _accumulate(fn):
+    """Sums and products, whose dtype MLX chooses otherwise for small integers."""
+    def call(x, axis=None, dtype=None, keepdims=False):
+        native = _SMALL.get(x.dtype, x.dtype) if dtype is None else getattr(mx, dt.dtype(dtype).name)
+        return fn(x.astype(native), axis=axis, keepdims=keepdims).astype(native)
+    return call
+
+
+def _signbit(x):
+    """MLX has none: the top bit of the number's bits."""
+    bits = {2: mx.uint16, 4: mx.uint32}[x.itemsize]
+    return (x.view(bits) >> (8 * x.itemsize - 1)).astype(mx.bool_)
+
+
+def _copysign(x, y):
+    """MLX has none."""
+    x, y = _arrays(x, y)
+    size = mx.abs(x)
+    return mx.where(_signbit(y), -size, size)
+
+
+def _arrays(x, y):
+    """A number beside an array as an array of its dtype, for shims that look into both."""
+    return x if isinstance(x, mx.array) else mx.array(x, y.dtype), y if isinstance(y, mx.array) else mx.array(y, x.dtype)
+
+
+def _hypot(x, y):
+    """MLX has none: the larger side is taken out of the root, so that no square overflows."""
+    x, y = _arrays(x, y)
+    x, y = mx.abs(x), mx.abs(y)
+    long, short = mx.maximum(x, y), mx.minimum(x, y)
+    out = long * mx.sqrt(1 + mx.square(short / mx.where(long == 0, mx.ones_like(long), long)))
+    return mx.where(mx.isinf(x) | mx.isinf(y), mx.array(math.inf, out.dtype), out)
+
+
+def _nextafter(x, y):
+    """MLX has none: the neighbours of a number are those of its bits, counted from zero on either side."""
+    x, y = _arrays(x, y)
+    x, y = mx.broadcast_arrays(x, y)
+    kind = {2: mx.int16, 4: mx.int32}[x.itemsize]
+    least = mx.array(1, kind).view(x.dtype)
+    away = (y > x) == (x > 0)
+    moved = (x.view(kind) + mx.where(away, mx.array(1, kind), mx.array(-1, kind))).view(x.dtype)
+    moved = mx.where(x == 0, mx.where(y > 0, least, -least), moved)
+    return mx.where(x == y, y, mx.where(mx.isnan(x) | mx.isnan(y), mx.array(math.nan, x.dtype), moved))
+
+
+def _shift(fn, right: bool):
+    """Shifts by the width or more, which wrap around in MLX."""
+    def call(x, y):
+        x, y = _arrays(x, y)
+        bits = 8 * x.itemsize
+        most = fn(x, mx.array(bits - 1, y.dtype)) if right else mx.zeros_like(x)
+        return mx.where(y >= bits, most, fn(x, mx.minimum(y, bits - 1)))
+    return call
 
 
 def _matmul(x, y):
@@ -74,8 +128,10 @@ def _argsort(x, axis=-1, descending=False):
     return x.shape[axis] - 1 - _flip(back, axis)
 
 
-def _flip(x, axis):
-    return x[(slice(None),) * (axis % x.ndim) + (slice(None, None, -1),)]
+def _flip(x, axis=None):
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    turned = {a % x.ndim for a in axes}
+    return x[tuple(slice(None, None, -1 if i in turned else None) for i in range(x.ndim))] if turned else x
 
 
 def _cut(x, start, stop, axis=0):
@@ -150,7 +206,7 @@ def _filled(index, tensors):
 
 
 def _fft(fn):
-    return lambda x, n=None, axis=-1: fn(x, n=n, axis=axis)
+    return lambda x, n=None, axis=-1, norm="backward": fn(x, n=n, axis=axis, norm=norm)
 
 
 def _random_bits(key, shape):
@@ -210,10 +266,12 @@ def _grouped_outer(a, b, offsets, *, block, complete):
     return mx.segmented_mm(a.T, b, mx.stack([offsets[:-1], offsets[1:]], axis=1).astype(mx.uint32))
 
 
-def _argmax(x, axis=None, keepdims=False):
-    if x.size == 0 and axis is not None and x.shape[axis]:           # MLX refuses an empty array though no line of it is empty
-        return mx.sum(x, axis=axis, keepdims=keepdims).astype(mx.int32)
-    return mx.argmax(x, axis=axis, keepdims=keepdims).astype(mx.int32)
+def _place_of(fn):
+    def call(x, axis=None, keepdims=False):
+        if x.size == 0 and axis is not None and x.shape[axis]:       # MLX refuses an empty array though no line of it is empty
+            return mx.sum(x, axis=axis, keepdims=keepdims).astype(mx.int32)
+        return fn(x, axis=axis, keepdims=keepdims).astype(mx.int32)
+    return call
 
 
 def _of_nothing(fn, value):
@@ -255,19 +313,26 @@ TABLE = {
     "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
     "atan2": mx.arctan2, "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
     "floor": _keep(mx.floor), "round": _keep(mx.round),
+    "ceil": _keep(mx.ceil), "trunc": _keep(mx.trunc), "tan": mx.tan, "asin": mx.arcsin, "acos": mx.arccos, "atan": mx.arctan,
+    "sinh": mx.sinh, "cosh": mx.cosh, "asinh": mx.arcsinh, "acosh": mx.arccosh, "atanh": mx.arctanh, "hypot": _hypot,
+    "log2": mx.log2, "log10": mx.log10, "logaddexp": mx.logaddexp, "reciprocal": mx.reciprocal, "isinf": mx.isinf, "isnan": mx.isnan,
+    "signbit": _signbit, "copysign": _copysign, "nextafter": _nextafter, "bitwise_and": mx.bitwise_and, "bitwise_or": mx.bitwise_or,
+    "bitwise_xor": mx.bitwise_xor, "bitwise_invert": mx.bitwise_invert, "logical_xor": mx.logical_xor,
+    "bitwise_left_shift": _shift(mx.left_shift, False), "bitwise_right_shift": _shift(mx.right_shift, True),
     "conj": lambda x: mx.conj(x) if _is_complex(x) else x, "real": lambda x: mx.real(x) if _is_complex(x) else x,
     "imag": mx.imag, "complex": lambda x, y: x.astype(mx.complex64) + y.astype(mx.complex64) * 1j,
     "where": mx.where, "equal": mx.equal, "not_equal": mx.not_equal, "less": mx.less, "less_equal": mx.less_equal,
     "greater": mx.greater, "greater_equal": mx.greater_equal, "logical_and": mx.logical_and,
     "logical_or": mx.logical_or, "logical_not": mx.logical_not, "isfinite": mx.isfinite,
-    "sum": _sum, "mean": _mean, "max": mx.max, "min": mx.min,
-    "argmax": _argmax, "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False), "logsumexp": _logsumexp,
+    "sum": _accumulate(mx.sum), "prod": _accumulate(mx.prod), "cumprod": lambda x, axis=0: mx.cumprod(x, axis=axis),
+    "mean": _mean, "max": mx.max, "min": mx.min, "argmax": _place_of(mx.argmax), "argmin": _place_of(mx.argmin),
+    "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False), "logsumexp": _logsumexp,
     "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis), "cummax": lambda x, axis=0: mx.cummax(x, axis=axis),
     "cumlogsumexp": lambda x, axis=0: mx.logcumsumexp(x, axis=axis),
     "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,
     "concat_all": lambda *xs, axis=0: mx.concatenate(xs, axis), "cut": _cut, "pad": mx.pad,
     "split_all": _split,
-    "flip": lambda x, axis: _flip(x, axis), "matmul": _matmul, "addmm": _addmm,
+    "flip": _flip, "matmul": _matmul, "addmm": _addmm,
     "take_axis": _take, "scatter_add": _scatter_add, "gather_along": _gather_along,
     "put_add_along_axis": _put_add_along_axis,
     "get_at": _get_at, "set_at": _set_at,

@@ -77,6 +77,35 @@ class BackendBase:
         """A Python scalar in the form in which the engine's functions treat it as `dtype`."""
         return value
 
+    #: whether a bool tensor may be an index; where not, its true places are found first
+    masks = True
+    #: dtypes of the array API that the engine holds but hardly computes with: its namespace does not offer them
+    undeclared: frozenset[DType] = frozenset()
+    #: ops of the table that go through NumPy on the CPU, since the engine has nothing for them
+    host: frozenset[str] = frozenset()
+
+    def from_dlpack(self, x, device: str, copy: bool | None):
+        """An array of another library: its memory where this engine can use it, else a copy through NumPy.
+
+        Raises BufferError for copy=False where memory cannot be shared.
+        """
+        shared = None if copy else self.share(x, device)
+        if shared is not None:
+            return shared
+        if copy is False:
+            raise BufferError(f"from_dlpack: {self.name} on {device} cannot use the memory of a {type(x).__name__} on DLPack device "
+                              f"{tuple(map(int, x.__dlpack_device__()))}; pass copy=None or True")
+        from ember_ml.backend.numpy import read_dlpack
+        return self.from_numpy(read_dlpack(x), None, device)
+
+    def dlpack_device(self, x) -> tuple:
+        """(kind, number) of the device that the array lies on, in DLPack's terms."""
+        return x.__dlpack_device__()
+
+    def share(self, x, device: str):
+        """A native array in the memory of another library's array, or None where this engine cannot use it."""
+        return None
+
     def reserve(self, size: int):
         """Told before as many Python numbers are made into an array. An engine with limits raises ShapeError."""
 

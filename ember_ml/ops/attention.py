@@ -10,7 +10,8 @@ from ember_ml.ops.creation import arange
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import logical_and, where
 from ember_ml.ops.linear import matmul
-from ember_ml.ops.shape import concat, cut, expand_dims, pad, permute_dims, repeat, reshape, swap_axes
+from ember_ml.ops.rearrange import repeat
+from ember_ml.ops.shape import concat, cut, expand_dims, pad, permute_dims, reshape, swap_axes
 from ember_ml.tensor import EmberTensor
 
 

@@ -58,21 +58,81 @@ def _check_shape(shape) -> tuple[int, ...]:
     return shape
 
 
-def full(shape, value, dtype=None, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
-    """A tensor of that shape, every element `value` (a Python number)."""
+def asarray(obj, dtype=None, device: str | None = None, copy: bool | None = None) -> EmberTensor:
+    """`tensor`, that also takes lists with tensors in them and arrays of other libraries that speak DLPack.
+
+    Args:
+        copy: True: always copy. False: raise ValueError where values must be copied; a tensor comes back itself. None: copy where
+            needed, but share the memory of a DLPack array.
+    """
+    if isinstance(obj, EmberTensor):
+        where = None if device is None else ":".join((engines.parse(device)[0].name, engines.parse(device)[1]))
+        if copy is False and (dtype is not None and dt.dtype(dtype) is not obj.dtype or where not in (None, obj.device)):
+            raise ValueError(f"asarray: expected a copy to be allowed, or a tensor of dtype {dtype} on {device}; got {obj.dtype} on {obj.device}")
+        return obj if copy is False else tensor(obj, dtype, device)
+    if hasattr(obj, "__dlpack__") and not hasattr(obj, "__array_interface__"):
+        return tensor(from_dlpack(obj, device=device, copy=copy), dtype)
+    if copy is False:
+        raise ValueError(f"asarray: expected copy=None or True for a {type(obj).__name__}, whose values must be copied; got False")
+    if isinstance(obj, (list, tuple)):
+        obj, found = _opened(obj, None)
+        dtype = found if dtype is None else dtype
+    return tensor(obj, dtype, device)
+
+
+def _opened(obj, found):
+    """Nested lists with tensors as their values, and the dtype that those have in common."""
+    if isinstance(obj, EmberTensor):
+        return obj.tolist(), obj.dtype if found is None else dt.promote(found, obj.dtype)
+    if not isinstance(obj, (list, tuple)):
+        return obj, found
+    out = []
+    for part in obj:
+        part, found = _opened(part, found)
+        out.append(part)
+    return out, found
+
+
+def from_dlpack(x, device: str | None = None, copy: bool | None = None) -> EmberTensor:
+    """An array of another library, or a tensor, as a tensor of the current engine or of `device`.
+
+    Memory is shared where that engine can read it (whoever writes to it then changes the tensor), else the values are copied through
+    NumPy. copy=True always copies; copy=False raises BufferError where the memory cannot be shared.
+    """
+    backend, where = engines.parse(device)
+    return EmberTensor(backend.from_dlpack(x, where, copy), backend)
+
+
+def full(shape, fill_value, dtype=None, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
+    """A tensor of that shape, every element `fill_value` (a Python number)."""
     backend, where = _place(device, like)
-    chosen = dt.dtype(dtype) if dtype is not None else dt.of_scalar(value)
-    return EmberTensor(backend.full(_check_shape(shape), value, chosen, where), backend)
+    chosen = dt.dtype(dtype) if dtype is not None else dt.of_scalar(fill_value)
+    return EmberTensor(backend.full(_check_shape(shape), fill_value, chosen, where), backend)
 
 
 def zeros(shape, dtype=dt.float32, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
     """A tensor of zeros."""
-    return full(shape, 0, dtype, device, like)
+    return full(shape, 0, dtype or dt.float32, device, like)
 
 
 def ones(shape, dtype=dt.float32, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
     """A tensor of ones."""
-    return full(shape, 1, dtype, device, like)
+    return full(shape, 1, dtype or dt.float32, device, like)
+
+
+def empty(shape, dtype=dt.float32, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
+    """A tensor whose values mean nothing yet: zeros, so that two runs are alike."""
+    return zeros(shape, dtype, device, like)
+
+
+def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype=None, device: str | None = None,
+        like: EmberTensor | None = None) -> EmberTensor:
+    """A matrix of zeros with ones on its k-th diagonal (above the main one for k > 0)."""
+    n_cols = n_rows if n_cols is None else n_cols
+    _check_shape((n_rows, n_cols))
+    k = min(max(k, -n_rows), n_cols)                      # further out there is none: no number that int32 cannot hold
+    rows = arange(n_rows, device=device, like=like).reshape(n_rows, 1)
+    return (arange(n_cols, like=rows) - rows == k).astype(dtype or dt.float32)
 
 
 def arange(start, stop=None, step=1, dtype=None, device: str | None = None,
@@ -86,14 +146,19 @@ def arange(start, stop=None, step=1, dtype=None, device: str | None = None,
     return EmberTensor(backend.arange(start, stop, step, chosen, where), backend)
 
 
-def linspace(start: float, stop: float, num: int, dtype=dt.float32, device: str | None = None,
-             like: EmberTensor | None = None) -> EmberTensor:
-    """`num` evenly spaced numbers from start to stop, both included, computed in float64 and rounded once."""
+def linspace(start: float, stop: float, num: int, dtype=None, device: str | None = None,
+             like: EmberTensor | None = None, endpoint: bool = True) -> EmberTensor:
+    """`num` evenly spaced numbers from start to stop (left out without `endpoint`), computed in float64 and rounded once.
+
+    dtype None: float32, or complex64 if a bound is complex.
+    """
     _place(device, like)[0].reserve(num)                # before Python has a list as long
-    step = (stop - start) / max(num - 1, 1)
+    step = (stop - start) / max(num - endpoint, 1)
     values = [start + i * step for i in range(num)]
-    if num > 1:
-        values[-1] = float(stop)
+    if num > 1 and endpoint:
+        values[-1] = stop
+    if dtype is None:
+        dtype = dt.complex64 if isinstance(start, complex) or isinstance(stop, complex) else dt.float32
     return tensor(values, dtype=dtype, device=device, like=like)
 
 
@@ -113,12 +178,32 @@ def to(x: EmberTensor, device: str) -> EmberTensor:
     return EmberTensor(backend.from_numpy(x.backend.to_numpy(x.data), x.dtype, where), backend)
 
 
-def _like(value):
-    return lambda x, dtype=None: full(x.shape, value, dtype or x.dtype, like=x)
+def full_like(x: EmberTensor, fill_value, dtype=None, device: str | None = None) -> EmberTensor:
+    """A tensor of x's shape, dtype and device unless told otherwise, every element `fill_value`."""
+    return full(x.shape, fill_value, dtype or x.dtype, device, x)
 
 
-EmberTensor.to = to
-EmberTensor.zeros_like = _like(0)
-EmberTensor.ones_like = _like(1)
-zeros_like, ones_like = EmberTensor.zeros_like, EmberTensor.ones_like
+def zeros_like(x: EmberTensor, dtype=None, device: str | None = None) -> EmberTensor:
+    """A tensor of zeros of x's shape, dtype and device unless told otherwise."""
+    return full(x.shape, 0, dtype or x.dtype, device, x)
 
+
+def ones_like(x: EmberTensor, dtype=None, device: str | None = None) -> EmberTensor:
+    """A tensor of ones of x's shape, dtype and device unless told otherwise."""
+    return full(x.shape, 1, dtype or x.dtype, device, x)
+
+
+def empty_like(x: EmberTensor, dtype=None, device: str | None = None) -> EmberTensor:
+    """`empty` in x's shape, dtype and device unless told otherwise."""
+    return zeros_like(x, dtype, device)
+
+
+def _to_device(x: EmberTensor, device: str, /, *, stream=None) -> EmberTensor:
+    """`to` under the array API's name. Engines order their own work: a stream cannot be chosen."""
+    if stream is not None:
+        raise ValueError(f"to_device: expected stream=None, engines order their work themselves; got {stream!r}")
+    return to(x, device)
+
+
+EmberTensor.to, EmberTensor.to_device = to, _to_device
+EmberTensor.zeros_like, EmberTensor.ones_like = zeros_like, ones_like

@@ -46,10 +46,11 @@ class Op:
         no_grad: why there is no gradient, for ops without a rule.
         owns_gradient: the rule is the gradient on every engine (less memory or a kernel), not only on the tape.
         kernel: the KernelSpec of an op that has Metal and CUDA kernels.
+        ignores: keywords that are taken and dropped: what they choose, no caller can tell (whether a value is copied, say).
     """
 
-    def __init__(self, name, body, rule, vjp, no_grad, owns_gradient, kernel):
-        self.name, self.body, self.rule = name, body, rule
+    def __init__(self, name, body, rule, vjp, no_grad, owns_gradient, kernel, ignores=()):
+        self.name, self.body, self.rule, self.ignores = name, body, rule, ignores
         self.vjp, self.no_grad, self.owns_gradient, self.kernel = vjp, no_grad, owns_gradient, kernel
         self.is_composite = body.__code__.co_code != _empty.__code__.co_code
         self.signature = inspect.signature(body)
@@ -142,9 +143,11 @@ class Op:
         return [None if x is None or not need else fit(x, a.shape, a.dtype).data for x, a, need in zip(grads, args, needs)]
 
     def path(self, backend, device: str | None = None) -> str:
-        """"kernel", "native", "composite" or "none" on this engine's device (its default), for tables of support."""
+        """"kernel", "native", "host" (through NumPy), "composite" or "none" on this engine's device (its default), for tables of support."""
         if self.kernel is not None and self.kernel.name in backend.launchers(device or backend.default_device):
             return "kernel"
+        if self.name in backend.host:
+            return "host"
         return "native" if self.name in backend.table else "composite" if self.is_composite else "none"
 
 
@@ -154,7 +157,7 @@ def _loaded_tables() -> dict:
 
 
 def op(*, rule: str | None = None, vjp=None, no_grad: str | None = None, owns_gradient: bool = False, kernel=None,
-       operator: str | None = None, reflected: str | None = None, method: bool | str = False):
+       operator: str | None = None, reflected: str | None = None, method: bool | str = False, ignores: tuple[str, ...] = ()):
     """Declares an op. See `Op` for the arguments that describe it.
 
     Args:
@@ -165,7 +168,7 @@ def op(*, rule: str | None = None, vjp=None, no_grad: str | None = None, owns_gr
     def declare(body):
         if body.__name__ in REGISTRY:
             raise ValueError(f"op {body.__name__!r} is declared twice")
-        record = Op(body.__name__, body, rule, vjp, no_grad, owns_gradient, kernel)
+        record = Op(body.__name__, body, rule, vjp, no_grad, owns_gradient, kernel, ignores)
         REGISTRY[record.name] = record
         call = make_dispatch(record)
         call.__name__, call.__qualname__, call.__doc__, call.__module__ = (
@@ -182,7 +185,7 @@ def op(*, rule: str | None = None, vjp=None, no_grad: str | None = None, owns_gr
 
 
 def support() -> dict[str, dict[str, str]]:
-    """op name -> engine name -> "native", "composite" or "none", over the engines that are installed and load."""
+    """op name -> engine name -> "native", "host", "composite" or "none", over the engines that are installed and load."""
     from ember_ml import backend
     engines = [backend.get(n) for n in backend.available()]
     return {name: {b.name: record.path(b) for b in engines} for name, record in REGISTRY.items()}

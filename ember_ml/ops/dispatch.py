@@ -77,7 +77,7 @@ def _binary(op, to_float: bool) -> Callable:
 
 def _general(op) -> Callable:
     resolved, rule = op.resolved, op.rule
-    names = frozenset(op.parameters)
+    names = frozenset((*op.parameters, *op.ignores))
 
     def call(*args, **kw):
         if kw and not names.isdisjoint(kw):
@@ -183,8 +183,8 @@ def _apply_dtype_rule(op, rule, backend, args, raw):
 
 
 def _positional(op, args, kw):
-    """Tensor parameters that were given by keyword, moved to their place."""
-    args, kw = list(args), dict(kw)
+    """Tensor parameters that were given by keyword, moved to their place; keywords that the op ignores are gone."""
+    args, kw = list(args), {k: v for k, v in kw.items() if k not in op.ignores}
     for name in op.parameters[len(args):]:
         default = op.signature.parameters[name].default
         if name not in kw and default is op.signature.empty:

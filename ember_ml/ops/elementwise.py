@@ -89,6 +89,12 @@ def negative(x):
     ...
 
 
+@op(operator="__pos__", vjp=(lambda g, _y, _x: g,))
+def positive(x):
+    """x itself, elementwise."""
+    return x
+
+
 @op(operator="__abs__", method="abs", vjp=(lambda g, _y, x: _abs_grad(g, x),))
 def abs(x):  # noqa: A001 - the standard's name
     """|x|, elementwise; real for complex x. Gradient at 0: 0."""
@@ -126,6 +132,12 @@ def rsqrt(x):
     return 1.0 / sqrt(x)
 
 
+@op(rule="float", vjp=(lambda g, y, _x: -(g * _c(y * y)),))
+def reciprocal(x):
+    """1 / x, elementwise."""
+    return 1.0 / x
+
+
 @op(rule="float", vjp=(lambda g, y, _x: g * _c(y),))
 def exp(x):
     """e ** x, elementwise."""
@@ -138,9 +150,9 @@ def exp2(x):
     ...
 
 
-@op(rule="float", vjp=(lambda g, y, _x: g * (y + 1.0),))
+@op(rule="float", vjp=(lambda g, y, _x: g * _c(y + 1.0),))
 def expm1(x):
-    """e ** x - 1, elementwise, exact near 0. Real x."""
+    """e ** x - 1, elementwise, exact near 0."""
     ...
 
 
@@ -150,10 +162,33 @@ def log(x):
     ...
 
 
-@op(rule="float", vjp=(lambda g, _y, x: g / (x + 1.0),))
+@op(rule="float", vjp=(lambda g, _y, x: g / _c(x + 1.0),))
 def log1p(x):
-    """log(1 + x), elementwise, exact near 0. Real x."""
+    """log(1 + x), elementwise, exact near 0."""
     ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g / _c(x * math.log(2.0)),))
+def log2(x):
+    """Logarithm to base 2, elementwise."""
+    ...
+
+
+@op(rule="float", vjp=(lambda g, _y, x: g / _c(x * math.log(10.0)),))
+def log10(x):
+    """Logarithm to base 10, elementwise."""
+    ...
+
+
+@op(rule="float_promote", vjp=(lambda g, y, a, _b: g * exp(a - _finite(y)), lambda g, y, _a, b: g * exp(b - _finite(y))))
+def logaddexp(x, y):
+    """log(e^x + e^y) of real numbers, elementwise, without overflow in between."""
+    ...
+
+
+def _finite(x):
+    """Infinities as 0, so that nothing is taken from itself."""
+    return where(isfinite(x), x, 0.0)
 
 
 @op(rule="float", vjp=(lambda g, _y, x: g * _c(cos(x)),))
@@ -199,24 +234,47 @@ def floor(x):
 
 
 @op(vjp=CONSTANT)
+def ceil(x):
+    """The smallest integer not below x, elementwise, in x's dtype."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def trunc(x):
+    """The nearest integer towards zero, elementwise, in x's dtype."""
+    ...
+
+
+@op(vjp=CONSTANT)
 def round(x):  # noqa: A001 - the standard's name
     """The nearest integer, halves to the even one, elementwise, in x's dtype."""
     ...
 
 
-@op(vjp=(lambda g, _y, x, *, low=None, high=None: g * _inside(x, low, high),))
-def clip(x, *, low=None, high=None):
-    """x brought into [low, high], two Python numbers or None for no bound. Gradient 1 inside and at the bounds."""
-    if low is not None:
-        x = maximum(x, low)
-    return x if high is None else minimum(x, high)
+@op(vjp=lambda g, _y, x, min=None, max=None: _clip_grad(g, x, min, max))
+def clip(x, min=None, max=None):  # noqa: A002 - the standard's names
+    """x brought into [min, max], numbers or tensors that broadcast, None for no bound; in x's dtype.
+
+    Gradient 1 inside and at the bounds; a bound that is a tensor gets the rest.
+    """
+    y = x
+    if min is not None:
+        y = maximum(y, min)
+    if max is not None:
+        y = minimum(y, max)
+    return y if y.dtype is x.dtype else y.astype(x.dtype)
 
 
-def _inside(x, low, high):
-    keep = x == x
+def _clip_grad(g, x, low, high):
+    inside, to_low, to_high = g, None, None
     if low is not None:
-        keep = logical_and(keep, x >= low)
-    return keep if high is None else logical_and(keep, x <= high)
+        under = x < low
+        inside, to_low, x = where(under, 0.0, inside), where(under, g, 0.0), maximum(x, low)
+    if high is not None:
+        over = x > high
+        inside, to_high = where(over, 0.0, inside), where(over, g, 0.0)
+        to_low = None if to_low is None else where(over, 0.0, to_low)
+    return inside, to_low, to_high
 
 
 @op(vjp=(lambda g, _y, _x: conj(g),), method=True)
@@ -269,19 +327,19 @@ greater = _compare("greater", "__gt__", ">")
 greater_equal = _compare("greater_equal", "__ge__", ">=")
 
 
-@op(vjp=CONSTANT)
-def logical_and(x, y):
-    """x and y, elementwise, of bool tensors."""
-    ...
+def _logical(name: str, doc: str):
+    def body(x, y):
+        ...
+    body.__name__, body.__doc__ = name, doc
+    return op(rule="promote", vjp=CONSTANT)(body)
+
+
+logical_and = _logical("logical_and", "x and y, elementwise, of bool tensors.")
+logical_or = _logical("logical_or", "x or y, elementwise, of bool tensors.")
+logical_xor = _logical("logical_xor", "Whether exactly one of x and y holds, elementwise, of bool tensors.")
 
 
 @op(vjp=CONSTANT)
-def logical_or(x, y):
-    """x or y, elementwise, of bool tensors."""
-    ...
-
-
-@op(vjp=CONSTANT, operator="__invert__")
 def logical_not(x):
     """not x, elementwise, of a bool tensor."""
     ...
@@ -290,6 +348,18 @@ def logical_not(x):
 @op(vjp=CONSTANT)
 def isfinite(x):
     """True where x is neither infinite nor nan, elementwise."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def isinf(x):
+    """True where x, or a part of a complex x, is infinite, elementwise."""
+    ...
+
+
+@op(vjp=CONSTANT)
+def isnan(x):
+    """True where x, or a part of a complex x, is nan, elementwise."""
     ...
 
 

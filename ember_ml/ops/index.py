@@ -6,18 +6,26 @@ Python-int indices out of range raise on every engine. Tensor indices out of ran
 
 from __future__ import annotations
 
+import operator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ember_ml.errors import UnsupportedOp
+from ember_ml.errors import ShapeError, UnsupportedOp
 from ember_ml.ops.creation import arange, tensor
 from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import clip, where
 from ember_ml.ops.reduce import max as largest
 from ember_ml.ops.reduce import min as smallest
-from ember_ml.ops.shape import broadcast_to, expand_dims
+from ember_ml.ops.shape import broadcast_to, checked_axes, expand_dims
 from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common.dtypes import of_scalar
 from ember_ml.tensor.common.index import Slot
+
+#: which kinds of dtypes hold the values of which, roughly: equal or higher ones
+_RANK = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
+
+_SCALARS = (bool, int, float, complex)
 
 _debug: ContextVar[bool] = ContextVar("ember_debug_checks", default=False)
 
@@ -50,7 +58,7 @@ def checked_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor
             raise IndexError(f"{name}: expected indices in [{-length}, {length - 1}], got {low if low < -length else high}")
     if indices.backend.name == "numpy":
         return indices
-    return clip(where(indices < 0, indices + length, indices), low=0, high=length - 1)
+    return clip(where(indices < 0, indices + length, indices), min=0, max=length - 1)
 
 
 @op(vjp=(lambda g, _y, x, indices, *, axis=0: scatter_add(x.zeros_like(), indices, g, axis=axis), None))
@@ -59,16 +67,20 @@ def take_axis(x, indices, *, axis=0):
     ...
 
 
-def take(x: EmberTensor, indices: EmberTensor, axis: int = 0) -> EmberTensor:
+def take(x: EmberTensor, indices: EmberTensor, axis: int | None = 0) -> EmberTensor:
     """The elements of x at `indices` along `axis`: shape x.shape[:axis] + indices.shape + x.shape[axis + 1:].
 
     Args:
         x: any dtype.
         indices: integer tensor of any shape; negative values count from the end.
 
-    Raises IndexError for indices out of range, where they are checked (see the module).
+        axis: None stands for the only one.
+
+    Raises IndexError for indices out of range, where they are checked (see the module); ShapeError for an axis that is not there.
     """
-    axis %= x.ndim
+    if axis is None and x.ndim != 1:
+        raise ShapeError(f"take: expected an axis for a tensor of shape {x.shape}, got None")
+    (axis,) = checked_axes(axis, x.ndim, "take")
     return take_axis(x, checked_indices("take", indices, x.shape[axis]), axis=axis)
 
 
@@ -84,9 +96,9 @@ def gather_along(x, indices, *, axis):
     ...
 
 
-def take_along_axis(x: EmberTensor, indices: EmberTensor, axis: int) -> EmberTensor:
+def take_along_axis(x: EmberTensor, indices: EmberTensor, axis: int = -1) -> EmberTensor:
     """y[..., j, ...] = x[..., indices[..., j, ...], ...] along `axis`; indices has x's other lengths (or 1)."""
-    axis %= x.ndim
+    (axis,) = checked_axes(axis, x.ndim, "take_along_axis")
     shape = tuple(indices.shape[i] if i == axis else n for i, n in enumerate(x.shape))
     indices = checked_indices("take_along_axis", broadcast_to(indices, shape), x.shape[axis])
     return gather_along(x, indices, axis=axis)
@@ -117,49 +129,79 @@ def add_at(x, values, *tensors, index):
     ...
 
 
+def _consumes(part) -> int:
+    """The axes that a part of an index stands for."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if isinstance(part, EmberTensor) and part.dtype.kind == "bool" else 1
+
+
 def _parse(x: EmberTensor, index):
     """(static index with slots, tensors). Raises IndexError for Python ints out of range, TypeError for other things."""
     parts = index if isinstance(index, tuple) else (index,)
-    used = sum(p is not None and p is not Ellipsis for p in parts)
+    used = sum(map(_consumes, parts))
+    if used > x.ndim:
+        raise IndexError(f"index: expected at most {x.ndim} indices for shape {x.shape}, got {used}")
     static, tensors, axis = [], [], 0
     for part in parts:
         if part is Ellipsis:
-            axis = x.ndim - (used - sum(p is not None and p is not Ellipsis for p in static))
+            if Ellipsis in static:
+                raise IndexError("index: expected one ... at most, got more")
+            axis = x.ndim - used + axis
             static.append(part)
-            continue
-        if part is None:
+        elif part is None or isinstance(part, slice):
             static.append(part)
-            continue
-        if axis >= x.ndim:
-            raise IndexError(f"index: expected at most {x.ndim} indices for shape {x.shape}, got {used}")
-        if isinstance(part, EmberTensor):
-            if part.dtype.is_integer:
-                part = checked_indices("index", part, x.shape[axis])
-            static.append(Slot(len(tensors)))
-            tensors.append(part)
-        elif isinstance(part, slice):
-            static.append(part)
-        elif isinstance(part, int) and not isinstance(part, bool):
+        elif isinstance(part, EmberTensor):
+            for found in _places(x, part, axis):
+                static.append(Slot(len(tensors)))
+                tensors.append(found)
+        elif hasattr(part, "__index__") and not isinstance(part, bool) and not getattr(part, "ndim", 0):
+            part = operator.index(part)
             if not -x.shape[axis] <= part < x.shape[axis]:
                 raise IndexError(f"index: {part} is out of range for axis {axis} of shape {x.shape}")
             static.append(part)
         else:
             raise TypeError(f"index: expected ints, slices, None, ... or EmberTensors; got {type(part).__name__}; "
                             "wrap lists and arrays with em.tensor(...)")
-        axis += 1
+        axis += _consumes(part)
     return tuple(static), tensors
 
 
-def _getitem(x: EmberTensor, index) -> EmberTensor:
-    static, tensors = _parse(x, index)
+def _places(x, part, axis) -> list[EmberTensor]:
+    """A tensor in an index as the engine takes it: integers checked, a mask as it is or as the places where it holds."""
+    if part.dtype.kind != "bool":
+        return [checked_indices("index", part, x.shape[axis])]
+    if part.shape != x.shape[axis:axis + part.ndim]:
+        raise IndexError(f"index: expected a mask of shape {x.shape[axis:axis + part.ndim]} at axis {axis}, got {part.shape}")
+    return [part] if x.backend.masks else list(nonzero_places(part))
+
+
+@op(vjp=CONSTANT)
+def nonzero_places(x):
+    """Native form of `nonzero`, for a tensor with at least one axis."""
+    ...
+
+
+def nonzero(x: EmberTensor) -> tuple[EmberTensor, ...]:
+    """int32 indices of the elements that are not zero, one tensor an axis, in row-major order. Values are waited for."""
+    if x.ndim == 0:
+        raise ShapeError("nonzero: expected a tensor with at least one axis, got a scalar tensor; reshape it to (1,)")
+    return nonzero_places(x)
+
+
+def _getitem(x: EmberTensor, key, /) -> EmberTensor:
+    static, tensors = _parse(x, key)
     return get_at(x, *tensors, index=static)
 
 
-def _setitem(x: EmberTensor, index, values):
-    static, tensors = _parse(x, index)
-    if not isinstance(values, EmberTensor):
-        values = tensor(values, dtype=x.dtype, like=x)
-    new = set_at(x, values.astype(x.dtype), *tensors, index=static)
+def _setitem(x: EmberTensor, key, value, /):
+    given = value.dtype if isinstance(value, EmberTensor) else of_scalar(value) if isinstance(value, _SCALARS) else x.dtype
+    if _RANK[given.kind] > _RANK[x.dtype.kind]:
+        raise TypeError(f"index: expected values that {x.dtype} can hold, got {given}; cast one side with .astype(...)")
+    static, tensors = _parse(x, key)
+    if not isinstance(value, EmberTensor):
+        value = tensor(value, dtype=x.dtype, like=x)
+    new = set_at(x, value.astype(x.dtype), *tensors, index=static)
     x.data, x.node = new.data, new.node
 
 

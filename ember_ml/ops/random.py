@@ -80,7 +80,7 @@ def uniform(key: EmberTensor, shape=(), low: float = 0.0, high: float = 1.0, dty
 def normal(key: EmberTensor, shape=(), mean: float = 0.0, std: float = 1.0, dtype=dt.float32) -> EmberTensor:
     """Normal numbers: mean + std * sqrt(2) * erfinv(u), u uniform in (-1, 1)."""
     low = -1.0 + 2.0 ** -24
-    u = clip(uniform(key, shape) * (1.0 - low) + low, low=low, high=_BELOW_ONE)
+    u = clip(uniform(key, shape) * (1.0 - low) + low, min=low, max=_BELOW_ONE)
     return (erfinv(u) * (math.sqrt(2.0) * std) + mean).astype(dtype)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ember_ml.ops.creation import ones
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import conj, divide, exp, isfinite, log, sqrt, square, subtract, where
-from ember_ml.ops.shape import broadcast_to, reshape
+from ember_ml.ops.shape import broadcast_to, concat, cut, permute_dims, reshape
+from ember_ml.tensor.common.dtypes import accumulator
 
 
 def axes_of(x, axis) -> tuple[int, ...]:
@@ -29,10 +31,25 @@ def _count(x, axis) -> int:
     return n
 
 
-@op(vjp=(lambda g, _y, x, *, axis=None, keepdims=False: broadcast_to(_open(g, x, axis, keepdims), x.shape),), method=True)
-def sum(x, *, axis=None, keepdims=False):  # noqa: A001 - the standard's name
-    """Sum over `axis`; small integers and bools are summed as int32 (unsigned: uint32). Empty: 0."""
+@op(vjp=(lambda g, _y, x, *, axis=None, dtype=None, keepdims=False: broadcast_to(_open(g, x, axis, keepdims), x.shape),), method=True)
+def sum(x, *, axis=None, dtype=None, keepdims=False):  # noqa: A001 - the standard's name
+    """Sum over `axis`, in `dtype`; None: in x's, small integers and bools as int32 (unsigned: uint32). Empty: 0."""
     ...
+
+
+@op(method=True)
+def prod(x, *, axis=None, dtype=None, keepdims=False):
+    """Product over `axis`, in `dtype`; None as for `sum`. Empty: 1. The gradient holds at zeros too."""
+    x = x.astype(accumulator(x.dtype) if dtype is None else dtype)
+    kept = tuple(i for i in range(x.ndim) if i not in axes_of(x, axis))
+    order = (*kept, *axes_of(x, axis))
+    y = reshape(permute_dims(x, order), (*(x.shape[i] for i in kept), _count(x, axis)))
+    while y.shape[-1] > 1:                               # halves, pairwise: a division would not survive a zero
+        half = y.shape[-1] // 2
+        pairs = cut(y, 0, half, axis=-1) * cut(y, half, 2 * half, axis=-1)
+        y = pairs if y.shape[-1] == 2 * half else concat([pairs, cut(y, 2 * half, 2 * half + 1, axis=-1)], axis=-1)
+    y = reshape(y, y.shape[:-1]) if y.shape[-1] else ones(y.shape[:-1], dtype=y.dtype, like=y)
+    return reshape(y, tuple(1 if i in axes_of(x, axis) else n for i, n in enumerate(x.shape))) if keepdims else y
 
 
 @op(rule="float", method=True,
@@ -48,6 +65,12 @@ def var(x, *, axis=None, keepdims=False, correction=0):
     """Variance over `axis`: sum of squared deviations from the mean over (count - correction)."""
     centred = x - mean(x, axis=axis, keepdims=True)
     return sum(square(centred), axis=axis, keepdims=keepdims) / (_count(x, axis) - correction)
+
+
+@op(rule="float", method=True)
+def std(x, *, axis=None, keepdims=False, correction=0):
+    """Standard deviation over `axis`: the square root of `var`."""
+    return sqrt(var(x, axis=axis, keepdims=keepdims, correction=correction))
 
 
 def _extreme_grad(g, y, x, axis, keepdims):
@@ -71,6 +94,17 @@ def min(x, *, axis=None, keepdims=False):  # noqa: A001 - the standard's name
 def argmax(x, *, axis=None, keepdims=False):
     """int32 index of the first largest element along `axis` (an int), or of the flattened tensor for None."""
     ...
+
+
+@op(vjp=CONSTANT, method=True)
+def argmin(x, *, axis=None, keepdims=False):
+    """int32 index of the first smallest element along `axis` (an int), or of the flattened tensor for None."""
+    ...
+
+
+def count_nonzero(x, axis=None, keepdims: bool = False):
+    """int32 number of elements over `axis` that are not zero."""
+    return sum(x != 0 if x.dtype.kind != "bool" else x, axis=axis, keepdims=keepdims)
 
 
 @op(vjp=CONSTANT, method=True)

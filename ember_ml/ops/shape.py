@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ember_ml.errors import ShapeError
+from ember_ml.errors import AxisError, ShapeError
 from ember_ml.ops.declare import op
 from ember_ml.tensor import EmberTensor
 
 
-@op(vjp=(lambda g, _y, x, _shape: reshape(g, x.shape),))
-def reshape(x, shape):
-    """The same elements in row-major order under another shape; one length may be -1."""
+@op(vjp=(lambda g, _y, x, _shape: reshape(g, x.shape),), ignores=("copy",))
+def reshape(x, shape, *, copy=None):
+    """The same elements in row-major order under another shape; one length may be -1. No tensor is a view: copy changes nothing."""
     ...
 
 
@@ -41,18 +41,30 @@ def broadcast_to(x, shape):
     ...
 
 
-def expand_dims(x: EmberTensor, axis: int) -> EmberTensor:
-    """x with a new axis of length one at `axis` of the result."""
-    where = axis % (x.ndim + 1)
-    return reshape(x, x.shape[:where] + (1,) + x.shape[where:])
+def checked_axes(axis, ndim: int, name: str) -> tuple[int, ...]:
+    """`axis` (an int, a tuple of ints, None for all) as different non-negative ints. Raises AxisError."""
+    axes = tuple(range(ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) != len(axes):
+        raise AxisError(f"{name}: expected different axes in [{-ndim}, {ndim - 1}], got {axis}")
+    return tuple(a % ndim for a in axes)
 
 
-def squeeze(x: EmberTensor, axis: int) -> EmberTensor:
-    """x without the axis `axis`. Raises ShapeError if its length is not one."""
-    where = axis % x.ndim
-    if x.shape[where] != 1:
+def expand_dims(x: EmberTensor, axis: int | tuple[int, ...]) -> EmberTensor:
+    """x with new axes of length one at the places `axis` of the result."""
+    if type(axis) is int and -x.ndim - 1 <= axis <= x.ndim:
+        where = axis % (x.ndim + 1)
+        return reshape(x, x.shape[:where] + (1,) + x.shape[where:])
+    given = 1 if isinstance(axis, int) else len(axis)
+    new, old = checked_axes(axis, x.ndim + given, "expand_dims"), iter(x.shape)
+    return reshape(x, tuple(1 if i in new else next(old) for i in range(x.ndim + given)))
+
+
+def squeeze(x: EmberTensor, axis: int | tuple[int, ...]) -> EmberTensor:
+    """x without the axes `axis`. Raises ShapeError if the length of one is not one."""
+    gone = checked_axes(axis, x.ndim, "squeeze")
+    if any(x.shape[i] != 1 for i in gone):
         raise ShapeError(f"squeeze: expected an axis of length 1, got axis {axis} of shape {x.shape}")
-    return reshape(x, x.shape[:where] + x.shape[where + 1:])
+    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in gone))
 
 
 def _concat_grad(g, _y, *xs, axis=0):
@@ -70,8 +82,10 @@ def concat_all(*xs, axis=0):
     ...
 
 
-def concat(xs, axis: int = 0) -> EmberTensor:
-    """The tensors of a list, one after the other along an existing axis, in their common dtype."""
+def concat(xs, axis: int | None = 0) -> EmberTensor:
+    """The tensors of a list, one after the other along an existing axis (None: flattened), in their common dtype."""
+    if axis is None:
+        xs, axis = [reshape(x, (-1,)) for x in xs], 0
     return concat_all(*xs, axis=axis)
 
 
@@ -121,15 +135,9 @@ def pad(x, width):
     ...
 
 
-@op(vjp=(lambda g, _y, _x, *, axis: flip(g, axis=axis),))
-def flip(x, *, axis):
-    """x in reverse order along one axis."""
+@op(vjp=(lambda g, _y, _x, *, axis=None: flip(g, axis=axis),))
+def flip(x, *, axis=None):
+    """x in reverse order along an axis, a tuple of axes, or all of them for None."""
     ...
 
 
-def repeat(x: EmberTensor, times: int, axis: int) -> EmberTensor:
-    """Each element `times` times in a row along `axis`."""
-    axis %= x.ndim
-    opened = expand_dims(x, axis + 1)
-    shape = x.shape[:axis + 1] + (times,) + x.shape[axis + 1:]
-    return reshape(broadcast_to(opened, shape), x.shape[:axis] + (x.shape[axis] * times,) + x.shape[axis + 1:])

@@ -8,9 +8,9 @@ from ember_ml.ops.creation import arange, zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import where
-from ember_ml.ops.index import take_along_axis
+from ember_ml.ops.index import gather_along, take_along_axis
 from ember_ml.ops.reduce import argmax
-from ember_ml.ops.shape import cut, expand_dims, stack, swap_axes
+from ember_ml.ops.shape import checked_axes, cut, expand_dims, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 
 #: up to this k, taking the largest k times beats a sort
@@ -20,15 +20,16 @@ _PASSES = 16
 _LEAST = {"float32": -(2.0 - 2.0 ** -23) * 2.0 ** 127, "float64": -(2.0 - 2.0 ** -52) * 2.0 ** 1023}
 
 
-@op(vjp=CONSTANT)
-def argsort(x, *, axis=-1, descending=False):
-    """int32 indices that sort x along `axis`, stable: equal elements keep their order, descending too."""
+@op(vjp=CONSTANT, ignores=("stable",))
+def argsort(x, *, axis=-1, descending=False, stable=True):
+    """int32 indices that sort x along `axis`, always stable: equal elements keep their order, descending too."""
     ...
 
 
-def sort(x: EmberTensor, axis: int = -1, descending: bool = False) -> EmberTensor:
-    """x in order along `axis`."""
-    return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis)
+def sort(x: EmberTensor, axis: int = -1, descending: bool = False, stable: bool = True) -> EmberTensor:
+    """x in order along `axis`; always stable."""
+    (axis,) = checked_axes(axis, x.ndim, "sort")
+    return gather_along(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
 
 @op(vjp=CONSTANT, kernel=MOE_TOPK)

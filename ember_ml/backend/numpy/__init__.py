@@ -66,7 +66,19 @@ class ArrayModuleBackend(BackendBase):
             raise UnsupportedDevice(f"{self.name}: has no device {device!r}; expected cpu")
 
     def to_dlpack(self, x, **kw):
+        x = self.xp.asarray(x)
+        if self.xp is np and not x.flags.writeable and kw.get("max_version") is None:
+            x = x.copy()                                   # DLPack before 1.0 cannot say that memory is only to be read
         return x.__dlpack__(**kw)
+
+    def dlpack_device(self, x):
+        return self.xp.asarray(x).__dlpack_device__()
+
+    def share(self, x, device):
+        try:
+            return self.xp.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError):
+            return None
 
     def full(self, shape, value, dtype, device):
         self._check(device)
@@ -97,6 +109,18 @@ def read_values(data, dtype=None) -> np.ndarray:
     if array.dtype.kind == "i" and array.size and (array.max() > 2 ** 31 - 1 or array.min() < -2 ** 31):
         raise OverflowError(f"tensor: {array.max()} does not fit int32, the default; pass dtype='int64'")
     return array.astype(default)
+
+
+def read_dlpack(x) -> np.ndarray:
+    """The values of another library's array, wherever they are. Raises TypeError for what is no array."""
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(x).__name__}; use asarray")
+    try:
+        return np.array(np.from_dlpack(x, device="cpu"))
+    except (BufferError, RuntimeError, TypeError):
+        if hasattr(x, "backend"):                        # bfloat16, which NumPy's DLPack does not know
+            return x.numpy()
+        raise
 
 
 class NumpyRuntime:

@@ -6,7 +6,8 @@ promoted already). bfloat16 comes from ml_dtypes; where its NumPy functions wide
 
 from __future__ import annotations
 
-from ember_ml.backend.numpy import moe
+from ember_ml.backend.numpy import linalg, moe, search
+from ember_ml.tensor.common import dtypes as dt
 from ember_ml.tensor.common.index import fill
 
 
@@ -23,7 +24,35 @@ def build(xp, add_into) -> dict:
             return out if out.dtype == x.dtype else out.astype(x.dtype)
         return call
 
-    def small_sum(x, axis=None, keepdims=False):
+    def floor_divide(x, y):
+        """Where an operand is infinite, NumPy gives nan or -1 for what the standard defines as the quotient."""
+        out = xp.floor_divide(x, y)
+        if out.dtype.kind in "iu":
+            return out
+        return xp.where(xp.isinf(x) | xp.isinf(y), xp.divide(x, y), out)
+
+    def expm1(x):
+        """e^x - 1. NumPy's complex one loses the digits near 0, and turns infinite and signed zero parts into nan."""
+        if x.dtype.kind != "c":
+            return unary(xp.expm1)(x)
+        a, b = x.real, x.imag
+        half = xp.sin(b / 2)
+        real, imag = xp.expm1(a) * xp.cos(b) - 2 * half * half, xp.exp(a) * xp.sin(b)
+        real = xp.where(b == 0, xp.expm1(a) + 0.0, real)
+        imag = xp.where(b == 0, b, imag)
+        edge = xp.isinf(a) & ~xp.isfinite(b)                # nothing, or infinity, turned by no angle
+        real = xp.where(edge, xp.expm1(a), real)
+        return _complex(real, xp.where(edge, xp.where(a < 0, xp.zeros_like(a), xp.nan), imag), x.dtype)
+
+    def _complex(real, imag, dtype):
+        out = xp.empty(real.shape, dtype)                   # real + 1j * imag would make nan of an infinite part
+        out.real, out.imag = real, imag
+        return out
+
+    def small_sum(x, axis=None, dtype=None, keepdims=False):
+        if dtype is not None:
+            name = dt.dtype(dtype).name
+            return small_sum(x.astype(name), axis, None, keepdims).astype(name)
         kind, size = x.dtype.kind, x.dtype.itemsize
         wide = {"b": "int32", "i": "int32", "u": "uint32"}.get(kind) if size < 4 else None
         if kind == "V" or x.dtype.name == "bfloat16":
@@ -41,6 +70,13 @@ def build(xp, add_into) -> dict:
 
     def argmax(x, axis=None, keepdims=False):
         return xp.argmax(x, axis=axis, keepdims=keepdims).astype("int32")
+
+    def prod(x, axis=None, dtype=None, keepdims=False):
+        name = (dt.accumulator(dt.dtype(x.dtype)) if dtype is None else dt.dtype(dtype)).name
+        return xp.prod(x, axis=axis, dtype=name, keepdims=keepdims)
+
+    def argmin(x, axis=None, keepdims=False):
+        return xp.argmin(x, axis=axis, keepdims=keepdims).astype("int32")
 
     def argsort(x, axis=-1, descending=False):
         if not descending:
@@ -68,7 +104,7 @@ def build(xp, add_into) -> dict:
         return out
 
     def set_at(x, values, *tensors, index):
-        out = x.copy()
+        out = xp.array(x)                                # an array also where x is a number of NumPy's
         out[fill(index, tensors)] = values
         return out
 
@@ -78,8 +114,8 @@ def build(xp, add_into) -> dict:
         return out
 
     def transform(fn):
-        def call(x, n=None, axis=-1):
-            return fn(x, n=n, axis=axis)
+        def call(x, n=None, axis=-1, norm="backward"):
+            return fn(x, n=n, axis=axis, norm=norm)
         return call
 
     def astype(x, dtype):
@@ -88,30 +124,39 @@ def build(xp, add_into) -> dict:
     bits = _threefry(xp)
     return {
         "add": xp.add, "subtract": xp.subtract, "multiply": xp.multiply, "divide": xp.divide,
-        "floor_divide": xp.floor_divide, "remainder": xp.remainder, "pow": xp.power,
+        "floor_divide": floor_divide, "remainder": xp.remainder, "pow": xp.power,
         "maximum": xp.maximum, "minimum": xp.minimum, "negative": xp.negative, "abs": xp.abs,
-        "sign": unary(xp.sign), "sqrt": unary(xp.sqrt), "exp": unary(xp.exp), "exp2": unary(xp.exp2), "expm1": unary(xp.expm1),
+        "sign": unary(xp.sign), "sqrt": unary(xp.sqrt), "exp": unary(xp.exp), "exp2": unary(xp.exp2), "expm1": expm1,
         "log": unary(xp.log), "log1p": unary(xp.log1p), "atan2": xp.arctan2, "sin": unary(xp.sin), "cos": unary(xp.cos),
         "tanh": unary(xp.tanh), "floor": unary(xp.floor), "round": unary(xp.round),
+        "tan": unary(xp.tan), "asin": unary(xp.arcsin), "acos": unary(xp.arccos), "atan": unary(xp.arctan),
+        "sinh": unary(xp.sinh), "cosh": unary(xp.cosh), "asinh": unary(xp.arcsinh), "acosh": unary(xp.arccosh),
+        "atanh": unary(xp.arctanh), "hypot": xp.hypot, "log2": unary(xp.log2), "log10": unary(xp.log10),
+        "logaddexp": xp.logaddexp, "ceil": unary(xp.ceil), "trunc": unary(xp.trunc), "reciprocal": unary(xp.reciprocal),
+        "isinf": xp.isinf, "isnan": xp.isnan, "signbit": xp.signbit, "copysign": xp.copysign, "nextafter": xp.nextafter,
+        "bitwise_and": xp.bitwise_and, "bitwise_or": xp.bitwise_or, "bitwise_xor": xp.bitwise_xor,
+        "bitwise_left_shift": xp.left_shift, "bitwise_right_shift": xp.right_shift, "bitwise_invert": xp.invert,
+        "logical_xor": xp.logical_xor,
         "conj": lambda x: xp.conj(x) if x.dtype.kind == "c" else x,
         "real": lambda x: x.real.copy() if x.dtype.kind == "c" else x,
         "imag": lambda x: x.imag.copy(),
-        "complex": lambda x, y: (x + 1j * y).astype("complex128" if x.dtype.itemsize == 8 else "complex64"),
+        "complex": lambda x, y: _complex(*xp.broadcast_arrays(x, y), "complex128" if x.dtype.itemsize == 8 else "complex64"),
         "where": xp.where, "equal": xp.equal, "not_equal": xp.not_equal, "less": xp.less, "less_equal": xp.less_equal,
         "greater": xp.greater, "greater_equal": xp.greater_equal, "logical_and": xp.logical_and,
         "logical_or": xp.logical_or, "logical_not": xp.logical_not, "isfinite": xp.isfinite, "astype": astype,
         "sum": small_sum, "mean": mean, "max": xp.max, "min": xp.min, "argmax": argmax, "all": xp.all, "any": xp.any,
+        "prod": prod, "argmin": argmin, "cumprod": lambda x, axis=0: xp.cumprod(x, axis=axis, dtype=x.dtype),
         "cumsum": lambda x, axis=0: xp.cumsum(x, axis=axis, dtype=x.dtype),
         "reshape": xp.reshape, "permute_dims": xp.transpose, "broadcast_to": xp.broadcast_to,
         "concat_all": lambda *xs, axis=0: xp.concatenate(xs, axis=axis), "cut": cut, "pad": xp.pad,
-        "flip": lambda x, axis: xp.flip(x, axis=axis), "matmul": matmul,
+        "flip": lambda x, axis=None: xp.flip(x, axis=axis), "matmul": matmul,
         "take_axis": lambda x, i, axis=0: xp.take(x, i, axis=axis), "scatter_add": scatter_add,
         "gather_along": lambda x, i, axis: xp.take_along_axis(x, i.astype("int64"), axis=axis),
         "put_add_along_axis": put_add_along_axis,
         "get_at": lambda x, *tensors, index: x[fill(index, tensors)], "set_at": set_at, "add_at": add_at,
         "argsort": argsort, "fft": transform(xp.fft.fft), "ifft": transform(xp.fft.ifft),
         "rfft": transform(xp.fft.rfft), "irfft": transform(xp.fft.irfft),
-        **moe.build(xp), "random_bits": bits, "fold": lambda key, number: _fold(xp, key, number),
+        **moe.build(xp), **linalg.build(xp), **search.build(xp), "random_bits": bits, "fold": lambda key, number: _fold(xp, key, number),
     }
 
 

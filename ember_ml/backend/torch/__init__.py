@@ -8,7 +8,7 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import base, cuda, fftconv, moe, random, rnn, scan, state_dict
+from ember_ml.backend.torch import base, cuda, fftconv, linalg, moe, random, rnn, scan, state_dict
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
@@ -23,10 +23,11 @@ class TorchBackend(BackendBase):
 
     array_types = (torch.Tensor,)
     language = "cuda"
+    undeclared = frozenset((dt.uint16, dt.uint32, dt.uint64))   # torch adds and compares none of them
 
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
-        table = {**base.TABLE, **fftconv.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}
+        table = {**base.TABLE, **fftconv.TABLE, **linalg.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}
         super().__init__("torch", dtypes, table, TorchRuntime())
         torch.backends.cudnn.allow_tf32 = False
         self.weak_floats = self.inexact
@@ -78,6 +79,13 @@ class TorchBackend(BackendBase):
 
     def to_dlpack(self, x, **kw):
         return x.detach().__dlpack__(**kw)
+
+    def share(self, x, device):
+        try:
+            found = torch.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError):
+            return None
+        return found if found.device == self._device(device) else None
 
     def full(self, shape, value, dtype, device):
         return torch.full(shape, value, dtype=self.native_dtype(dtype), device=self._device(device))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ember_ml.tensor.common import dtypes as dt
 from ember_ml.tensor.common.index import fill
 
 
@@ -22,18 +23,58 @@ def _reduce(fn):
     return call
 
 
-def _sum(x, axis=None, keepdims=False):
-    small = {torch.bool: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32, torch.uint8: torch.uint32}
-    dtype = small.get(x.dtype, x.dtype)
-    if dtype is torch.uint32:                            # torch cannot add uint32: sum wider, then narrow
-        return torch.sum(x.to(torch.int64), _axes(x, axis), keepdim=keepdims).to(dtype)
-    return torch.sum(x, _axes(x, axis), keepdim=keepdims, dtype=dtype)
+#: torch adds and multiplies none of these: they are formed as int64, whose lower bits are theirs
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
-def _argmax(x, axis=None, keepdims=False):
-    if axis is None:
-        return torch.argmax(x).to(torch.int32)
-    return torch.argmax(x, axis, keepdim=keepdims).to(torch.int32)
+def _formed_in(x, dtype):
+    """(dtype of a sum or product, dtype that torch forms it in)."""
+    chosen = dt.accumulator(dt.dtype(str(x.dtype).removeprefix("torch."))) if dtype is None else dt.dtype(dtype)
+    native = getattr(torch, chosen.name)
+    return native, torch.int64 if native in _UNSIGNED else native
+
+
+def _sum(x, axis=None, dtype=None, keepdims=False):
+    native, wide = _formed_in(x, dtype)
+    return torch.sum(x.to(wide), _axes(x, axis), keepdim=keepdims, dtype=wide).to(native) if axis != () else x.to(native)
+
+
+def _place_of(fn):
+    def call(x, axis=None, keepdims=False):
+        if axis is None:
+            place = fn(x).to(torch.int32)
+            return place.reshape((1,) * x.ndim) if keepdims else place
+        return fn(x, axis, keepdim=keepdims).to(torch.int32)
+    return call
+
+
+def _prod(x, axis=None, dtype=None, keepdims=False):
+    """torch.prod takes one axis: the others are brought behind it."""
+    native, wide = _formed_in(x, dtype)
+    axes = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else _axes(x, axis)))
+    kept = [i for i in range(x.ndim) if i not in axes]
+    flat = x.permute(*kept, *axes).reshape([x.shape[i] for i in kept] + [math.prod(x.shape[i] for i in axes)])
+    y = torch.prod(flat.to(wide), -1, dtype=wide).to(native)
+    return y.reshape([1 if i in axes else n for i, n in enumerate(x.shape)]) if keepdims else y
+
+
+def _numbers(fn):
+    """Functions of two tensors that torch gives no number for either."""
+    def call(x, y):
+        if not isinstance(y, torch.Tensor):
+            y = torch.as_tensor(y, dtype=x.dtype, device=x.device)
+        elif not isinstance(x, torch.Tensor):
+            x = torch.as_tensor(x, dtype=y.dtype, device=y.device)
+        return fn(x, y)
+    return call
+
+
+def _shift(fn, out_of_range):
+    """Shifts by the width or more, which are undefined in C."""
+    def call(x, y):
+        bits = 8 * x.element_size()
+        return torch.where(y >= bits, out_of_range(x, bits), fn(x, torch.clamp(y, max=bits - 1)))
+    return _numbers(call)
 
 
 def _floats_only(fn):
@@ -114,11 +155,11 @@ def _depthwise(x, weight, bias=None, anticausal=False):
 
 
 def _transform(fn):
-    def call(x, n=None, axis=-1):
+    def call(x, n=None, axis=-1, norm="backward"):
         if x.numel() == 0:                               # MKL refuses a batch of nothing
             form = fn(torch.empty_like(x, device="meta"), n, axis)
             return torch.zeros(form.shape, dtype=form.dtype, device=x.device)
-        return fn(x, n, axis)
+        return fn(x, n, axis, norm)
     return call
 
 
@@ -174,15 +215,25 @@ TABLE = {
     "minimum": lambda x, y: torch.minimum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y),
     "negative": torch.neg, "abs": torch.abs, "sign": torch.sgn, "square": torch.square, "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p,
-    "atan2": torch.atan2, "sin": torch.sin, "cos": torch.cos, "tanh": torch.tanh, "erf": torch.erf, "erfinv": torch.erfinv,
+    "atan2": _numbers(torch.atan2), "sin": torch.sin, "cos": torch.cos, "tanh": torch.tanh, "erf": torch.erf, "erfinv": torch.erfinv,
     "floor": _floats_only(torch.floor), "round": _floats_only(torch.round),
+    "ceil": _floats_only(torch.ceil), "trunc": _floats_only(torch.trunc),
+    "tan": torch.tan, "asin": torch.asin, "acos": torch.acos, "atan": torch.atan, "sinh": torch.sinh, "cosh": torch.cosh,
+    "asinh": torch.asinh, "acosh": torch.acosh, "atanh": torch.atanh, "hypot": _numbers(torch.hypot), "log2": torch.log2,
+    "log10": torch.log10, "logaddexp": _numbers(torch.logaddexp), "reciprocal": torch.reciprocal, "isinf": torch.isinf,
+    "isnan": torch.isnan, "signbit": torch.signbit, "copysign": _numbers(torch.copysign), "nextafter": _numbers(torch.nextafter),
+    "bitwise_and": _numbers(torch.bitwise_and), "bitwise_or": _numbers(torch.bitwise_or),
+    "bitwise_xor": _numbers(torch.bitwise_xor), "bitwise_invert": torch.bitwise_not, "logical_xor": _numbers(torch.logical_xor),
+    "bitwise_left_shift": _shift(torch.bitwise_left_shift, lambda x, bits: torch.zeros_like(x)),
+    "bitwise_right_shift": _shift(torch.bitwise_right_shift, lambda x, bits: torch.bitwise_right_shift(x, bits - 1)),
     "conj": lambda x: torch.conj(x).resolve_conj() if x.is_complex() else x,
     "real": lambda x: torch.real(x).contiguous() if x.is_complex() else x,
     "imag": lambda x: torch.imag(x).contiguous(), "complex": torch.complex, "where": torch.where,
     "equal": torch.eq, "not_equal": torch.ne, "less": torch.lt, "less_equal": torch.le, "greater": torch.gt,
-    "greater_equal": torch.ge, "logical_and": torch.logical_and, "logical_or": torch.logical_or,
+    "greater_equal": torch.ge, "logical_and": _numbers(torch.logical_and), "logical_or": _numbers(torch.logical_or),
     "logical_not": torch.logical_not, "isfinite": torch.isfinite,
-    "sum": _sum, "mean": _reduce(torch.mean), "max": _reduce(torch.amax), "min": _reduce(torch.amin), "argmax": _argmax,
+    "sum": _sum, "mean": _reduce(torch.mean), "max": _reduce(torch.amax), "min": _reduce(torch.amin), "argmax": _place_of(torch.argmax),
+    "argmin": _place_of(torch.argmin), "prod": _prod, "cumprod": lambda x, axis=0: torch.cumprod(x, axis, dtype=x.dtype),
     "all": _reduce(lambda x, axis, keepdim=False: torch.all(x.bool(), axis, keepdim=keepdim)),
     "any": _reduce(lambda x, axis, keepdim=False: torch.any(x.bool(), axis, keepdim=keepdim)),
     "logsumexp": lambda x, axis=-1, keepdims=False: torch.logsumexp(x, _axes(x, axis), keepdim=keepdims),
@@ -193,7 +244,7 @@ TABLE = {
     "concat_all": lambda *xs, axis=0: torch.cat(xs, axis), "pad": _pad,
     "cut": lambda x, start, stop, axis=0: torch.narrow(x, axis, start, stop - start),
     "split_all": lambda x, sizes, axis=0: tuple(torch.split(x, sizes, axis)),
-    "flip": lambda x, axis: torch.flip(x, (axis,)), "matmul": matmul,
+    "flip": lambda x, axis=None: torch.flip(x, (axis,) if isinstance(axis, int) else _axes(x, axis)), "matmul": matmul,
     "take_axis": _take, "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: torch.take_along_dim(x, i.long(), axis),
     "put_add_along_axis": lambda x, i, u, axis: torch.scatter_add(x, axis, i.long(), u.to(x.dtype)),

@@ -33,7 +33,7 @@ class Schedule:
     def __call__(self, step: EmberTensor) -> EmberTensor:
         """Rate of the update number `step` (int32 scalar, from 0): float32 scalar."""
         s = step.astype(dt.float32)
-        p = clip((s - self.warmup) / max(self.total - self.warmup, 1), low=0.0, high=1.0)
+        p = clip((s - self.warmup) / max(self.total - self.warmup, 1), min=0.0, max=1.0)
         fall = {"cosine": lambda: 0.5 * (1.0 + cos(p * math.pi)), "linear": lambda: 1.0 - p,
                 "constant": lambda: p * 0.0 + 1.0}[self.shape]()
         rate = self.floor + (self.peak - self.floor) * fall

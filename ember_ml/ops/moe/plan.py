@@ -97,7 +97,7 @@ def moe_plan(ids: EmberTensor, num_experts: int, complete: bool = True, block: i
             bad = smallest(ids).item() if smallest(ids).item() < 0 else largest(ids).item()
             raise IndexError(f"moe_plan: expected ids in [0, {last}], got {bad}")
     else:
-        ids = clip(ids, low=0, high=last)
+        ids = clip(ids, min=0, max=last)
     block = block or ids.backend.grouped_block(ids.size, num_experts)
     rows = ids.size if block == 1 else (-(-ids.size // block) + num_experts) * block
     order, inverse, offsets = moe_plan_rows(stop_gradient(ids).astype(dt.int32), experts=num_experts, block=block, rows=rows)

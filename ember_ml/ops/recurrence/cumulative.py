@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
-from ember_ml.ops.creation import arange, zeros
+from ember_ml.errors import ShapeError
+from ember_ml.ops.creation import arange, full, zeros
 from ember_ml.ops.declare import op
-from ember_ml.ops.elementwise import abs, exp, isfinite, log1p, logical_or, maximum, where
+from ember_ml.ops.elementwise import abs, exp, isfinite, log1p, logical_or, maximum, multiply, not_equal, where
 from ember_ml.ops.index import put_add_along_axis
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows
 from ember_ml.ops.shape import broadcast_to, concat, cut, flip, permute_dims, reshape
+from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common.dtypes import accumulator
 
 
 @op(vjp=(lambda g, _y, _x, *, axis=0: flip(cumsum(flip(g, axis=axis), axis=axis), axis=axis),), method=True)
 def cumsum(x, *, axis=0):
     """Running sum along `axis`: y[i] = x[0] + ... + x[i]."""
     ...
+
+
+@op(method=True)
+def cumprod(x, *, axis=0):
+    """Running product along `axis`: y[i] = x[0] ... x[i]. The gradient holds at zeros too."""
+    return _doubling(x, axis, multiply)
+
+
+def _whole(x, axis, dtype):
+    """x in the dtype that it is accumulated in, and the axis; None is the only one."""
+    if axis is None and x.ndim > 1:
+        raise ShapeError(f"cumulative: expected an axis for a tensor of {x.ndim} axes, got axis=None")
+    return x.astype(accumulator(x.dtype) if dtype is None else dtype), 0 if axis is None else axis
+
+
+def _from(x, y, axis, start):
+    """y with a first element `start`."""
+    first = tuple(1 if i == axis % x.ndim else n for i, n in enumerate(x.shape))
+    return concat([full(first, start, dtype=y.dtype, like=y), y], axis=axis)
+
+
+def cumulative_sum(x: EmberTensor, axis: int | None = None, dtype=None, include_initial: bool = False) -> EmberTensor:
+    """Running sum along `axis` (None: the only one) in `dtype` (None: as `sum`), begun with a 0 of its own if `include_initial`."""
+    x, axis = _whole(x, axis, dtype)
+    y = cumsum(x, axis=axis)
+    return _from(x, y, axis, 0) if include_initial else y
+
+
+def cumulative_prod(x: EmberTensor, axis: int | None = None, dtype=None, include_initial: bool = False) -> EmberTensor:
+    """Running product along `axis` (None: the only one) in `dtype` (None: as `sum`), begun with a 1 if `include_initial`."""
+    x, axis = _whole(x, axis, dtype)
+    y = cumprod(x, axis=axis)
+    return _from(x, y, axis, 1) if include_initial else y
+
+
+def diff(x: EmberTensor, axis: int = -1, n: int = 1, prepend: EmberTensor | None = None, append: EmberTensor | None = None) -> EmberTensor:
+    """Differences y[i] = x[i + 1] - x[i] along `axis`, taken n times, of x with `prepend` before and `append` behind it."""
+    if n < 0:
+        raise ValueError(f"diff: expected n of at least 0, got {n}")
+    parts = [p for p in (prepend, x, append) if p is not None]
+    x = concat(parts, axis=axis) if len(parts) > 1 else x
+    for _ in range(n):
+        length = x.shape[axis]
+        after, before = cut(x, min(1, length), length, axis=axis), cut(x, 0, max(length - 1, 0), axis=axis)
+        x = not_equal(after, before) if x.dtype.kind == "bool" else after - before
+    return x
 
 
 def _doubling(x, axis, combine):

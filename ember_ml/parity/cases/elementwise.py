@@ -53,6 +53,6 @@ for _name, _expect in {"logical_and": np.logical_and, "logical_or": np.logical_o
 row("logical_not", ops.logical_not, [ints(5) > 1], np.logical_not, (), empty=(0,), scalar=True)
 row("where", ops.where, [ints(3, 4) > 2, X, Y], np.where, also="ic", empty=(0, 1, 2), scalar=True)
 row("where", lambda c, x: ops.where(c, x, 0.0), [ints(3, 4) > 2, X], lambda c, x: np.where(c, x, 0.0), label="number", empty=(0, 1))
-row("clip", lambda x: ops.clip(x, low=-0.9, high=1.1), [X], lambda x: np.clip(x, -0.9, 1.1), empty=(0,), scalar=True)
+row("clip", lambda x: ops.clip(x, min=-0.9, max=1.1), [X], lambda x: np.clip(x, -0.9, 1.1), empty=(0,), scalar=True)
 row("astype", lambda x: x.astype("float32") * 1.0, [X], lambda x: x, empty=(0,), scalar=True,
     result={**WIDENED, "float64": "float32"})

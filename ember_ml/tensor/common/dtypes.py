@@ -100,6 +100,13 @@ def promote(a: DType, b: DType) -> DType:
     return high
 
 
+def accumulator(d: DType) -> DType:
+    """The dtype in which sums and products of `d` are formed: small integers and bools in 32 bits, all others in their own."""
+    if d.is_inexact or d.bits >= 32:
+        return d
+    return uint32 if d.kind == "uint" else int32
+
+
 def of_scalar(value) -> DType:
     """The default dtype of a Python scalar: bool, int32, float32 or complex64."""
     return _BY_PYTHON[bool if isinstance(value, bool) else int if isinstance(value, int)

@@ -29,6 +29,12 @@ def _array(x: EmberTensor, dtype=None, copy=None):
     return out if dtype is None else out.astype(dtype)
 
 
+def _dlpack(x: EmberTensor, *, stream=None, max_version=None, dl_device=None, copy=None):
+    """A DLPack capsule of the tensor's own memory, where that is asked for and possible: who writes to it changes the tensor."""
+    return x.backend.to_dlpack(x.data, **{k: v for k, v in (
+        ("stream", stream), ("max_version", max_version), ("dl_device", dl_device), ("copy", copy)) if v is not None})
+
+
 def _index(x: EmberTensor) -> int:
     if not (x.dtype.is_integer and x.ndim == 0):
         raise TypeError(f"index: expected an integer scalar tensor, got dtype {x.dtype} and shape {x.shape}")
@@ -44,5 +50,5 @@ EmberTensor.__int__ = lambda x: int(item(x))
 EmberTensor.__float__ = lambda x: float(item(x))
 EmberTensor.__complex__ = lambda x: complex(item(x))
 EmberTensor.__bool__ = lambda x: bool(item(x))
-EmberTensor.__dlpack__ = lambda x, **kw: x.backend.to_dlpack(x.data, **kw)
-EmberTensor.__dlpack_device__ = lambda x: x.data.__dlpack_device__()
+EmberTensor.__dlpack__ = _dlpack
+EmberTensor.__dlpack_device__ = lambda x: x.backend.dlpack_device(x.data)

@@ -91,7 +91,7 @@ class Mamba2(SequenceMixer):
                    zip(split(u, self.widths, axis=-1), (c.head_dim, c.d_state, c.d_state)))
         dt = softplus(dt + self.dt_bias)
         if c.dt_limit is not None:
-            dt = clip(dt, low=c.dt_limit[0], high=c.dt_limit[1] if math.isfinite(c.dt_limit[1]) else None)
+            dt = clip(dt, min=c.dt_limit[0], max=c.dt_limit[1] if math.isfinite(c.dt_limit[1]) else None)
         dt = expand_dims(dt, -1)
         y, S = linear_attention(C, B, v * dt, dt * -expand_dims(exp(self.A_log), -1), initial=None if state is None else state["S"],
                                 reset=resets(), chunk=c.chunk)

@@ -77,7 +77,7 @@ class RGLRU(SequenceMixer):
         gate = gelu_tanh(self.y_proj(x))
         u, conv = self.conv(self.x_proj(x), None if state is None else state["conv"])
         log_a = self._gate(u, self.recurrence_gate, self.recurrence_bias) * (-SHARPNESS * softplus(self.decay))
-        factor = sqrt(clip(-expm1(log_a * 2.0), low=LEAST))
+        factor = sqrt(clip(-expm1(log_a * 2.0), min=LEAST))
         first = cut(factor, 0, 1, axis=1)
         first = first.ones_like() if state is None else 1.0 + (first - 1.0) * expand_dims(state["started"], -1).astype(x.dtype)
         factor, reset = concat([first, cut(factor, 1, x.shape[1], axis=1)], axis=1), resets()

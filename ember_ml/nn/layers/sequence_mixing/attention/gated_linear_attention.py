@@ -78,7 +78,7 @@ class GatedLinearAttention(SequenceMixer):
 
         q, k, v = heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x))
         decay = softplus(-self.decay_up(self.decay_down(x))) * (-1.0 / c.decay_scale)
-        decay = heads(decay if c.decay_floor is None else clip(decay, low=c.decay_floor))
+        decay = heads(decay if c.decay_floor is None else clip(decay, min=c.decay_floor))
         o, after = linear_attention(q, k, v, decay, initial=state, scale=1.0 / math.sqrt(k.shape[-1]), reset=resets())
         o = reshape(self.norm(o), (B, L, -1)) * ACTIVATIONS[c.gate](self.g_proj(x))
         return self.o_proj(o), None if state is None else after
