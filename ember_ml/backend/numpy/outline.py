@@ -15,16 +15,21 @@ from ember_ml.errors import ShapeError
 
 #: natives that work element by element, so that arrays of one number give an array of one number
 ELEMENTWISE = frozenset(
-    "abs add astype atan2 complex conj cos divide equal erf erfinv exp exp2 expm1 floor floor_divide greater greater_equal imag isfinite less "
-    "less_equal log log1p logical_and logical_not logical_or maximum minimum multiply negative not_equal pow real remainder round sign "
-    "sin sqrt subtract tanh where".split())
+    "abs acos acosh add asin asinh astype atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift bitwise_or bitwise_right_shift "
+    "bitwise_xor ceil complex conj copysign cos cosh divide equal erf erfinv exp exp2 expm1 floor floor_divide greater greater_equal hypot "
+    "imag isfinite isinf isnan less less_equal log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum "
+    "multiply negative nextafter not_equal pow real remainder round sign signbit sin sinh sqrt subtract tan tanh trunc where".split())
 #: ... that move values and compute nothing
 MOVES = frozenset(
     "argsort broadcast_to concat_all cut flip fold gather_along get_at pad permute_dims reshape set_at take_axis put_add_along_axis "
     "scatter_add add_at random_bits".split())
 #: ... that read each element once
-READS = frozenset("all any argmax cummax cumsum max mean min sum".split())
+READS = frozenset("all any argmax argmin cummax cumsum max mean min sum".split())
 TRANSFORMS = frozenset("fft ifft irfft rfft".split())
+#: ... of whole matrices, or whose result's shape depends on values: run as they are, and not counted
+WHOLE = frozenset(
+    "cholesky_lower det eig_parts eigh_parts inv nonzero_places qr_parts searchsorted_rows slogdet_parts solve_rows svd_parts "
+    "unique_parts".split())
 
 
 class Outline(ArrayModuleBackend):
@@ -46,7 +51,7 @@ class Outline(ArrayModuleBackend):
         super().__init__("numpy", np, NumpyRuntime())
         from ember_ml.backend.numpy import backend
         self.limit, self.left, self.flops = limit, budget, 0.0
-        wrap = {**dict.fromkeys(ELEMENTWISE, self._each), **dict.fromkeys(MOVES | READS | TRANSFORMS, self._real)}
+        wrap = {**dict.fromkeys(ELEMENTWISE, self._each), **dict.fromkeys(MOVES | READS | TRANSFORMS | WHOLE, self._real)}
         self.table = {name: wrap[name](name, backend.table[name]) for name in wrap if name in backend.table}
         self.table["matmul"] = self._matmul
         self.table["grouped_rows"] = lambda x, w, offsets, **_: self._product((x.shape[0], w.shape[1]), x.shape[1], x, w)
