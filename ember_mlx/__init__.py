@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import mlx.core as mx
-import numpy as np
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
 from ember_mlx import fftconv, kernels, linalg
+from ember_mlx.host import from_numpy, to_numpy
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
 
@@ -56,17 +55,10 @@ class MlxBackend(BackendBase):
         wanted = dtype or dt.dtype(array.dtype)
         native = self.native_dtype(wanted)
         self._check(device)
-        array = np.asarray(array, order="C")             # MLX reads no array with negative strides
-        if array.dtype.name == "bfloat16":               # NumPy's bfloat16 has no buffer protocol: the same bits
-            return mx.array(array.view(np.uint16)).view(mx.bfloat16).astype(native)
-        if dt.dtype(array.dtype) not in self.dtypes:     # float64 into an explicitly chosen smaller dtype
-            array = array.astype(np.complex64 if array.dtype.kind == "c" else np.float32)
-        return mx.array(array).astype(native)
+        return from_numpy(array).astype(native)
 
     def to_numpy(self, x):
-        if x.dtype == mx.bfloat16:
-            return np.array(x.view(mx.uint16)).view(ml_dtypes.bfloat16)
-        return np.array(x)
+        return to_numpy(x)
 
     def to_device(self, x, device: str):
         self._check(device)
@@ -74,7 +66,7 @@ class MlxBackend(BackendBase):
 
     def to_dlpack(self, x, stream=None, max_version=None, dl_device=None, copy=None):
         if copy or dl_device not in (None, x.__dlpack_device__()):
-            return np.array(x).__dlpack__(max_version=max_version, dl_device=dl_device)
+            return to_numpy(x).__dlpack__(max_version=max_version, dl_device=dl_device)
         return x.__dlpack__()
 
     def share(self, x, device):

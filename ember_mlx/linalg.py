@@ -1,40 +1,24 @@
-"""Factorizations, search and sets on MLX: its own on the CPU, and what it lacks through NumPy, all of that in this file.
+"""Factorizations, search and sets on MLX: its own on the CPU, and what it lacks through NumPy (see `host`).
 
 MLX factorizes on the CPU only (memory is shared), real matrices and, for eigenvalues and singular values, complex ones. Results whose
-shape depends on values have no form on a lazy engine. What goes through NumPy waits for its input, and cannot be compiled.
+shape depends on values have no form on a lazy engine.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
-import numpy as np
 
-from ember_ml.backend.numpy import backend as reference
-
-_NARROW = {"float64": "float32", "complex128": "complex64"}
-
-
-def _through_numpy(name):
-    """The NumPy engine's function of that op, on copies of the values."""
-    def back(array):
-        array = np.ascontiguousarray(array)
-        return mx.array(array.astype(_NARROW.get(array.dtype.name, array.dtype)))
-
-    def call(*args, **kw):
-        out = reference.table[name](*(np.array(a) if isinstance(a, mx.array) else a for a in args), **kw)
-        return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
-    return call
-
+from ember_mlx.host import through_numpy
 
 def _real(fn, name):
     """MLX's function for real matrices, NumPy's for complex ones."""
-    host = _through_numpy(name)
+    host = through_numpy(name)
     return lambda *args, **kw: host(*args, **kw) if args[0].dtype == mx.complex64 else fn(*args, **kw)
 
 
 def _qr(x, complete=False):
     """MLX has the reduced form only."""
-    return _through_numpy("qr_parts")(x, complete=True) if complete else tuple(mx.linalg.qr(x, stream=mx.cpu))
+    return through_numpy("qr_parts")(x, complete=True) if complete else tuple(mx.linalg.qr(x, stream=mx.cpu))
 
 
 def _solve(a, b):
@@ -60,5 +44,5 @@ TABLE = {
     "solve_rows": _real(_solve, "solve_rows"),
     "eigh_parts": lambda x: tuple(mx.linalg.eigh(x, stream=mx.cpu)), "eig_parts": lambda x: tuple(mx.linalg.eig(x, stream=mx.cpu)),
     "qr_parts": _real(_qr, "qr_parts"), "svd_parts": _svd,
-    **{name: _through_numpy(name) for name in HOST},
+    **{name: through_numpy(name) for name in HOST},
 }

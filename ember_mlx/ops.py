@@ -47,6 +47,33 @@ def _signbit(x):
     return (x.view(bits) >> (8 * x.itemsize - 1)).astype(mx.bool_)
 
 
+def _expm1(x):
+    """MLX has no complex one: (e^a cos b - 1) + i e^a sin b, where 1 - cos b = 2 sin^2(b / 2) keeps the digits near 0."""
+    if not _is_complex(x):
+        return mx.expm1(x)
+    a, b = mx.real(x), mx.imag(x)
+    one, half, flat = mx.expm1(a), mx.sin(0.5 * b), b == 0
+    edge = mx.isinf(a) & ~mx.isfinite(b)                 # nothing, or infinity, turned by no angle
+    real = mx.where(flat | edge, one + 0.0, one * mx.cos(b) - 2.0 * half * half)
+    imag = mx.where(flat, b, mx.where(edge, mx.where(a < 0, 0.0, math.nan), mx.exp(a) * mx.sin(b)))
+    return _beside(real, imag)
+
+
+@mx.custom_function
+def _beside(x, y):
+    """x + i y side by side in memory: x + 1j * inf is nan + i inf in MLX."""
+    return mx.stack([x, y], axis=-1).view(mx.complex64).reshape(x.shape)
+
+
+@_beside.vjp
+def _beside_vjp(primals, g, out):
+    return mx.real(g), mx.imag(g)
+
+
+def _complex(x, y):
+    return x.astype(mx.complex64) + y.astype(mx.complex64) * 1j
+
+
 def _copysign(x, y):
     """MLX has none."""
     x, y = _arrays(x, y)
@@ -310,7 +337,7 @@ TABLE = {
     "add": mx.add, "subtract": mx.subtract, "multiply": mx.multiply, "divide": mx.divide,
     "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": _pow, "maximum": mx.maximum,
     "minimum": mx.minimum, "negative": mx.negative, "abs": mx.abs, "sign": _sign, "square": mx.square,
-    "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": mx.expm1, "log": mx.log, "log1p": mx.log1p,
+    "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": _expm1, "log": mx.log, "log1p": mx.log1p,
     "atan2": mx.arctan2, "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
     "floor": _keep(mx.floor), "round": _keep(mx.round),
     "ceil": _keep(mx.ceil), "trunc": _keep(mx.trunc), "tan": mx.tan, "asin": mx.arcsin, "acos": mx.arccos, "atan": mx.arctan,
@@ -320,11 +347,11 @@ TABLE = {
     "bitwise_xor": mx.bitwise_xor, "bitwise_invert": mx.bitwise_invert, "logical_xor": mx.logical_xor,
     "bitwise_left_shift": _shift(mx.left_shift, False), "bitwise_right_shift": _shift(mx.right_shift, True),
     "conj": lambda x: mx.conj(x) if _is_complex(x) else x, "real": lambda x: mx.real(x) if _is_complex(x) else x,
-    "imag": mx.imag, "complex": lambda x, y: x.astype(mx.complex64) + y.astype(mx.complex64) * 1j,
+    "imag": mx.imag, "complex": _complex,
     "where": mx.where, "equal": mx.equal, "not_equal": mx.not_equal, "less": mx.less, "less_equal": mx.less_equal,
     "greater": mx.greater, "greater_equal": mx.greater_equal, "logical_and": mx.logical_and,
     "logical_or": mx.logical_or, "logical_not": mx.logical_not, "isfinite": mx.isfinite,
-    "sum": _accumulate(mx.sum), "prod": _accumulate(mx.prod), "cumprod": lambda x, axis=0: mx.cumprod(x, axis=axis),
+    "sum": _accumulate(mx.sum), "prod": _accumulate(mx.prod),
     "mean": _mean, "max": mx.max, "min": mx.min, "argmax": _place_of(mx.argmax), "argmin": _place_of(mx.argmin),
     "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False), "logsumexp": _logsumexp,
     "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis), "cummax": lambda x, axis=0: mx.cummax(x, axis=axis),
