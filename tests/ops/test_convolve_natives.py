@@ -10,7 +10,8 @@ from ember_ml.backend import right_angle
 from ember_ml.ops.convolve import convolve_grad, convolve_rows
 
 RNG = np.random.default_rng(5)
-MODULES = {"numpy": "ember_ml.backend.numpy.fftconv", "torch": "ember_ml.backend.torch.fftconv", "mlx": "ember_mlx.fftconv"}
+_NUMPY = "ember_ml.backend.numpy.fftconv"
+MODULES = {"numpy": [_NUMPY], "torch": [_NUMPY, "ember_ml.backend.torch.fftconv"], "mlx": ["ember_mlx.fftconv"]}
 
 
 def definition(x, k, D=None, k_reverse=None):
@@ -29,12 +30,11 @@ def definition(x, k, D=None, k_reverse=None):
 @pytest.fixture
 def blockwise(backend, monkeypatch):
     """The current engine with its long-row ways forced upon short rows, a few rows a block, on several threads."""
-    module = importlib.import_module(MODULES[backend])
-    for name, value in {"LONG": 0, "BLOCK": 80, "ROWS": 1, "ALONE": 0}.items():
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, value)
-    if backend == "numpy":
-        monkeypatch.setattr(module, "cores", lambda: 3)
+    modules = [importlib.import_module(name) for name in MODULES[backend]]
+    for module in modules:
+        for name, value in {"LONG": 0, "BLOCK": 80, "ROWS": 1, "ALONE": 0, "cores": lambda: 3}.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     return backend
 
 
