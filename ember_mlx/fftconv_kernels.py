@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from functools import cache, lru_cache
 
 import mlx.core as mx
 
 from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import source_text
-from ember_ml.kernels.fftconv import Plan
+from ember_ml.kernels.fftconv import LongPlan, Plan
 
 
 @cache
-def _kernel(name: str, plan: Plan, options: int, inputs: tuple[str, ...], outputs: tuple[str, ...], arguments: str):
+def _kernel(name: str, template: str, shared: int, inputs: tuple[str, ...], outputs: tuple[str, ...], arguments: str):
     """One kernel. MLX compiles by the name, so that it says all that the text depends on."""
-    own = f"{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}"
-    source = (f"threadgroup float2 shared[{plan.rows * plan.row_floats // 2}]; fftconv::{name}<fftconv::Plan<{own}>>({arguments}, "
-              "(threadgroup float*)shared, threadgroup_position_in_grid.x, thread_position_in_threadgroup.x);")
-    return mx.fast.metal_kernel(
-        name=f"fftconv_{name}_{own.replace(', ', '_')}", input_names=inputs, output_names=outputs, source=source,
-        header=source_text("metal", "fftconv"), ensure_row_contiguous=False)
+    memory = f"threadgroup float2 shared[{shared // 2}]; " if shared else ""
+    source = (f"{memory}fftconv::{name}<{template}>({arguments}, {'(threadgroup float*)shared, ' if shared else ''}"
+              "threadgroup_position_in_grid.x, thread_position_in_threadgroup.x);")
+    own = re.sub(r"\W+", "_", template.replace("fftconv::", "")).strip("_")
+    return mx.fast.metal_kernel(name=f"fftconv_{name}_{own}", input_names=inputs, output_names=outputs, source=source,
+                                header=source_text("metal", "fftconv"), ensure_row_contiguous=False)
 
 
-def _launch(name, plan, options, units, inputs: dict, outputs: dict, arguments: str) -> list[mx.array]:
+def _launch(name, template, shared, groups, threads, inputs: dict, outputs: dict, arguments: str) -> list[mx.array]:
     """Arrays of the (shape, dtype) in `outputs`; `arguments` is how the function is called, with the inputs' names."""
-    kernel = _kernel(name, plan, options, tuple(inputs), tuple(outputs), arguments)
+    given = {n: _number(x) if isinstance(x, int) else x for n, x in inputs.items()}
     shapes, dtypes = zip(*outputs.values())
-    return kernel(inputs=list(inputs.values()), grid=(-(-units // plan.rows) * plan.threads, 1, 1),
-                  threadgroup=(plan.threads, 1, 1), output_shapes=list(shapes), output_dtypes=list(dtypes))
+    return _kernel(name, template, shared, tuple(given), tuple(outputs), arguments)(
+        inputs=list(given.values()), grid=(groups * threads, 1, 1), threadgroup=(threads, 1, 1), output_shapes=list(shapes),
+        output_dtypes=list(dtypes))
+
+
+@lru_cache(maxsize=256)
+def _number(value: int) -> mx.array:
+    return mx.array(value, mx.uint32)
+
+
+def _own(plan: Plan, options: int, outer: int = 0) -> str:
+    more = f", {outer}" if outer else ""
+    return f"fftconv::Plan<{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}{more}>"
+
+
+def _launch_rows(name, plan: Plan, options, units, inputs, outputs, arguments) -> list[mx.array]:
+    """A kernel of rows that fit into a threadgroup."""
+    return _launch(name, _own(plan, options), plan.rows * plan.row_floats, -(-units // plan.rows), plan.threads, inputs, outputs,
+                   arguments)
 
 
 @cache
-def _table(passes: tuple[int, ...]) -> mx.array:
-    return mx.array(plans.factors(passes), mx.float32)
+def _table(passes: tuple[int, ...], outer: int = 0) -> mx.array:
+    return mx.array(plans.factors(passes, outer), mx.float32)
+
+
+@cache
+def _column_table(outer: int, log_inner: int) -> mx.array:
+    return mx.array(plans.column_factors(outer, log_inner), mx.float32)
 
 
 def _floats(x: mx.array | None) -> mx.array | None:
@@ -49,22 +72,26 @@ def _strides(name: str) -> str:
 
 def spectrum(plan: Plan, k: mx.array, k_reverse: mx.array | None) -> mx.array:
     """The filters' transform (H, M, 2) in the order in which the plan's kernels read it."""
+    if isinstance(plan, LongPlan):
+        return _Long(plan).spectrum(_floats(k), _floats(k_reverse))
     inputs = _there(k=_floats(k), k_reverse=_floats(k_reverse), table=_table(plan.passes))
     reverse = "k" if k_reverse is None else "k_reverse"
     options = plans.FOLD | plans.RAGGED | (0 if k_reverse is None else plans.REVERSE)
-    out, = _launch("spectrum", plan, options, k.shape[0], inputs, {"out": ((k.shape[0], plan.m, 2), mx.float32)},
-                   f"k, {reverse}, table, out, uint(k_shape[0]), int(k_shape[1]), int({reverse}_shape[1])")
+    out, = _launch_rows("spectrum", plan, options, k.shape[0], inputs, {"out": ((k.shape[0], plan.m, 2), mx.float32)},
+                        f"k, {reverse}, table, out, uint(k_shape[0]), int(k_shape[1]), int({reverse}_shape[1])")
     return out
 
 
 def forward(plan: Plan, u, f, D=None, v=None, q=None, mask=None, gelu=False) -> mx.array:
     """y of `fftconv` for a spectrum f of `spectrum`."""
     options = plans.options(plan, u.shape[2], v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    if isinstance(plan, LongPlan):
+        return _Long(plan, options).forward(u, f, _floats(D), v, q, _floats(mask))
     inputs = _there(u=u, v=v, q=q, f=f, D=_floats(D), mask=_floats(mask), table=_table(plan.passes))
     v_, q_, D_, mask_ = (name if name in inputs else other for name, other in (("v", "u"), ("q", "u"), ("D", "f"), ("mask", "f")))
-    y, = _launch("forward", plan, options, u.shape[0] * u.shape[1], inputs, {"y": (u.shape, u.dtype)},
-                 f"u, {v_}, {q_}, f, {D_}, {mask_}, table, y, uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), "
-                 f"{_strides('u')}, {_strides(v_)}, {_strides(q_)}")
+    y, = _launch_rows("forward", plan, options, u.shape[0] * u.shape[1], inputs, {"y": (u.shape, u.dtype)},
+                      f"u, {v_}, {q_}, f, {D_}, {mask_}, table, y, uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), "
+                      f"{_strides('u')}, {_strides(v_)}, {_strides(q_)}")
     return y
 
 
@@ -72,26 +99,112 @@ def backward(plan: Plan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, 
     """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
     batch, heads, length = u.shape
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    if isinstance(plan, LongPlan):
+        return _Long(plan, options).backward(g, u, f, taps, taps_reverse, _floats(D), v, q, _floats(mask))
     parts, table = plan.parts(batch, heads), _table(plan.passes)
-    inputs = _there(g=g, u=u, v=v, q=q, f=f, D=_floats(D), mask=_floats(mask), table=table)
+    inputs = {**_there(g=g, u=u, v=v, q=q, f=f, D=_floats(D), mask=_floats(mask)), "table": table, "parts": parts}
     v_, q_, D_, mask_ = (name if name in inputs else other for name, other in (("v", "u"), ("q", "u"), ("D", "f"), ("mask", "f")))
     space = ((heads, parts, plan.m, 2), mx.float32)
     rows = {name: (u.shape, u.dtype) for name, x in (("du", u), ("dv", v), ("dq", q)) if x is not None}
-    found = _launch("backward", plan, options, heads * parts, inputs, {**rows, "partial": space, "kept": space},
-                    f"g, u, {v_}, {q_}, f, {D_}, {mask_}, table, du, {'du' if v is None else 'dv'}, {'du' if q is None else 'dq'}, "
-                    f"partial, kept, uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), {parts}u, {_strides('g')}, "
-                    f"{_strides('u')}, {_strides(v_)}, {_strides(q_)}")
+    found = _launch_rows(
+        "backward", plan, options, heads * parts, inputs, {**rows, "partial": space, "kept": space},
+        f"g, u, {v_}, {q_}, f, {D_}, {mask_}, table, du, {'du' if v is None else 'dv'}, {'du' if q is None else 'dq'}, partial, kept, "
+        f"uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), parts, {_strides('g')}, {_strides('u')}, {_strides(v_)}, {_strides(q_)}")
     found = dict(zip((*rows, "partial"), found))
     filters = {"dk": ((heads, taps), mx.float32)}
     if taps_reverse:
         filters["dk_reverse"] = ((heads, taps_reverse), mx.float32)
     dk = [None, None]
     if taps:
-        dk[:len(filters)] = _launch(
+        numbers = {"heads": heads, "taps": taps, "taps_reverse": taps_reverse, "parts": parts}
+        dk[:len(filters)] = _launch_rows(
             "filter_grad", plan, plans.FOLD | plans.RAGGED | (plans.REVERSE if taps_reverse else 0), heads,
-            {"partial": found["partial"], "table": table}, filters,
-            f"partial, table, dk, {'dk_reverse' if taps_reverse else 'dk'}, {heads}u, {taps}, {taps_reverse}, {parts}u")
+            {"partial": found["partial"], "table": table, **numbers}, filters,
+            f"partial, table, dk, {'dk_reverse' if taps_reverse else 'dk'}, heads, int(taps), int(taps_reverse), parts")
     return found["du"], found.get("dv"), found.get("dq"), *dk
+
+
+#: options that a stage of the columns looks at
+_LOOKED_AT = {"SIGNAL": plans.GATE_BEFORE, "GRADIENT": plans.MASK, "FILTER": plans.REVERSE, "BACK": plans.GATE_BEFORE,
+              "OUTPUT": plans.GATE_AFTER | plans.MASK | plans.GELU, "TURN": plans.GATE_AFTER | plans.MASK | plans.GELU,
+              "FILTER_GRADIENT": plans.REVERSE}
+
+
+class _Long:
+    """The kernels of a LongPlan. A workspace is written once and then read, 8 bytes a point of all rows."""
+
+    def __init__(self, plan: LongPlan, options: int = 0):
+        self.plan, self.options, self.inner = plan, options, plan.inner
+        self.table = _table(plan.inner.passes, plan.outer)
+        self.column_table = _column_table(plan.outer, plan.inner.log_m)
+
+    def space(self, rows: int) -> tuple:
+        return (rows, self.plan.m, 2), mx.float32
+
+    def columns(self, stage, batch, heads, length, outputs: dict, taps_reverse=0, options=None, **given) -> list[mx.array]:
+        """`given`: g, u, v, q, mask, and the workspace that is read as `work`. What is not there is the table, which nobody reads."""
+        arrays = _there(**given)
+        inputs = {**arrays, "table": self.column_table, "batch": batch, "heads": heads, "length": length,
+                  "taps_reverse": taps_reverse}
+        options = (self.options if options is None else options) & (_LOOKED_AT[stage] | plans.FOLD | plans.RAGGED)
+        names = [n if n in arrays else "table" for n in ("g", "u", "v", "q", "mask")]
+        strides = [_strides(n) if n in arrays and arrays[n].ndim == 3 else "fftconv::Strides{0, 0, 0}" for n in "guvq"]
+        to, *rest = outputs
+        own = [n for n in outputs if n != "to"] or [to]
+        return _launch(
+            "columns", f"fftconv::Columns<{self.plan.outer}, {self.inner.log_m}, {options}>, fftconv::{stage}", 0,
+            batch * heads * max(1, self.inner.m // 256), 256, inputs, outputs,
+            f"{', '.join(names)}, table, {'work' if 'work' in arrays else 'table'}, {to}, {own[0]}, {own[-1]}, batch, heads, "
+            f"int(length), int(taps_reverse), {', '.join(strides)}")
+
+    def rows(self, stage, units, batch, work, rows, f=None, D=None, kept=None, sums=None) -> list[mx.array]:
+        """`rows` rows by so many units; with `sums` heads their sums, too."""
+        arrays = _there(f=f, D=D, kept=kept)
+        inputs = {"work": work, **arrays, "table": self.table, "batch": batch}
+        outputs = {"to": self.space(rows), **({} if sums is None else {"sums": self.space(sums)})}
+        template = f"{_own(self.inner, 0 if D is None else plans.SKIP, self.plan.outer)}, fftconv::{stage}"
+        f_, D_, kept_ = (n if n in arrays else "table" for n in ("f", "D", "kept"))
+        return _launch("rows", template, self.inner.row_floats, units << self.plan.outer, self.inner.threads, inputs, outputs,
+                       f"{f_}, {D_}, table, work, {kept_}, to, {'to' if sums is None else 'sums'}, batch")
+
+    def spectrum(self, k, k_reverse):
+        heads, taps = k.shape
+        options, reverse = (0, 0) if k_reverse is None else (plans.REVERSE, k_reverse.shape[1])
+        work, = self.columns("FILTER", 1, heads, taps, {"to": self.space(heads)}, reverse, options | plans.FOLD | plans.RAGGED,
+                             u=k[None], v=k_reverse)
+        return self.rows("SPECTRUM", heads, 1, work, heads)[0]
+
+    def forward(self, u, f, D, v, q, mask):
+        batch, heads, length = u.shape
+        place, rows = (batch, heads, length), batch * heads
+        work, = self.columns("SIGNAL", *place, {"to": self.space(rows)}, u=u, v=v)
+        work, = self.rows("CONVOLVE", rows, batch, work, rows, f, D)
+        return self.columns("OUTPUT", *place, {"y": (u.shape, u.dtype)}, q=q, mask=mask, work=work)[0]
+
+    def backward(self, g, u, f, taps, taps_reverse, D, v, q, mask):
+        batch, heads, length = u.shape
+        place, rows, like, dq = (batch, heads, length), batch * heads, (u.shape, u.dtype), None
+        work, = self.columns("SIGNAL", *place, {"to": self.space(rows)}, u=u, v=v)
+        kept, = self.rows("TRANSFORM", rows, batch, work, rows)
+        if self.options & (plans.GATE_AFTER | plans.GELU):
+            work, = self.rows("CONVOLUTION", rows, batch, kept, rows, f, D)
+            outputs = {"to": self.space(rows), **({} if q is None else {"dq": like})}
+            work, *dq = self.columns("TURN", *place, outputs, g=g, q=q, mask=mask, work=work)
+            dq = dq[0] if dq else None
+        else:
+            work, = self.columns("GRADIENT", *place, {"to": self.space(rows)}, g=g, mask=mask)
+        work, sums = self.rows("ADJOINT", heads, batch, work, rows, f, D, kept, heads)
+        outputs = {"du": like, **({} if v is None else {"dv": like})}
+        du, *dv = self.columns("BACK", *place, outputs, work=work, **({} if v is None else {"u": u, "v": v}))
+        dk = [None, None]
+        if taps:
+            sums, = self.rows("INVERSE", heads, 1, sums, heads)
+            filters = {"dk": ((heads, taps), mx.float32)}
+            if taps_reverse:
+                filters["dk_reverse"] = ((heads, taps_reverse), mx.float32)
+            options = plans.FOLD | plans.RAGGED | (plans.REVERSE if taps_reverse else 0)
+            dk[:len(filters)] = self.columns("FILTER_GRADIENT", 1, heads, taps, filters, taps_reverse, options, work=sums)
+        return du, dv[0] if dv else None, dq, *dk
 
 
 def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> mx.array:

@@ -90,12 +90,12 @@ class LongPlan:
     """A transform of 2^outer rows of the inner plan: three kernels, and a workspace of 8 bytes a point for some rows.
 
     Args:
-        workspace: bytes that are meant. What fits into the L2 cache need not go to device memory and back, but leaves most of
+        workspace: bytes that are meant on CUDA; Metal works on all rows at once. What fits into the L2 cache need not go to device memory and back, but leaves most of
             the chip idle: on an H100 32 MB are a quarter slower than 1 GB.
     """
 
     outer: int
-    inner: CudaPlan
+    inner: Plan
     workspace: int = 1 << 30
 
     @property
@@ -118,8 +118,8 @@ class LongPlan:
 #: log2 of the rows of a LongPlan: (log2 of a thread's points, rows, split, blocks)
 _INNER = {13: (5, 1, False, 2), 14: (5, 1, False, 1)}
 
-#: log2 of the longest transforms: on CUDA 2^6 columns of the inner plan's
-LONGEST = {"metal": 13, "cuda": 20}
+#: log2 of the longest transforms: 2^5 and 2^6 columns of the inner plan's, which a thread must hold
+LONGEST = {"metal": 18, "cuda": 20}
 
 
 def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPlan] | None:
@@ -149,13 +149,14 @@ _METAL = {
 }
 
 
-def metal_plan(log_m: int) -> Plan | None:
-    """The plan of all of Metal's kernels; None if a threadgroup cannot hold such a row."""
-    log_m = max(log_m, min(_METAL))
-    if log_m not in _METAL:
+def metal_plan(log_m: int) -> Plan | LongPlan | None:
+    """The plan of all of Metal's kernels; None if they have no such row."""
+    log_m, longest = max(log_m, min(_METAL)), max(_METAL)
+    if log_m > LONGEST["metal"]:
         return None
-    *shape, padded = _METAL[log_m]
-    return Plan(log_m, *shape, padded=padded)
+    *shape, padded = _METAL[min(log_m, longest)]
+    plan = Plan(min(log_m, longest), *shape, padded=padded)
+    return plan if log_m <= longest else LongPlan(log_m - longest, plan)
 
 
 def factors(passes: tuple[int, ...], outer: int = 0) -> list[float]:

@@ -20,7 +20,7 @@ NAMES = ("u", "k", "D", "v", "q", "k_reverse", "dropout_mask")
 
 @pytest.fixture(params=[m for m in MACHINES if m != "metal"])
 def cuda_machine(request):
-    """For rows that take three passes, which CUDA alone has."""
+    """For what CUDA alone has."""
     return request.getfixturevalue(request.param)
 
 
@@ -119,14 +119,14 @@ def long_plan(monkeypatch, outer, workspace=1 << 25):
     """Rows take three passes from 256 points on, as they do beyond 2^14 with the real inner plans."""
     plan = plans.LongPlan(outer, plans.CudaPlan(8, 4), workspace)
     monkeypatch.setattr(plans, "cuda_plans", lambda log_m: (plan, plan))
+    monkeypatch.setattr(plans, "metal_plan", lambda log_m: plan)
 
 
-@pytest.mark.parametrize("outer, length, taps, options", [
-    (1, 512, 512, "plain"), (1, 500, 300, "all"), (2, 1500, 300, "gated"), (3, 2048, 64, "reverse")])
-def test_three_passes(cuda_machine, monkeypatch, outer, length, taps, options):
+@pytest.mark.parametrize("outer, length, taps, options", [(1, 500, 300, "all"), (3, 2048, 64, "reverse")])
+def test_three_passes(machine, monkeypatch, outer, length, taps, options):
     long_plan(monkeypatch, outer)
     arrays = case(length, taps, OPTIONS[options], batch=2)
-    check(run(cuda_machine, *arrays), definition(*arrays), "float32")
+    check(run(machine, *arrays), definition(*arrays), "float32")
 
 
 def test_what_the_gradient_keeps_may_be_in_device_memory(cuda_machine, monkeypatch):
@@ -156,11 +156,18 @@ def test_three_passes_of_some_rows_at_a_time(cuda_machine, monkeypatch):
     check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
-@pytest.mark.parametrize("log_m", [14, 15, 16])
-def test_the_longest_rows_unchecked(cuda_machine, log_m):
+def long_rows(machine, log_m):
     arrays = case(1 << log_m, 300, OPTIONS["plain"], batch=1, heads=1)
     with using(check=False):
-        check(run(cuda_machine, *arrays), definition(*arrays), "float32")
+        check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+def test_the_longest_rows_of_one_pass_unchecked(cuda_machine):
+    long_rows(cuda_machine, 14)
+
+
+def test_rows_of_three_passes_unchecked(machine):
+    long_rows(machine, 15)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -228,6 +235,13 @@ def test_metal_plans_fit_the_chip(log_m):
     assert plan.threads <= 512 and plan.threads % 32 == 0 and 4 * plan.rows * plan.row_floats <= 32 << 10
 
 
+def test_longer_rows_are_columns_that_a_thread_holds():
+    for language, plan_of, columns in (("metal", plans.metal_plan, 32), ("cuda", lambda m: plans.cuda_plans(m)[0], 64)):
+        longest = plans.LONGEST[language]
+        plan = plan_of(longest)
+        assert isinstance(plan, plans.LongPlan) and plan.log_m == longest and 1 << plan.outer == columns
+
+
 @pytest.mark.parametrize("log_m", range(5, 15))
 def test_plans_fit_the_chip(log_m):
     forward, backward = plans.cuda_plans(log_m)
@@ -237,3 +251,7 @@ def test_plans_fit_the_chip(log_m):
         assert plan.threads <= 1024 and plan.threads % 32 == 0
         assert plan.shared_bytes(plan.keep) * plan.blocks <= 227 << 10
         assert plan.threads * plan.blocks <= 2048
+
+
+def test_beyond_the_longest_there_is_no_plan():
+    assert plans.metal_plan(plans.LONGEST["metal"] + 1) is None and plans.cuda_plans(plans.LONGEST["cuda"] + 1) is None

@@ -47,6 +47,13 @@ def test_the_digest_follows_the_text(places):
     assert re.fullmatch("[0-9a-f]{12}", first) and digest("metal", "moe") != first
 
 
+def test_parts_stand_where_they_are_included(places):
+    put(places[0], 'first\n#include "part.metal"\n#include <metal_stdlib>\nlast\n')
+    (places[0] / "metal" / "part.metal").write_text("inside\n")
+    assert source_text("metal", "moe") == (
+        'first\n#line 1 "part.metal"\ninside\n#line 3 "moe.metal"\n#include <metal_stdlib>\nlast\n')
+
+
 def functions(text: str, stem: str) -> set[str]:
     """Names of the functions in a file's namespace, position() of CUDA apart: MLX passes that."""
     inside = re.search(rf"namespace {stem} {{(.*)}}  // namespace {stem}", text, re.DOTALL)[1]
