@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from ember_ml.kernels import source_text
+
 ROOT = Path(__file__).parents[2]
 KERNELS = {"metal": ".metal", "cuda": ".cu"}
 
@@ -85,7 +87,7 @@ def test_the_sdist_is_small_and_whole(dist):
 def test_the_installed_package_works_outside_the_checkout(installed, tmp_path):
     script = shutil.copy(Path(__file__).with_name("smoke.py"), tmp_path)
     kernels = {
-        f"{folder}/{path.stem}": path.read_text()
+        f"{folder}/{path.stem}": source_text(folder, path.stem)
         for folder, suffix in KERNELS.items()
         for path in (ROOT / folder).glob(f"*{suffix}")
     }
