@@ -13,8 +13,8 @@ from ember_ml.ops.reduce import argmax
 from ember_ml.ops.shape import checked_axes, cut, expand_dims, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 
-#: up to this k, taking the largest k times beats a sort
-_PASSES = 16
+#: up to this k, taking the largest k times beats a sort, unless there are few numbers in all
+_PASSES, _FEW = 16, 4096
 
 #: what NaN and minus infinity count as: the least finite number of the dtype that is compared in
 _LEAST = {"float32": -(2.0 - 2.0 ** -23) * 2.0 ** 127, "float64": -(2.0 - 2.0 ** -52) * 2.0 ** 1023}
@@ -45,7 +45,7 @@ def topk_indices(x, *, k=2):
         return cut(argsort(x, axis=-1, descending=True), 0, k, axis=-1)
     least = _LEAST[x.dtype.name]
     x = where(x > least, x, least)
-    if k > _PASSES:
+    if k > _PASSES or x.size <= _FEW:
         return cut(argsort(x, axis=-1, descending=True), 0, k, axis=-1)
     places, found = arange(x.shape[-1], like=x), []
     for i in range(k):
