@@ -28,6 +28,7 @@ class MlxRuntime:
     compiles = "step"
     has_gradients = True
     operator = None
+    pull = None
 
     def __init__(self):
         self._before: list = []                          # of the update before, see `pace`

@@ -129,6 +129,7 @@ class NumpyRuntime:
     compiles = None
     has_gradients = False
     operator = None
+    pull = None
 
     def with_rule(self, forward, rule, args, keeps_output=True):
         """The tape holds the rule; natively there is only the forward."""

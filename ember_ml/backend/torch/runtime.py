@@ -49,6 +49,19 @@ class TorchRuntime:
             return forward(*args)
         return _Rule.apply(forward, rule, keeps_output, *args)
 
+    def pull(self, fn, inputs, cotangents):
+        """Gradients of sum(output * cotangent) by torch's autograd; differentiable themselves where that is under way."""
+        again = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *cotangents))
+        with torch.enable_grad():
+            # an input may be part of another's history: views and copies stand for the inputs alone
+            leaves = [x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
+                      for x in inputs]
+            pairs = [(y, g) for y, g in zip(fn(leaves), cotangents) if y.requires_grad]
+            wanted = [x for x in leaves if x.requires_grad]
+            found = iter(torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, create_graph=again)
+                         if pairs else [None] * len(wanted))
+        return [next(found) if x.requires_grad else None for x in leaves]
+
     def is_watched(self, x) -> bool:
         return torch.is_grad_enabled() and x.requires_grad
 

@@ -20,6 +20,10 @@ class Runtime(Protocol):
     def value_and_grad(self, fn: Callable, leaves: list[Native]) -> tuple[Native, Any, list[Native]] | None:
         """(value, aux, gradients) of `fn(leaves) -> (scalar, aux)`. None on engines without native gradients."""
 
+    pull: Callable | None
+    """`pull(fn, inputs, cotangents)`: gradients of sum(output * cotangent) for the outputs of `fn(list) -> list`, None without a path, by
+    the engine's own gradient, for rules that run a function again. None where Ember's tape does it."""
+
     def with_rule(self, forward: Callable, rule: Callable, args: list[Native],
                   keeps_output: bool = True) -> Native | tuple[Native, ...]:
         """`forward(*args)` whose gradient is `rule(cotangents, outputs, args, needs) -> [gradient or None per arg]`; without
