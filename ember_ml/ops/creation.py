@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ember_ml import backend as engines
 from ember_ml.errors import BackendMismatch, ShapeError
 from ember_ml.tensor import EmberTensor
@@ -33,6 +35,18 @@ def tensor(data, dtype=None, device: str | None = None, like: EmberTensor | None
     backend, where = _place(device, like)
     wanted = None if dtype is None else dt.dtype(dtype)
     return EmberTensor(backend.from_python(data, wanted, where), backend)
+
+
+@lru_cache(maxsize=256)
+def _constant(values, dtype, backend, where):
+    with backend.runtime.untraced():                     # it outlives the graph in which it is first asked for
+        return backend.from_python(values, dt.dtype(dtype), where)
+
+
+def constant(values: tuple, dtype, like: EmberTensor) -> EmberTensor:
+    """A tensor of Python numbers that a formula needs at every call, beside `like`: made once for each engine and device."""
+    backend = like.backend
+    return EmberTensor(_constant(values, dtype, backend, backend.device_of(like.data)), backend)
 
 
 def from_native(array) -> EmberTensor:

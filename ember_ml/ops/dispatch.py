@@ -82,21 +82,26 @@ def _general(op) -> Callable:
     def call(*args, **kw):
         if kw and not names.isdisjoint(kw):
             args, kw = _positional(op, args, kw)
-        backend, taped, raw = None, False, []
+        backend, taped, raw, kind, mixed = None, False, [], None, rule == "promote_rest"
         for x in args:
             if type(x) is EmberTensor:
+                a = x.data
                 if backend is None:
-                    backend = x.backend
+                    backend, kind = x.backend, a.dtype
                 elif x.backend is not backend:
                     raise _mismatch(op, args)
+                elif a.dtype != kind:
+                    mixed = True
                 if x.node is not None:
                     taped = True
-                raw.append(x.data)
+                raw.append(a)
             else:
                 raw.append(x)
+                if x is not None:
+                    mixed = True
         if backend is None:
             raise _no_tensor(op, args)
-        if rule is not None:
+        if rule is not None and (mixed or rule != "promote" and kind not in backend.inexact):   # else there is nothing to cast
             raw = _apply_dtype_rule(op, rule, backend, args, raw)
         native = resolved.get(backend, op)
         if native is op:

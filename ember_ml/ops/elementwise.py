@@ -7,6 +7,7 @@ import math
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
 
 
 def _c(x):
@@ -363,7 +364,15 @@ def isnan(x):
     ...
 
 
-@op(vjp=(lambda g, _y, _x, _dtype: g,), method=True)
+@op(vjp=(lambda g, _y, _x, _dtype: g,))
 def astype(x, dtype):
     """x in another dtype (a DType, its name, or a Python type), elementwise. Gradients come back in x's dtype."""
     ...
+
+
+def _astype(x: EmberTensor, dtype) -> EmberTensor:
+    """x in another dtype (a DType, its name, or a Python type); the same array where it has that dtype already."""
+    return EmberTensor(x.data, x.backend, x.node) if x.dtype is dt.dtype(dtype) else astype(x, dtype)
+
+
+EmberTensor.astype = _astype

@@ -42,6 +42,13 @@ def addmm(c, x, y):
     return c + matmul(x, y)
 
 
+@op(rule="promote")
+def linear_rows(x, weight, bias=None):
+    """Native form of `linear`, for checked shapes."""
+    y = matmul(x, swap_axes(weight))
+    return y if bias is None else y + bias
+
+
 def linear(x, weight, bias=None):
     """x W^T + b: x (..., d_in), weight (d_out, d_in), bias (d_out,) or None; returns (..., d_out).
 
@@ -49,8 +56,7 @@ def linear(x, weight, bias=None):
     """
     if x.shape[-1] != weight.shape[-1]:
         raise ShapeError(f"linear: expected x of shape (..., d_in) = (..., {weight.shape[-1]}), got {x.shape}")
-    y = matmul(x, swap_axes(weight))
-    return y if bias is None else y + bias
+    return linear_rows(x, weight, bias)
 
 
 def outer(x, y):

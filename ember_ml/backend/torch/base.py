@@ -200,6 +200,14 @@ def matmul(x, y):
     return integer_matmul(x, y)
 
 
+def linear(x, weight, bias=None):
+    """torch's own; for integers, which it has not everywhere, by `matmul`."""
+    if x.is_floating_point():
+        return F.linear(x, weight, bias)
+    y = matmul(x, weight.mT)
+    return y if bias is None else y + bias
+
+
 def integer_matmul(x, y):
     row, column = x.dim() == 1, y.dim() == 1
     x, y = x[None] if row else x, y[:, None] if column else y
@@ -243,8 +251,9 @@ TABLE = {
     "reshape": torch.reshape, "permute_dims": torch.permute, "broadcast_to": torch.broadcast_to,
     "concat_all": lambda *xs, axis=0: torch.cat(xs, axis), "pad": _pad,
     "cut": lambda x, start, stop, axis=0: torch.narrow(x, axis, start, stop - start),
-    "split_all": lambda x, sizes, axis=0: tuple(torch.split(x, sizes, axis)),
+    "split_all": lambda x, sizes, axis=0: tuple(torch.split_with_sizes(x, sizes, axis)),
     "flip": lambda x, axis=None: torch.flip(x, (axis,) if isinstance(axis, int) else _axes(x, axis)), "matmul": matmul,
+    "linear_rows": linear,
     "take_axis": _take, "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: torch.take_along_dim(x, i.long(), axis),
     "put_add_along_axis": lambda x, i, u, axis: torch.scatter_add(x, axis, i.long(), u.to(x.dtype)),

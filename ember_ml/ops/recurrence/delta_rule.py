@@ -83,9 +83,43 @@ def _states(turned, added, whole, state):
     return concat(before, axis=3), state
 
 
+def _at_once(state, q, k, v, g, *more):
+    """Tensors of a single step, heads first: keys (B, groups, 1, dk, 1), values (B, groups, heads / groups, 1, dv), the state as it
+    has decayed, (B, groups, heads / groups, dk, dv)."""
+    batch, groups, dk = state.shape[0], k.shape[2], k.shape[3]
+    state = by_group(state, groups)
+    kept = state if g is None else state * exp(reshape(g, (batch, groups, -1, g.shape[-1], 1)))
+    keys = [reshape(x, (batch, groups, 1, dk, 1)) for x in (q, k, *more)]
+    return state, kept, reshape(v, (batch, groups, -1, 1, v.shape[-1])), *keys
+
+
+def _of(key, state):
+    """S^T key: (B, groups, heads / groups, 1, dv)."""
+    return total(key * state, axis=-2, keepdims=True)
+
+
+def _one_step(carry, xs, *, scale):
+    """`_segment` for one step, by the formula."""
+    (state,), (q, k, v, a, b, *g) = carry, xs
+    before, kept, value, query, key, ask, answer = _at_once(state, q, k, v, g[0] if g else None, a, b)
+    after = kept + answer * _of(ask, before) + key * value
+    return (reshape(after, state.shape),), (reshape(_of(query, after) * scale, v.shape),)
+
+
+def _gated_one_step(carry, xs, *, scale):
+    """The same for b_t = -beta_t alpha_t k_t."""
+    (state,), (q, k, v, beta, *g) = carry, xs
+    _, kept, value, query, key = _at_once(state, q, k, v, g[0] if g else None)
+    rate = reshape(beta, (*value.shape[:3], 1, 1))
+    after = kept + key * (rate * (value - _of(key, kept)))
+    return (reshape(after, state.shape),), (reshape(_of(query, after) * scale, v.shape),)
+
+
 def _segment(carry, xs, _weights, *, steps, scale):
     (state,), (q, k, v, a, b, *g) = carry, xs
     length, groups, shape = v.shape[1], q.shape[2], state.shape
+    if length == 1:
+        return _one_step(carry, xs, scale=scale)
     q, k, v, a, b, *g = (to_chunks(x, steps, groups) for x in (q * scale, k, v, a, b, *g))
     g = g[0] if g else None
     read, asked, to_end, whole = _decays(q, a, g)
@@ -106,6 +140,8 @@ def _gated_segment(carry, xs, _weights, *, steps, scale):
     """The same where b_t = -beta_t alpha_t k_t: inputs W = beta V - beta alpha U take the place of V and U."""
     (state,), (q, k, v, beta, *g) = carry, xs
     length, groups, shape = v.shape[1], q.shape[2], state.shape
+    if length == 1:
+        return _gated_one_step(carry, xs, scale=scale)
     q, k, v, beta, *g = (to_chunks(x, steps, groups) for x in (q * scale, k, v, expand_dims(beta, -1), *g))
     g = g[0] if g else None
     read, asked, to_end, whole = _decays(q, k, g)

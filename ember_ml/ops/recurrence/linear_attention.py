@@ -50,6 +50,16 @@ def by_group(state: EmberTensor, groups: int) -> EmberTensor:
     return reshape(state, (state.shape[0], groups, -1, *state.shape[2:]))
 
 
+def _one_step(state, q, k, v, g, exclusive):
+    """`attend` for a segment of one step, by the formula."""
+    (batch, _, dk, dv), groups = state.shape, k.shape[2]
+    before = by_group(state, groups)
+    kept = before if g is None else before * exp(reshape(g, (batch, groups, -1, g.shape[-1], 1)))
+    after = kept + reshape(k, (batch, groups, 1, dk, 1)) * reshape(v, (batch, groups, -1, 1, dv))
+    o = total(reshape(q, (batch, groups, 1, dk, 1)) * (before if exclusive else after), axis=-2)
+    return reshape(after, state.shape), reshape(o, v.shape)
+
+
 def attend(state: EmberTensor, q: EmberTensor, k: EmberTensor, v: EmberTensor, g: EmberTensor | None, steps: int,
            exclusive: bool = False) -> tuple[EmberTensor, EmberTensor]:
     """(last state, o) of one segment: q, k (B, T, h, dk), v (B, T, H, dv), g (B, T, H, 1 or dk) or None; state (B, H, dk, dv).
@@ -57,6 +67,8 @@ def attend(state: EmberTensor, q: EmberTensor, k: EmberTensor, v: EmberTensor, g
     Inside, heads are groups x heads that share a query and a key, which are never repeated as such.
     """
     length, groups, shape = v.shape[1], k.shape[2], state.shape
+    if length == 1:
+        return _one_step(state, q, k, v, g, exclusive)
     q, k, v = (to_chunks(x, steps, groups) for x in (q, k, v))
     g = None if g is None else to_chunks(g, steps, groups)
     weights = pairs(expand_dims(later(q, -2) if exclusive else q, -3), expand_dims(k, -3), g)

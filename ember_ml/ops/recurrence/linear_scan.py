@@ -22,7 +22,7 @@ from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import conj, exp, where
 from ember_ml.ops.recurrence.checks import check_reset, check_tensors
-from ember_ml.ops.shape import broadcast_to, concat, cut, expand_dims, flip, pad, reshape, split
+from ember_ml.ops.shape import broadcast_to, concat, cut, expand_dims, flip, pad, reshape, split, squeeze
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -119,6 +119,9 @@ def linear_scan(a: EmberTensor, b: EmberTensor, initial: EmberTensor | None = No
         a = where(reshape(reset, b.shape[:2] + (1,) * (b.ndim - 2)), a.zeros_like(), a)
     kind = state_dtype(common)
     batch, length = b.shape[:2]
+    if length == 1 and initial is not None:
+        h = a * expand_dims(initial.astype(kind), 1) + b
+        return h.astype(common), squeeze(h, 1)
     rows = (batch, length, -1)
     first = zeros(want, kind, like=b) if initial is None else initial
     h, final = linear_scan_rows(reshape(a, rows), reshape(b, rows), reshape(first.astype(kind), (batch, -1)))

@@ -31,19 +31,22 @@ from ember_ml.tensor import EmberTensor
 
 def _segment(carry, xs, _weights, *, steps, eps):
     (memory, m), (q, k, v, i, f, *keep) = carry, xs
-    log_f = -softplus(-f)
-    # m_t - F_t is a running maximum, F the sum of log f, which a segment keeps short
-    sums = cumsum(log_f, axis=1)
-    if keep:                                             # there the state before is zero, with m = 0
-        reset = stop_gradient(keep[0]) == 0.0
-        rising = where(reset, maximum(i, log_f), i) - sums
-        first, length = cut(rising, 0, 1, axis=1), rising.shape[1]
-        first = where(cut(reset, 0, 1, axis=1), first, maximum(first, expand_dims(m, 1)))
-        rising = concat([first, cut(rising, 1, length, axis=1)], axis=1)
-        largest = stop_gradient(cummax_since(rising, reset[:, :, 0]) + sums)
+    log_f, earlier = -softplus(-f), expand_dims(m, 1)
+    if f.shape[1] == 1 and not keep:
+        largest = stop_gradient(maximum(log_f + earlier, i))
     else:
-        largest = stop_gradient(maximum(cummax(i - sums, axis=1), expand_dims(m, 1)) + sums)
-    earlier = concat([expand_dims(m, 1), cut(largest, 0, largest.shape[1] - 1, axis=1)], axis=1)
+        # m_t - F_t is a running maximum, F the sum of log f, which a segment keeps short
+        sums = cumsum(log_f, axis=1)
+        if keep:                                         # there the state before is zero, with m = 0
+            reset = stop_gradient(keep[0]) == 0.0
+            rising = where(reset, maximum(i, log_f), i) - sums
+            first, length = cut(rising, 0, 1, axis=1), rising.shape[1]
+            first = where(cut(reset, 0, 1, axis=1), first, maximum(first, earlier))
+            rising = concat([first, cut(rising, 1, length, axis=1)], axis=1)
+            largest = stop_gradient(cummax_since(rising, reset[:, :, 0]) + sums)
+        else:
+            largest = stop_gradient(maximum(cummax(i - sums, axis=1), earlier) + sums)
+        earlier = concat([earlier, cut(largest, 0, largest.shape[1] - 1, axis=1)], axis=1)
     g = expand_dims(log_f + earlier - largest, -1)
     if keep:
         g = where(expand_dims(reset, -1), -math.inf, g)

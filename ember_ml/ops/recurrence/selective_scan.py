@@ -20,7 +20,7 @@ from ember_ml.ops.recurrence.checks import check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
 from ember_ml.ops.reduce import sum as total
-from ember_ml.ops.shape import expand_dims, reshape, swap_axes
+from ember_ml.ops.shape import expand_dims, reshape, squeeze, swap_axes
 from ember_ml.tensor import EmberTensor
 
 LOG2_E = 1.0 / math.log(2.0)
@@ -37,10 +37,15 @@ def _chunk(carry, xs, weights):
     if keep:
         decay = decay * expand_dims(stop_gradient(keep[0]), -1)
     inputs = expand_dims(dt * x, 2) * expand_dims(B, -1)
-    rows = (batch, steps, -1)
-    h, final = linear_scan_rows(reshape(decay, rows), reshape(inputs, rows), reshape(state, (batch, -1)))
-    y = total(reshape(h, (batch, steps, -1, channels)) * expand_dims(C, -1), axis=2)
-    return (reshape(final, state.shape),), (y + x * skip[0] if skip else y,)
+    if steps == 1:
+        h = decay * expand_dims(state, 1) + inputs
+        final = squeeze(h, 1)
+    else:
+        rows = (batch, steps, -1)
+        h, final = linear_scan_rows(reshape(decay, rows), reshape(inputs, rows), reshape(state, (batch, -1)))
+        h, final = reshape(h, (batch, steps, -1, channels)), reshape(final, state.shape)
+    y = total(h * expand_dims(C, -1), axis=2)
+    return (final,), (y + x * skip[0] if skip else y,)
 
 
 def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTensor, C: EmberTensor,

@@ -18,16 +18,35 @@ from ember_ml.ops.recurrence.checks import check_state, check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.cumulative import cummax, cummax_since
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
-from ember_ml.ops.shape import concat, cut, expand_dims
+from ember_ml.ops.shape import concat, cut, expand_dims, squeeze
 from ember_ml.tensor import EmberTensor
 
 #: the log of an empty sum: finite, so that differences stay numbers
 NOTHING = -1e30
 
 
+def _read(top, bottom, p, k, v, u):
+    """The weighted mean at a step whose past is top / bottom, in the scale e^-p."""
+    present = k + u
+    largest = stop_gradient(maximum(p, present))
+    old, new = exp(p - largest), exp(present - largest)
+    return (old * top + new * v) / (old * bottom + new)
+
+
+def _one_step(carry, xs, weights):
+    (k, v), (w, u) = xs, weights
+    top, bottom, p = (expand_dims(c, 1) for c in carry)
+    running = stop_gradient(maximum(p - w, k))
+    decay, weight = exp(p - w - running), exp(k - running)
+    after = decay * top + weight * v, decay * bottom + weight, running
+    return tuple(squeeze(x, 1) for x in after), (_read(top, bottom, p, k, v, u),)
+
+
 def _chunk(carry, xs, weights):
     (top, bottom, p), (k, v, *keep), (w, u) = carry, xs, weights
     steps = k.shape[1]
+    if steps == 1 and not keep:
+        return _one_step(carry, xs, weights)
     # p_t + w t is a running maximum; within a chunk t stays small
     drift = expand_dims(arange(1, steps + 1, like=k).astype(k.dtype), 1) * w
     if keep:
@@ -45,10 +64,7 @@ def _chunk(carry, xs, weights):
     bottoms, last_bottom = linear_scan_rows(decay, weight, bottom)
     past_top = concat([expand_dims(top, 1), cut(tops, 0, steps - 1, axis=1)], axis=1)
     past_bottom = concat([expand_dims(bottom, 1), cut(bottoms, 0, steps - 1, axis=1)], axis=1)
-    present = k + u
-    largest = stop_gradient(maximum(before, present))
-    old, new = exp(before - largest), exp(present - largest)
-    y = (old * past_top + new * v) / (old * past_bottom + new)
+    y = _read(past_top, past_bottom, before, k, v, u)
     return (last_top, last_bottom, cut(running, steps - 1, steps, axis=1)[:, 0]), (y,)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.nn.module import Module
-from ember_ml.ops import expand_dims
+from ember_ml.ops import expand_dims, squeeze
 from ember_ml.tensor import EmberTensor
 
 State = object
@@ -31,7 +31,7 @@ class SequenceMixer(Module):
     def step(self, x: EmberTensor, state: State) -> tuple[EmberTensor, State]:
         """One position, (B, d_input): `forward` over a length of one, unless a layer has a shorter way."""
         y, state = self.forward(expand_dims(x, 1), state)
-        return y[:, 0], state
+        return squeeze(y, 1), state
 
     def initial_state(self, batch: int, dtype="float32") -> State:
         """The state before the first position."""

@@ -7,6 +7,7 @@ from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.packing import current
 from ember_ml.ops import concat, random, short_conv, swap_axes, zeros
+from ember_ml.ops import sum as total
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -46,14 +47,18 @@ class ShortConv(SequenceMixer):
 
     def forward(self, x: EmberTensor, state=None):
         """(B, L, d_input) to the same shape."""
-        before = self.config.taps - 1
+        before, one = self.config.taps - 1, x.shape[1] == 1
         if state is not None:
             x = concat([state.astype(x.dtype), x], axis=1)
-        packing = current()
-        y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias, None if packing is None else packing.segments))
         length = x.shape[1]
-        if state is not None:
-            state, y = cut(x, length - before, length, axis=1).astype(state.dtype), cut(y, before, length, axis=1)
+        if state is not None and one:                      # its window is all there is: no convolution to set up
+            y = total(x * swap_axes(self.weight), axis=1, keepdims=True)
+            y = y if self.bias is None else y + self.bias
+        else:
+            packing = current()
+            y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias, None if packing is None else packing.segments))
+            y = y if state is None else cut(y, before, length, axis=1)
+        state = None if state is None else cut(x, length - before, length, axis=1).astype(state.dtype)
         return ACTIVATIONS[self.config.activation](y), state
 
     def initial_state(self, batch: int, dtype="float32"):

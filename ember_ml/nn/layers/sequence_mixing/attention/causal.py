@@ -22,8 +22,10 @@ def positions(batch: int, length: int, cache: Cache | None, like: EmberTensor) -
     packing = current()
     if packing is not None:
         return packing.positions
-    new = expand_dims(arange(length, like=like), 0)
-    return new if cache is None else expand_dims(cache["position"], 1) + new
+    if cache is None:
+        return expand_dims(arange(length, like=like), 0)
+    first = expand_dims(cache["position"], 1)
+    return first if length == 1 else first + expand_dims(arange(length, like=like), 0)
 
 
 def extend_cache(cache: Cache, k: EmberTensor, v: EmberTensor, window: int | None) -> tuple[EmberTensor, EmberTensor, Cache]:

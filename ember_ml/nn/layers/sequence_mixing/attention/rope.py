@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Annotated
 
 import pydantic
 
 from ember_ml.errors import ConfigError
-from ember_ml.ops import concat, cos, expand_dims, reshape, sin, split, stack, tensor
-from ember_ml.ops.shape import cut
+from ember_ml.ops import concat, cos, flip, reshape, sin, split
+from ember_ml.ops.creation import constant
 from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
 
@@ -45,20 +46,29 @@ class RoPEConfig:
     dims: Annotated[int, pydantic.Field(ge=2, multiple_of=2)] | None = None
     interleaved: bool = False
     scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
-    rates: list[float] | None = None
+    rates: tuple[float, ...] | None = None
     llama3: Llama3Config | None = None
 
 
 def turns(positions: EmberTensor, c: RoPEConfig, width: int, dtype) -> tuple[EmberTensor, EmberTensor]:
-    """(cos, sin) of the angles of heads with `width` channels: positions (B, L) give (B, 1, L, dims / 2), in float32 at least."""
-    half = (c.dims or width) // 2
+    """(cos, sin) by which `rotate` multiplies heads of `width` channels: positions (B, L) give (B, 1, L, dims), in float32 at least.
+
+    Both entries of a pair turn by the same angle, the first one backwards: its sine is that of -angle.
+    """
     wide = "float64" if str(dtype) == "float64" else "float32"
+    rates = constant(_signed_rates(c, (c.dims or width) // 2), wide, like=positions)
+    angles = reshape(positions, (positions.shape[0], 1, -1, 1)).astype(wide) * rates
+    return cos(angles), sin(angles)
+
+
+@lru_cache(maxsize=64)
+def _signed_rates(c: RoPEConfig, half: int) -> tuple[float, ...]:
+    """Radians a position for each channel, in Python's double precision: far positions magnify an error."""
     rates = c.rates or [_slowed(c.base ** (-i / half), c.llama3) for i in range(half)]
     if len(rates) != half:
         raise ConfigError(f"rope: expected {half} rates, one for each pair of the {2 * half} channels that turn, received {len(rates)}")
-    rates = tensor(rates, dtype=wide, like=positions)       # in Python's double precision: far positions magnify an error
-    angles = expand_dims(positions.astype(wide) * (1.0 / c.scale), -1) * rates
-    return expand_dims(cos(angles), 1), expand_dims(sin(angles), 1)
+    rates = [r / c.scale for r in rates]
+    return tuple(r for rate in rates for r in (-rate, rate)) if c.interleaved else (*(-r for r in rates), *rates)
 
 
 def _slowed(rate: float, f: Llama3Config | None) -> float:
@@ -74,14 +84,13 @@ def rotate(x: EmberTensor, turn: tuple[EmberTensor, EmberTensor], interleaved: b
 
     Source: Su et al. 2021, RoFormer, eq. 34.
     """
-    (c, s), dims = turn, 2 * turn[0].shape[-1]
-    first = cut(x, 0, dims, axis=-1) if dims < x.shape[-1] else x
+    (c, s), dims = turn, turn[0].shape[-1]
+    if dims < x.shape[-1]:
+        first, rest = split(x, (dims, x.shape[-1] - dims), axis=-1)
+        return concat([rotate(first, turn, interleaved), rest], axis=-1)
     if interleaved:
-        pairs = reshape(first, (*first.shape[:-1], dims // 2, 2))
-        a, b = pairs[..., 0], pairs[..., 1]
-        y = reshape(stack([a * c - b * s, b * c + a * s], axis=-1), first.shape)
+        crossed = reshape(flip(reshape(x, (*x.shape[:-1], dims // 2, 2)), axis=-1), x.shape)
     else:
-        a, b = split(first, 2, axis=-1)
-        y = concat([a * c - b * s, b * c + a * s], axis=-1)
-    y = y.astype(x.dtype)
-    return concat([y, cut(x, dims, x.shape[-1], axis=-1)], axis=-1) if dims < x.shape[-1] else y
+        a, b = split(x, 2, axis=-1)
+        crossed = concat([b, a], axis=-1)
+    return (x * c + crossed * s).astype(x.dtype)

@@ -10,7 +10,7 @@ from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.packing import current
-from ember_ml.ops import permute_dims, random, reshape, scaled_dot_product_attention, split
+from ember_ml.ops import concat, permute_dims, random, reshape, scaled_dot_product_attention, split
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
@@ -92,12 +92,14 @@ class SelfAttention(SequenceMixer):
         if self.conv is not None:
             qkv, conv = self.conv(qkv, None if state is None else state["conv"])
         qkv = permute_dims(reshape(qkv, (B, L, c.heads + 2 * self.kv_heads, self.width)), (0, 2, 1, 3))
-        q, k, v = split(qkv, (c.heads, self.kv_heads, self.kv_heads), axis=1)
+        both = (c.heads, self.kv_heads)
+        qk, v = split(qkv, (sum(both), self.kv_heads), axis=1)
         if c.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = split(qk, both, axis=1)
+            qk = concat([self.q_norm(q), self.k_norm(k)], axis=1)
         if c.rope is not None:
-            turn = turns(positions(B, L, state, x), c.rope, self.width, x.dtype)
-            q, k = rotate(q, turn, c.rope.interleaved), rotate(k, turn, c.rope.interleaved)
+            qk = rotate(qk, turns(positions(B, L, state, x), c.rope, self.width, x.dtype), c.rope.interleaved)
+        q, k = split(qk, both, axis=1)
         after = None
         if state is not None:
             k, v, after = extend_cache(state, k, v, c.window)
