@@ -17,5 +17,5 @@ for _label, _x, _y in [("batch with matrix", real(2, 3, 4), real(4, 5)), ("batch
     row("matmul", ops.matmul, [_x, _y], np.matmul, label=_label, also="ic")
 row("addmm", ops.addmm, [real(3, 5), X, real(4, 5)], lambda c, x, y: c + x @ y, also="ic", empty=(0, 1))
 row("addmm", ops.addmm, [real(5), real(2, 3, 4), real(4, 5)], lambda c, x, y: c + x @ y, label="c broadcasts")
-row("linear_rows", ops.linear, [X, real(5, 4), real(5)], lambda x, w, b: x @ w.T + b, also="ic", empty=(0, 1))
+row("linear_rows", ops.linear, [X, real(5, 4), real(5)], lambda x, w, b: x @ w.T + b, also="ic", empty=(0,))
 row("linear_rows", ops.linear, [real(2, 3, 4), real(5, 4)], lambda x, w: x @ w.T, label="without bias")
