@@ -48,3 +48,14 @@ def test_ordinary_work_is_not_disturbed():
     with em.using(outline()):
         assert em.tensor([3.0], device="numpy").backend is not em.backend.get("numpy")
     assert em.tensor([3.0], device="numpy").backend is em.backend.get("numpy") and before.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "min"])
+@pytest.mark.parametrize("kw", [{}, {"axis": 1}, {"axis": -1, "keepdims": True}, {"axis": (0, -1)}, {"axis": (0, -1), "keepdims": True}])
+def test_reductions_of_one_number_are_those_of_numpy_and_take_no_time(name, kw):
+    o = outline()
+    with em.using(o):
+        x, large, reduce = em.full((3, 4, 5), 2.0), em.full((1 << 15, 4, 1 << 20), 2.0), getattr(em.ops, name)
+        np.testing.assert_allclose(reduce(x, **kw).numpy(), getattr(np, name)(np.full((3, 4, 5), 2.0, np.float32), **kw))
+        assert o.flops == 60
+        assert reduce(large, **kw).ndim == reduce(x, **kw).ndim and o.flops == 60 + large.size + 60

@@ -23,8 +23,9 @@ ELEMENTWISE = frozenset(
 MOVES = frozenset(
     "argsort broadcast_to concat_all cut flip fold gather_along get_at pad permute_dims reshape set_at take_axis put_add_along_axis "
     "scatter_add add_at random_bits".split())
-#: ... that read each element once
-READS = frozenset("all any argmax argmin cummax cumsum max mean min sum".split())
+#: ... that read each element once; of one number, the first give one number
+REDUCTIONS = frozenset("all any argmax argmin max mean min sum".split())
+READS = REDUCTIONS | {"cummax", "cumsum"}
 TRANSFORMS = frozenset("fft ifft irfft rfft".split())
 #: ... of whole matrices, or whose result's shape depends on values: run as they are, and not counted
 WHOLE = frozenset(
@@ -51,7 +52,8 @@ class Outline(ArrayModuleBackend):
         super().__init__("numpy", np, NumpyRuntime())
         from ember_ml.backend.numpy import backend
         self.limit, self.left, self.flops = limit, budget, 0.0
-        wrap = {**dict.fromkeys(ELEMENTWISE, self._each), **dict.fromkeys(MOVES | READS | TRANSFORMS | WHOLE, self._real)}
+        wrap = {**dict.fromkeys(ELEMENTWISE, self._each), **dict.fromkeys(MOVES | READS | TRANSFORMS | WHOLE, self._real),
+                **dict.fromkeys(REDUCTIONS, self._reduce)}
         self.table = {name: wrap[name](name, backend.table[name]) for name in wrap if name in backend.table}
         self.table["matmul"] = self._matmul
         self.table["grouped_rows"] = lambda x, w, offsets, **_: self._product((x.shape[0], w.shape[1]), x.shape[1], x, w)
@@ -91,6 +93,22 @@ class Outline(ArrayModuleBackend):
             self._bound(math.prod(shape))
             with np.errstate(all="ignore"):
                 return native(*raw, **kw)
+        return run
+
+    def _reduce(self, name: str, native):
+        real = self._real(name, native)
+
+        def run(x, *, axis=None, keepdims=False):
+            if not x.size or not _is_one_number(x):
+                return real(x, axis=axis, keepdims=keepdims)
+            self.flops += x.size
+            axes = {a % x.ndim for a in (range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis)}
+            with np.errstate(all="ignore"):
+                one = native(_number(x), axis=axis, keepdims=keepdims)
+                if name == "sum":
+                    terms = math.prod(x.shape[a] for a in axes)
+                    one = one * one.dtype.type(terms if one.dtype in self.inexact else terms % 2**31)
+            return np.broadcast_to(one, [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes])
         return run
 
     def _real(self, name: str, native):
