@@ -37,6 +37,10 @@ class MlxBackend(BackendBase):
     def device_of(self, x) -> str:
         return self.default_device
 
+    def memory(self, device: str) -> int:
+        """Beyond what Metal recommends, macOS swaps or ends the process."""
+        return mx.device_info()["max_recommended_working_set_size"] if mx.metal.is_available() else super().memory(device)
+
     def launchers(self, device: str) -> dict:
         return kernels.KERNELS if kernels.available() else {}
 

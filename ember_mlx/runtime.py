@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -120,9 +122,24 @@ class MlxRuntime:
 
     def describe(self) -> dict[str, str]:
         metal = mx.metal.is_available()
-        info = {"version": mx.__version__, "device": str(mx.default_device()), "metal": "yes" if metal else "no"}
+        info = {"version": mx.__version__, "device": str(mx.default_device()), "metal": "yes" if metal else "no", "blas": _blas()}
         if metal:
             device = mx.device_info()
             info.update(chip=str(device.get("device_name")), memory=f"{device.get('memory_size', 0) / 2**30:.0f} GiB",
                         wired_limit=f"{device.get('max_recommended_working_set_size', 0) / 2**30:.0f} GiB")
         return info
+
+
+def _blas() -> str:
+    """Which BLAS multiplies MLX's matrices on the CPU: "Accelerate", "OpenBLAS", "MKL", "BLIS", "reference" or "unknown".
+
+    The first library with BLAS's own symbols serves them all, and a preloaded one comes first. NumPy's OpenBLAS has prefixed symbols.
+    """
+    if platform.system() == "Darwin":
+        return "Accelerate"
+    maps = Path("/proc/self/maps")
+    loaded = {Path(line.split()[-1]).name for line in maps.read_text().splitlines() if "/" in line} if maps.exists() else set()
+    for stem, name in (("libopenblas", "OpenBLAS"), ("libmkl_rt", "MKL"), ("libblis", "BLIS"), ("libblas", "reference")):
+        if any(file.startswith(stem) for file in loaded):
+            return name
+    return "unknown"

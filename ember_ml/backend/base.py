@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from ember_ml.errors import UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
 from ember_ml.tensor.common.dtypes import DType
@@ -113,6 +116,10 @@ class BackendBase:
         """Every device of this engine that is there."""
         return [self.default_device]
 
+    def memory(self, device: str) -> int:
+        """Bytes that arrays on the device may take in all: a GPU's memory, what Metal recommends, else the machine's."""
+        return machine_memory()
+
     def launchers(self, device: str) -> dict:
         """Functions that launch Ember's kernels on that device, by the name of their KernelSpec; empty if none can run."""
         return {}
@@ -124,3 +131,11 @@ class BackendBase:
     def no_launchers(self, device: str) -> str:
         """Why `launchers` is empty."""
         return "no Metal or CUDA device"
+
+
+def machine_memory() -> int:
+    """Bytes of main memory that this process may use: the machine's, or a container's share of it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    share = Path("/sys/fs/cgroup/memory.max")
+    found = share.read_text().strip() if share.exists() else "max"
+    return min(physical, int(found)) if found.isdigit() else physical

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 
-from rich.console import Console
-
 import ember_ml
 from ember_ml import backend as engines
+from ember_ml.backend.base import machine_memory
+from ember_ml.cli import machine
+from ember_ml.cli.output import Output
 from ember_ml.errors import BackendMissing
 from ember_ml.kernels import outcomes
 from ember_ml.ops import REGISTRY
@@ -26,7 +28,8 @@ def findings(selftest: bool) -> dict:
         selftest: run every kernel now, on every device that can launch it.
     """
     found: dict = {"ember": ember_ml.__version__, "python": platform.python_version(), "system": platform.platform(),
-                   "engines": {}, "devices": {}, "selftest": []}
+                   "cores": os.cpu_count(), "memory": machine_memory(), "compilers": machine.compilers(),
+                   "engines": {}, "devices": {}, "selftest": [], "advice": []}
     for name in engines.names():
         try:
             backend = engines.get(name)
@@ -38,9 +41,11 @@ def findings(selftest: bool) -> dict:
             if selftest:
                 found["selftest"] += compare_kernels(backend, device)
             found["devices"][f"{name}:{device}"] = {
+                "memory": backend.memory(device), "gflops": machine.gflops(f"{name}:{device}") if device == "cpu" else None,
                 "ops": {op.name: op.path(backend, device) for op in REGISTRY.values()},
                 "kernels": {op.name: kernel_state(op, backend, device, selftest)
                             for op in REGISTRY.values() if op.kernel is not None}}
+    found["advice"] = machine.advice(found)
     return found
 
 
@@ -58,42 +63,49 @@ def kernel_state(op, backend, device: str, check: bool) -> dict[str, str]:
     return {"path": "failed" if found[-1].reason else "kernel", "reason": found[-1].reason or "agrees with the composite"}
 
 
-def run(selftest: bool, json_path: Path | None) -> int:
-    """Prints the findings; with `selftest` writes them to selftest.json too, or to `json_path`.
+def run(selftest: bool, file: Path | None, output: Output) -> int:
+    """Prints the findings; with `selftest` writes them to selftest.json too, or to `file`.
 
     Returns the exit code: 1 if a kernel that runs here is wrong.
     """
     found = findings(selftest)
-    json_path = json_path or (Path("selftest.json") if selftest else None)
-    if json_path:
-        json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(f"ember {found['ember']}, Python {found['python']}, {found['system']}")
+    file = file or (Path("selftest.json") if selftest else None)
+    if file:
+        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    output.say(f"ember {found['ember']}, Python {found['python']}, {found['system']}, {found['cores']} cores, "
+               f"{found['memory'] / 2**30:.1f} GiB")
+    for compiler, path in found["compilers"].items():
+        output.say(f"  {compiler:<8} {path or '-'}")
     for name, facts in found["engines"].items():
         if "missing" in facts:
-            console.print(f"  {name:<8} -  {facts['missing']}")
+            output.say(f"  {name:<8} -  {facts['missing']}")
             continue
-        console.print(f"  {name:<8} " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        output.say(f"  {name:<8} " + ", ".join(f"{k} {v}" for k, v in facts.items()))
         for place, device in found["devices"].items():
             if place.partition(":")[0] == name:
-                _print_device(console, place, device)
+                _print_device(output, place, device)
+    for line in found["advice"]:
+        output.say(f"advice: {line}")
     if selftest:
         failed = sum(not r["pass"] for r in found["selftest"])
         if found["selftest"]:
-            console.print(render(found["selftest"]))
-            console.print(f"{len(found['selftest']) - failed} passed, {failed} failed; written to {json_path}")
+            output.say(render(found["selftest"]))
+            output.say(f"{len(found['selftest']) - failed} passed, {failed} failed; written to {file}")
         else:
-            console.print(f"no device here runs Ember's kernels, so none was tested; written to {json_path}")
+            output.say(f"no device here runs Ember's kernels, so none was tested; written to {file}")
+    output.result(found)
     wrong = [s for device in found["devices"].values() for s in device["kernels"].values() if s["path"] == "failed"]
     return int(bool(wrong) or not all(r["pass"] for r in found["selftest"]))
 
 
-def _print_device(console, place: str, device: dict) -> None:
+def _print_device(output: Output, place: str, device: dict) -> None:
     taking = {path: [name for name, taken in device["ops"].items() if taken == path] for path in PATHS}
-    console.print(f"    {place}: " + ", ".join(f"{len(names)} ops {path}" for path, names in taking.items() if names))
-    console.print(f"      composite, for want of a function of the engine's own: {', '.join(taking['composite']) or 'none'}")
+    speed = f", matrix products at {device['gflops']:.0f} GFLOP/s" if device["gflops"] else ""
+    paths = ", ".join(f"{len(names)} ops {path}" for path, names in taking.items() if names)
+    output.say(f"    {place}: {device['memory'] / 2**30:.1f} GiB to use{speed}, {paths}")
+    output.say(f"      composite, for want of a function of the engine's own: {', '.join(taking['composite']) or 'none'}")
     reasons: dict[tuple[str, str], list[str]] = {}
     for name, state in device["kernels"].items():
         reasons.setdefault((state["path"], state["reason"]), []).append(name)
     for (path, reason), names in reasons.items():
-        console.print(f"      with a kernel, {path} ({reason}): {', '.join(names)}")
+        output.say(f"      with a kernel, {path} ({reason}): {', '.join(names)}")

@@ -9,6 +9,7 @@ import pytest
 from ember_ml import backend as engines
 from ember_ml.backend.torch import cuda as torch_cuda
 from ember_ml.cli import doctor
+from ember_ml.cli.output import Output
 from ember_ml.kernels import DTYPES, selfcheck
 from ember_ml.ops import REGISTRY
 from ember_ml.parity import compare_kernels
@@ -51,7 +52,7 @@ def test_a_wrong_kernel_fails_the_command(engine, broken, words, monkeypatch, tm
     monkeypatch.setitem(launchers, "moe_combine", lambda *args: broken(right, *args))
     monkeypatch.setattr(engines, "names", lambda: (found.name,))
     with pytest.warns(selfcheck.KernelWarning, match="moe_combine .* is not used"):
-        assert doctor.run(True, tmp_path / "selftest.json") == 1
+        assert doctor.run(True, tmp_path / "selftest.json", Output()) == 1
     report = json.loads((tmp_path / "selftest.json").read_text())
     failed = [r for r in report["selftest"] if not r["pass"]]
     assert {r["case"] for r in failed} == {"moe_combine"} and len(failed) == len(DTYPES)

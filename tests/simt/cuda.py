@@ -182,7 +182,7 @@ def stand_in() -> dict[str, types.ModuleType]:
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0, free_all_blocks=lambda: None)
     cupy.cuda = types.SimpleNamespace(
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=OSError, driverGetVersion=lambda: 0,
-                                      getDeviceProperties=lambda number: {"name": b"executor on the CPU"}),
+                                      getDeviceProperties=lambda number: {"name": b"executor on the CPU", "totalGlobalMem": 1 << 30}),
         Device=lambda number: nullcontext(), ExternalStream=lambda pointer, device: nullcontext(),
         get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None), using_allocator=_using_allocator,
         UnownedMemory=lambda ptr, size, owner, device: types.SimpleNamespace(ptr=ptr, size=size, owner=owner),

@@ -37,6 +37,9 @@ class CupyBackend(ArrayModuleBackend):
     default_device = "cuda:0"
     language = "cuda"
 
+    def memory(self, device: str) -> int:
+        return cupy.cuda.runtime.getDeviceProperties(int(device.partition(":")[2] or 0))["totalGlobalMem"]
+
     def devices(self) -> list[str]:
         return [f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount())]
 

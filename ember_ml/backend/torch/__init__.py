@@ -43,6 +43,9 @@ class TorchBackend(BackendBase):
         return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
                 *(["mps"] if torch.backends.mps.is_available() else [])]
 
+    def memory(self, device: str) -> int:
+        return torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else super().memory(device)
+
     def launchers(self, device: str) -> dict:
         return cuda.launchers() if device.startswith("cuda") else {}
 

@@ -1,0 +1,46 @@
+"""Where a verb speaks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from typing import Any
+
+from rich.console import Console
+
+
+class Output:
+    """Lines for people on standard output; or, for scripts, one JSON document there and the lines on standard error.
+
+    Args:
+        json: whether a script reads.
+
+    Attributes:
+        console: prints lines as they are. live: whether they go to a terminal that may be drawn on (not with NO_COLOR).
+    """
+
+    def __init__(self, json: bool = False):
+        self.json = json
+        self.console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal and not os.environ.get("NO_COLOR")
+
+    def say(self, text: str = ""):
+        """Prints a line."""
+        self.console.print(text)
+
+    def result(self, document: Any):
+        """Writes what a verb found, if a script reads. Numbers that JSON does not have (nan, inf) become null."""
+        if self.json:
+            sys.stdout.write(json.dumps(_plain(document), indent=1) + "\n")
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    return x if x is None or isinstance(x, (bool, int, str)) else str(x)
