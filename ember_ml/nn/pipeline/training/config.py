@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,11 +85,14 @@ class RunConfig:
     backend: str | None = None
 
 
-def read(path: str | Path) -> RunConfig:
-    """The RunConfig of a TOML or JSON file. Raises ConfigError with the file, and the line of a syntax error."""
+def read(path: str | Path, change: Callable[[dict], dict] = lambda values: values) -> RunConfig:
+    """The RunConfig of a TOML or JSON file, its values as `change` gives them back.
+
+    Raises ConfigError with the file, and the line of a syntax error.
+    """
     if not Path(path).exists():
         raise ConfigError(f"{path}: no such file; examples/dna_hyena.toml is one to start from")
-    values = read_table(path)
+    values = change(read_table(path))
     try:
         return from_dict(RunConfig, values)
     except ConfigError as e:
