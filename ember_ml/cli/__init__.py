@@ -1,10 +1,14 @@
-"""The command `ember`. Each verb loads what it needs when it is called, so that help stays quick."""
+"""The command `ember`. Each verb loads what it needs when it is called, so that help stays quick.
+
+Exit codes: 0 done; 1 a comparison or self-test failed; 2 what was asked cannot be done: arguments, files, configs, packages;
+3 training met a loss that is no number; 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 try:
     import typer
@@ -13,59 +17,96 @@ except ImportError:
 
 from ember_ml.errors import EmberError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  help="Trains sequence models on a Mac, runs them anywhere, and shows that the results agree.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Trains sequence models on a Mac, runs them anywhere, and shows that the results agree.",
+                  epilog="Exit codes: 0 done, 1 a comparison or self-test failed, 2 it cannot be done as asked, 3 the loss is no number, "
+                         "130 Ctrl-C.")
 
-Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
-Engine = Annotated[Optional[str], typer.Option("--backend", help="Engine, and device: numpy, torch, torch:cuda:0, mlx, cupy.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, such as examples/dna_hyena.toml.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Engine = Annotated[Optional[str], typer.Option("--backend", metavar="ENGINE",
+                                               help="Engine, and device: numpy, torch, torch:cuda:0, mlx, cupy.")]
+Sets = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE",
+                                                   help="Change a value of the file: training.steps=100. May be given more than once.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; lines go to standard error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what is there.")]
 
 
 @app.command("train")
-def _train(config: Annotated[Path, typer.Argument(help="A TOML file, such as examples/dna_hyena.toml.")],
-          out: Annotated[Optional[Path], typer.Option(help="Folder of the run; default runs/<name of the file>.")] = None,
-          backend: Engine = None,
-          steps: Annotated[Optional[int], typer.Option(help="Number of updates, instead of the file's.")] = None,
-          resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-          overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that is in the folder.")] = False):
-    """Train a model as a file says: live progress, evaluation, checkpoints, a plot."""
+def _train(config: Config, sets: Sets = None,
+           out: Annotated[Optional[Path], typer.Option(help="Folder of the run; default runs/<name of the file>.")] = None,
+           backend: Engine = None,
+           steps: Annotated[Optional[int], typer.Option(help="Updates: short for --set training.steps=N.")] = None,
+           resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+           overwrite: Overwrite = False,
+           dry_run: Annotated[bool, typer.Option("--dry-run", help="Build model and data, tell what they are, write nothing.")] = False,
+           tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write event files for TensorBoard.")] = False,
+           json: Json = False):
+    """Train a model as a file says."""
     from ember_ml.cli import train
-    train.run(config, out or Path("runs") / config.stem, backend, steps, resume, overwrite)
+    from ember_ml.cli.output import Output
+    from ember_ml.cli.overrides import read
+    run = read(config, [*(sets or []), *([] if steps is None else [f"training.steps={steps}"])], backend)
+    if dry_run:
+        train.rehearse(run, Output(json))
+        return
+    try:
+        train.run(run, out or Path("runs") / config.stem, resume, overwrite, Output(json), tensorboard)
+    except KeyboardInterrupt as e:                           # the trainer's own says what was saved, and how to go on
+        _fail(str(e) or "interrupted", 130)
+
+
+@app.command("eval")
+def _eval(run: Run,
+          data: Annotated[Optional[Path], typer.Option(metavar="FILE", help="A TOML file whose [data] is evaluated on instead.")] = None,
+          sets: Sets = None, backend: Engine = None, json: Json = False):
+    """Evaluate a model on held-out data, beside baselines."""
+    from ember_ml.cli import evaluate
+    from ember_ml.cli.output import Output
+    evaluate.run(run, data, sets or [], backend, Output(json))
 
 
 @app.command("generate")
 def _generate(run: Run,
-             length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
-             prompt: Annotated[str, typer.Option(help="What to continue.")] = "ATG",
-             temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
-             top_k: Annotated[Optional[int], typer.Option(help="Only the k likeliest tokens.")] = None,
-             top_p: Annotated[Optional[float], typer.Option(help="Only the likeliest tokens, up to this probability.")] = None,
-             repetition: Annotated[float, typer.Option(help="Above 1: tokens that were there already become less likely.")] = 1.0,
-             stop: Annotated[Optional[list[str]], typer.Option(help="A text that ends the sample; may be given more than once.")] = None,
-             seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-             backend: Engine = None):
+              length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
+              prompt: Annotated[str, typer.Option(help="What to continue.")] = "ATG",
+              temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
+              top_k: Annotated[Optional[int], typer.Option(help="Only the k likeliest tokens.")] = None,
+              top_p: Annotated[Optional[float], typer.Option(help="Only the likeliest tokens, up to this probability.")] = None,
+              repetition: Annotated[float, typer.Option(help="Above 1: tokens that were there already become less likely.")] = 1.0,
+              stop: Annotated[Optional[list[str]], typer.Option(help="A text that ends the sample; may be given more than once.")] = None,
+              seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+              backend: Engine = None, json: Json = False):
     """Sample from a trained model, one step at a time."""
     from ember_ml.cli import generate
-    generate.run(run, length, prompt, seed, backend, stop or [], temperature=temperature, top_k=top_k, top_p=top_p,
+    from ember_ml.cli.output import Output
+    generate.run(run, length, prompt, seed, backend, stop or [], Output(json), temperature=temperature, top_k=top_k, top_p=top_p,
                  repetition=repetition)
 
 
 @app.command("parity")
 def _parity(run: Run,
-           length: Annotated[int, typer.Option(help="Length of the input to compare on.")] = 256,
-           json: Annotated[Optional[Path], typer.Option(help="Also write the rows to this file.")] = None):
-    """Run one model file on every engine present and compare logits, loss, gradients and generated tokens."""
+            length: Annotated[int, typer.Option(help="Length of the input to compare on.")] = 256,
+            out: Annotated[Optional[Path], typer.Option(help="Also write the rows to this file, as JSON.")] = None,
+            json: Json = False):
+    """Compare a model on every engine present.
+
+    Logits, loss, gradients and generated tokens, against NumPy in float64.
+    """
     from ember_ml.cli import parity
-    raise typer.Exit(parity.run(run, length, json))
+    from ember_ml.cli.output import Output
+    raise typer.Exit(parity.run(run, length, out, Output(json)))
 
 
 @app.command("convert")
-def _convert(source: Annotated[Path, typer.Argument(help="Folder with config.json and weights.")],
-            target: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
-            dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; default: as in the checkpoint.")] = None,
-            overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False):
-    """Read another project's checkpoint and write it as an Ember model."""
+def _convert(source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with config.json and weights.")],
+             target: Annotated[Path, typer.Argument(metavar="TARGET", help="File to write, .safetensors.")],
+             dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; default: as in the checkpoint.")] = None,
+             overwrite: Overwrite = False, json: Json = False):
+    """Turn another project's checkpoint into an Ember model."""
     from ember_ml.cli import convert
-    convert.run(source, target, dtype, overwrite)
+    from ember_ml.cli.output import Output
+    convert.run(source, target, dtype, overwrite, Output(json))
 
 
 @app.command("mad")
@@ -82,7 +123,10 @@ def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name 
          seed: Annotated[int, typer.Option(help="Of data, weights and order.")] = 0,
          out: Annotated[Path, typer.Option(help="Folder for mad.json and mad.png.")] = Path("runs/mad"),
          backend: Engine = None):
-    """Train small models of any layers on MAD's six synthetic tasks: ember mad --layers hyena mamba self_attention."""
+    """Train small models on six probe tasks.
+
+    MAD's synthetic tasks, for models of any layers: ember mad --layers hyena mamba self_attention.
+    """
     from ember_ml.cli import mad
     from ember_ml.nn.pipeline.training.probes import ProbeConfig
     chosen = {"tasks": tasks} if tasks else {}
@@ -91,27 +135,57 @@ def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name 
 
 
 @app.command("report")
-def _report(run: Run, out: Annotated[Optional[Path], typer.Option(help="The page; default experts.html in the run.")] = None):
-    """Draw what a run's experts did: load over time, who works on what, who works together."""
+def _report(run: Run, out: Annotated[Optional[Path], typer.Option(help="The page; default report.html in the run.")] = None,
+            json: Json = False):
+    """Write a run's page: curves, metrics, parity, experts."""
     from ember_ml.cli import report
-    typer.echo(report.run(run, out))
+    from ember_ml.cli.output import Output
+    output, page = Output(json), report.run(run, out)
+    output.say(str(page))
+    output.result({"page": str(page)})
+
+
+@app.command("plan")
+def _plan(config: Config, sets: Sets = None, backend: Engine = None,
+          probe: Annotated[bool, typer.Option("--probe", help="Also train a few updates: time of one, memory.")] = False,
+          json: Json = False):
+    """Tell what a run will take: numbers, FLOPs, memory."""
+    from ember_ml.cli import plan
+    from ember_ml.cli.output import Output
+    from ember_ml.cli.overrides import read
+    raise typer.Exit(plan.run(read(config, sets, backend), probe, Output(json)))
+
+
+@app.command("data")
+def _data(config: Config, sets: Sets = None, json: Json = False):
+    """Tell what is in the data of a config."""
+    from ember_ml.cli import data
+    from ember_ml.cli.output import Output
+    data.run(config, sets or [], Output(json))
 
 
 @app.command("doctor")
 def _doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run the kernels on the hardware at hand.")] = False,
-           json: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file.")] = None):
-    """Tell which engines and devices are there, and which path each op takes."""
+            out: Annotated[Optional[Path], typer.Option(help="Also write the findings to this file, as JSON.")] = None,
+            json: Json = False):
+    """Tell engines, devices, and which path each op takes."""
     from ember_ml.cli import doctor
-    raise typer.Exit(doctor.run(selftest, json))
+    from ember_ml.cli.output import Output
+    raise typer.Exit(doctor.run(selftest, out, Output(json)))
 
 
-def main():
-    """Entry point. What went wrong is told in one line, with exit code 2; Ctrl-C gives 130."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: runs the command line, by default this process's own, and exits. What went wrong is told in one line."""
     try:
-        app()
+        app(arguments, prog_name="ember")
     except EmberError as e:
-        sys.stderr.write(f"ember: {e}\n")
-        sys.exit(2)
+        _fail(str(e), 2)
+    except OSError as e:                                     # a file that cannot be read or written, a full disk
+        _fail(f"{e.filename}: {e.strerror}" if e.filename is not None else str(e), 2)
     except FloatingPointError as e:
-        sys.stderr.write(f"ember: {e}\n")
-        sys.exit(3)
+        _fail(str(e), 3)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    sys.stderr.write(f"ember: {text}\n")
+    sys.exit(code)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from ember_ml.cli.output import Output
 from ember_ml.interop.convert import convert
 
 
-def run(source: Path, target: Path, dtype: str | None, overwrite: bool):
+def run(source: Path, target: Path, dtype: str | None, overwrite: bool, output: Output):
     """Writes the model and prints what it is made of."""
     model = convert(source, target, dtype, overwrite)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(str(model.summary()), markup=False)
-    console.print(f"{target}: {model.count():,} parameters", markup=False)
+    summary = model.summary()
+    output.say(str(summary))
+    output.say(f"{target}: {model.count():,} parameters")
+    output.result({"file": str(target), "parameters": model.count(), "parts": [row._asdict() for row in (*summary.rows, summary.total)]})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ember_ml import backend as engines
 from ember_ml import data
+from ember_ml.cli.output import Output
 from ember_ml.errors import ConfigError
 from ember_ml.nn.models import Model
 from ember_ml.nn.models.generation import generate, stream_text
@@ -23,7 +24,7 @@ def existing_model(path: Path) -> tuple[configs.RunConfig, Path]:
     return configs.read(folder.config), folder.model
 
 
-def run(path: Path, length: int, prompt: str, seed: int, backend: str | None, stop: list[str], **sampling):
+def run(path: Path, length: int, prompt: str, seed: int, backend: str | None, stop: list[str], output: Output, **sampling):
     """Writes the prompt and `length` sampled tokens to standard output as they come, up to a stop string."""
     config, file = existing_model(path)
     engine, device = engines.parse(backend)
@@ -31,8 +32,12 @@ def run(path: Path, length: int, prompt: str, seed: int, backend: str | None, st
     alphabet = data.alphabet(config.data)
     tokens = tensor(alphabet.encode(prompt)[None], dtype="int32", device=f"{engine.name}:{device}")
     out = generate(model, tokens, length, random.key(seed, device=f"{engine.name}:{device}"), allowed=alphabet.samples, **sampling)
+    texts = stream_text(out, alphabet.decode, stop)
+    if output.json:
+        output.result({"prompt": prompt, "text": "".join(texts), "seed": seed, "backend": f"{engine.name}:{device}"})
+        return
     sys.stdout.write(prompt)
-    for text in stream_text(out, alphabet.decode, stop):
+    for text in texts:
         sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")

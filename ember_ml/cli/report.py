@@ -1,102 +1,140 @@
-"""`ember report`: what the experts of a run did, on one HTML page that holds its images and needs nothing else."""
+"""`ember report`: a run on one HTML page that holds its images and needs nothing else."""
 
 from __future__ import annotations
 
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import matplotlib
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
-
+from ember_ml.cli import facts
+from ember_ml.cli.experts import routers
+from ember_ml.cli.plot import curves, plt
 from ember_ml.errors import ConfigError
-from ember_ml.nn.pipeline.training.run_folder import RunFolder
 
-_PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Experts of {{ run }}</title>
+_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ name }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; } td, th { padding: .2em 1em .2em 0; text-align: right; } td:first-child, th:first-child { text-align: left; }
+tr.this td { font-weight: 600; } .failed { color: #a00; font-weight: 600; } pre { background: #f6f6f4; padding: 1em; overflow-x: auto; }
 figure { display: inline-block; margin: 1em 1em 1em 0; vertical-align: top; } figcaption { color: #555; } img { max-width: 100%; }
 </style></head><body>
-<h1>Experts of {{ run }}</h1>
-<p>{{ steps }} updates. Balanced, a load has coefficient of variation 0; undecided, a router has entropy 1.</p>
+<h1>{{ name }}</h1>
+<table>
+{% for key, value in about %}
+<tr><td>{{ key }}</td><td style="text-align: left">{{ value }}</td></tr>
+{% endfor %}
+</table>
+{% if scores %}
+<h2>Held-out data</h2>
+<table><tr><th></th><th>{{ score }}</th></tr>
+{% for row in scores %}
+<tr{% if row.this %} class="this"{% endif %}><td>{{ row.name }}</td><td>{{ row.value }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+<h2>Curves</h2>
+<figure><img alt="curves" src="data:image/png;base64,{{ curves }}"></figure>
+{% if metrics %}
+<h2>Metrics</h2>
+<table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in metrics %}
+<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
+{% if parity %}
+<h2>Parity</h2>
+<table><tr><th>engine</th><th>quantity</th><th>error</th><th>tolerance</th><th></th></tr>
+{% for r in parity %}
+<tr><td>{{ r.engine }}</td><td>{{ r.quantity }}</td><td>{{ r.error }}</td><td>{{ r.tolerance }}</td>
+<td{% if not r.pass %} class="failed"{% endif %}>{{ "ok" if r.pass else "FAILED" }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+{% if routers %}
+<h2>Experts</h2>
+<p>Balanced, a load has coefficient of variation 0; undecided, a router has entropy 1.</p>
 <table><tr><th>router</th><th>experts</th><th>CV of the load</th><th>dead</th><th>entropy</th><th>information on the class</th></tr>
-{% for r in routers %}<tr><td>{{ r.name }}</td><td>{{ r.experts }}</td><td>{{ r.cv }}</td><td>{{ r.dead }}</td><td>{{ r.entropy }}</td>
+{% for r in routers %}
+<tr><td>{{ r.name }}</td><td>{{ r.experts }}</td><td>{{ r.cv }}</td><td>{{ r.dead }}</td><td>{{ r.entropy }}</td>
 <td>{{ r.information }}</td></tr>
-{% endfor %}</table>
-{% for r in routers %}<section><h2>{{ r.name }}</h2>
-{% for f in r.figures %}<figure><img alt="{{ f.title }}" src="data:image/png;base64,{{ f.png }}"><figcaption>{{ f.title }}</figcaption></figure>
-{% endfor %}</section>
-{% endfor %}</body></html>
+{% endfor %}
+</table>
+{% for r in routers %}
+<section><h3>{{ r.name }}</h3>
+{% for f in r.figures %}
+<figure><img alt="{{ f.title }}" src="data:image/png;base64,{{ f.png }}"><figcaption>{{ f.title }}</figcaption></figure>
+{% endfor %}
+</section>
+{% endfor %}
+{% endif %}
+<h2>Configuration</h2>
+<pre>{{ config }}</pre>
+</body></html>
 """)
+
+#: columns of the table of metrics, beside the scores
+_COLUMNS = {"loss": "{:.4f}", "rate": "{:.2e}", "grad_norm": "{:.3f}", "tokens_per_second": "{:,.0f}", "memory": "{:,.0f}"}
+#: lines of that table at most
+_LINES = 40
 
 
 def run(folder: Path, out: Path | None) -> Path:
-    """Writes the page of a run, by default experts.html in its folder, and returns where it is.
+    """Writes the page of a run, by default report.html in its folder, and returns where it is.
 
-    Raises ConfigError for a folder that holds no run, or one whose model has no mixture of experts.
+    Raises ConfigError for a folder that holds no run, or one without a logged update.
     """
-    run = RunFolder.existing(folder)
-    rows = [r for r in run.rows() if "loss" in r]
-    names = sorted({key.rpartition(".load")[0] for row in rows for key in row if key.endswith(".load") or key == "load"})
-    if not names:
-        raise ConfigError(f"{folder}: has no expert's load in metrics.jsonl; expected a run of a model with a layer 'moe'")
-    page = _PAGE.render(run=run.path.name, steps=rows[-1]["step"], routers=[_router(name, rows) for name in names])
-    out = out or run.path / "experts.html"
+    known = facts.read(folder)
+    if not any("loss" in r for r in known.rows):
+        raise ConfigError(f"{folder}: metrics.jsonl holds no update yet; train first")
+    columns, metrics = _metrics(known)
+    page = _PAGE.render(name=known.folder.resolve().name, about=known.about(), score=known.score, scores=_scores(known), columns=columns,
+                        metrics=metrics, curves=_png(curves(known.rows, known.baselines, known.unit)),
+                        parity=[{**r, "error": _number(r["error"]), "tolerance": _number(r["tolerance"])} for r in known.parity],
+                        routers=routers(known.rows, _figure), config=known.config)
+    out = out or known.folder / "report.html"
     out.write_text(page, encoding="utf-8")
     return out
 
 
-def _router(name: str, rows: list[dict]) -> dict:
-    """What the page says of one router."""
-    def series(what):
-        key = f"{name}.{what}".lstrip(".")
-        return [(row["step"], row[key]) for row in rows if key in row]
+def _scores(known: facts.Facts) -> list[dict[str, Any]]:
+    if not known.evaluations:
+        return []
+    own = next(iter(known.evaluations[-1]["eval"].values()))
+    found = sorted([(value, name) for name, value in known.baselines.items()] + [(own, "this model")], reverse=True)
+    return [{"name": name, "value": f"{value:.4f}", "this": name == "this model"} for value, name in found]
 
-    def last(what, form="{:.3f}"):
-        found = series(what)
-        return form.format(found[-1][1]) if found else ""
 
-    load, figures = series("load"), []
-    figures.append(_figure("load over time", lambda axes: _lines(axes, load)))
-    figures.append(_figure("entropy and coefficient of variation", lambda axes: _two(axes, series("entropy"), series("load_cv"))))
-    for what, title, label in (("classes", "expert by class of token", "class"), ("coactivation", "co-activation", "expert")):
-        if found := series(what):
-            figures.append(_figure(title, lambda axes, m=found[-1][1], label=label: _heat(axes, m, label)))
-    return {"name": name or "router", "experts": len(load[-1][1]), "cv": last("load_cv"), "dead": last("dead", "{:.0%}"),
-            "entropy": last("entropy"), "information": last("information"), "figures": figures}
+def _metrics(known: facts.Facts) -> tuple[list[str], list[list[str]]]:
+    """The table of evaluations: its head, and a line for each (of many, an even choice), with the update's own numbers."""
+    chosen = known.evaluations
+    if len(chosen) > _LINES:
+        chosen = [chosen[i * (len(chosen) - 1) // (_LINES - 1)] for i in range(_LINES)]
+    updates = {r["step"]: r for r in known.rows if "loss" in r}
+    names = [name for name in _COLUMNS if any(name in updates.get(r["step"], {}) for r in chosen)]
+    scores = list(dict.fromkeys(name for r in chosen for name in r["eval"]))
+    lines = [[f"{r['step']:,}", *(f"{r['eval'][n]:.4f}" if n in r["eval"] else "" for n in scores),
+              *(_COLUMNS[n].format(updates.get(r["step"], {})[n]) if n in updates.get(r["step"], {}) else "" for n in names)] for r in chosen]
+    return ["update", *scores, *(n.replace("_", " ") for n in names)], lines
+
+
+def _number(x) -> str:
+    return f"{x:.1e}" if isinstance(x, float) else str(x)
 
 
 def _figure(title: str, draw) -> dict[str, str]:
     figure, axes = plt.subplots(figsize=(5.5, 3.6), dpi=110)
     draw(axes)
     figure.tight_layout()
+    return {"title": title, "png": _png(figure)}
+
+
+def _png(figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     plt.close(figure)
-    return {"title": title, "png": base64.b64encode(file.getvalue()).decode()}
-
-
-def _lines(axes, load):
-    steps, shares = zip(*load)
-    axes.stackplot(steps, *zip(*shares), linewidth=0)
-    axes.set(xlabel="updates", ylabel="share of the rows, by expert", ylim=(0.0, 1.0))
-
-
-def _two(axes, entropy, cv):
-    for series, label in ((entropy, "routing entropy"), (cv, "CV of the load")):
-        if series:
-            axes.plot(*zip(*series), label=label)
-    axes.set(xlabel="updates", ylim=(0.0, None))
-    axes.legend(frameon=False)
-
-
-def _heat(axes, matrix, label):
-    totals = [sum(row) or 1.0 for row in matrix] if label == "class" else [1.0] * len(matrix)
-    image = axes.imshow([[v / t for v in row] for row, t in zip(matrix, totals)], aspect="auto", cmap="viridis")
-    axes.set(xlabel=label, ylabel="expert")
-    axes.figure.colorbar(image, ax=axes)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,45 +1,56 @@
-"""`ember train`: a run from a file, with progress, evaluation beside baselines, and a plot."""
+"""`ember train`: a run from a file, with progress, evaluation beside baselines, curves and a model card."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import typer
-
-from ember_ml import backend as engines
-from ember_ml.cli.display import TrainingDisplay
-from ember_ml.cli.plot import draw_loss
+from ember_ml.cli import card, facts
+from ember_ml.cli.display import TrainingDisplay, scores
+from ember_ml.cli.logs import CsvLog, TensorBoardLog
+from ember_ml.cli.output import Output
 from ember_ml.nn.pipeline.training import config as configs
-from ember_ml.nn.pipeline.training.interrupt import Interrupted
+from ember_ml.nn.pipeline.training.config import RunConfig
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 
 
-def run(path: Path, out: Path, backend: str | None, steps: int | None, resume: bool, overwrite: bool):
-    """Trains as the file says and fills the folder `out`."""
-    run = configs.replaced(configs.read(path), backend=backend, steps=steps)
-    engine, device = engines.parse(run.backend)
-    run = configs.replaced(run, backend=f"{engine.name}:{device}")
+def rehearse(run: RunConfig, output: Output):
+    """Builds data, model and optimiser, tells what they are, and writes nothing."""
+    stage = SupervisedTraining(run)
+    summary = stage.model.summary(stage.data.batch(0)[0].shape[1])
+    output.say(str(summary))
+    output.say(_headline(run, stage))
+    output.say(f"{run.training.steps} updates; nothing was trained or written. What it will take: ember plan CONFIG")
+    output.result({**facts.summarize(run, stage), "steps": run.training.steps,
+                   "parts": [row._asdict() for row in (*summary.rows, summary.total)]})
+
+
+def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output, tensorboard: bool = False):
+    """Trains as the config says and fills the folder `out`."""
+    from ember_ml.cli.plot import draw_curves                # matplotlib, which a rehearsal need not wait for
+    logs = [TensorBoardLog(out / "tensorboard")] if tensorboard else []
     folder = RunFolder(out, resume, overwrite)
-    stage = SupervisedTraining(run, folder, resume)
+    stage = SupervisedTraining(run, folder, resume, [CsvLog(folder), *logs])
+    data, bits = stage.data, stage.data.task == "next_token"
+    stage.trainer.callbacks.append(TrainingDisplay(stage.trainer.config.steps, data.unit, bits, 10 * run.training.log_every, output))
     configs.write(folder.config, run)
-    display = TrainingDisplay(stage.trainer.config.steps, stage.data.unit, 10 * run.training.log_every)
-    stage.trainer.callbacks.append(display)
-    console = display.console
-    console.print(f"{run.model.get('family', 'model')} of {stage.model.count():,} parameters on {run.backend}, "
-                  f"{stage.data.describe()}")
-    try:
-        model = stage()
-    except Interrupted as e:
-        sys.stderr.write(f"ember: {e}\n")
-        raise typer.Exit(130) from None
+    summary = facts.summarize(run, stage)
+    facts.write_summary(folder, summary)
+    output.say(_headline(run, stage))
+    model = stage()
     model.save(folder.model)
-    baselines = stage.data.baselines()
-    draw_loss(folder.rows(), baselines, stage.data.unit, folder.plot)
-    final = next(r for r in reversed(folder.rows()) if "eval" in r)
-    console.print(f"\nheld-out bits per {stage.data.unit}")
-    for name, bits in sorted([*baselines.items(), ("this model", final["eval"]["bits"])], key=lambda b: -b[1]):
-        console.print(f"  {name:<28} {bits:.4f}")
-    console.print(f"trained for {final['seconds']:.0f} s; {folder.path}/ holds model.safetensors, metrics.jsonl, loss.png, "
-                  "config.toml")
+    known = facts.read(folder.path)
+    final = known.evaluations[-1]
+    summary |= {"steps": final["step"], "seconds": final["seconds"], "held_out": final["eval"], "baselines": data.baselines()}
+    facts.write_summary(folder, summary)
+    draw_curves(known.rows, summary["baselines"], data.unit, folder.plot)
+    card.write(folder.path)
+    output.say()
+    scores(output, final["eval"], summary["baselines"], data.unit)
+    output.say(f"trained for {final['seconds']:.0f} s; {folder.path}/ holds model.safetensors, model_card.md, metrics.jsonl, metrics.csv, "
+               "loss.png, config.toml")
+    output.result({"run": str(folder.path), **summary})
+
+
+def _headline(run: RunConfig, stage: SupervisedTraining) -> str:
+    return f"{run.model.get('family', 'model')} of {stage.model.count():,} parameters on {run.backend}, {stage.data.describe()}"

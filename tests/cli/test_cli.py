@@ -21,57 +21,27 @@ def ember(*args, cwd, **env):
                           timeout=300)
 
 
-@pytest.fixture
-def job(tmp_path):
-    """A small configuration on a FASTA file of its own."""
-    (tmp_path / "x.fna").write_text(">x\n" + "".join(np.random.default_rng(1).choice(list("ACGT"), 3000)) + "\n")
-    (tmp_path / "job.toml").write_text("""
-seed = 1
-[data]
-kind = "dna"
-fasta = "x.fna"
-length = 16
-batch = 2
-held_out = 200
-[model]
-family = "hyena_dna"
-d_input = 8
-n_layer = 1
-l_max = 16
-filter = { width = 4 }
-[optimizer]
-name = "adamw"
-rate = 1e-2
-[training]
-steps = 4
-log_every = 1
-eval_every = 2
-checkpoint_every = 2
-""")
-    return tmp_path
-
-
-def test_train_generate_parity_and_resume(job):
-    done = ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job)
+def test_train_generate_parity_and_resume(command, job):
+    done = ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job)         # a process of its own, as people have it
     assert done.returncode == 0, done.stderr
     assert "held-out bits per base" in done.stdout and "Markov, order 6" in done.stdout
     assert (job / "run/loss.png").read_bytes().startswith(b"\x89PNG")
     rows = [json.loads(line) for line in (job / "run/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
-    again = ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job)
-    assert again.returncode == 2 and "--resume" in again.stderr and "--overwrite" in again.stderr
-    longer = ember("train", "job.toml", "--out", "run", "--backend", "numpy", "--resume", "--steps", "6", cwd=job)
-    assert longer.returncode == 0 and "step      6" in longer.stdout
+    again = command("train", "job.toml", "--out", "run", "--backend", "numpy")
+    assert again.code == 2 and "--resume" in again.err and "--overwrite" in again.err
+    longer = command("train", "job.toml", "--out", "run", "--backend", "numpy", "--resume", "--steps", "6")
+    assert longer.code == 0 and "step      6" in longer.out
 
-    first, second = (ember("generate", "run", "--length", "30", "--backend", b, cwd=job).stdout.strip() for b in ("numpy", "torch"))
+    first, second = (command("generate", "run", "--length", "30", "--backend", b).out.strip() for b in ("numpy", "torch"))
     assert len(first) == 33 and set(first) <= set("ACGT") and first == second
-    shown = ember("parity", "run", "--length", "16", "--json", "rows.json", cwd=job)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert shown.stdout.strip().endswith("0 failed")
+    shown = command("parity", "run", "--length", "16", "--out", "rows.json")
+    assert shown.code == 0, shown.out + shown.err
+    assert shown.out.strip().endswith("0 failed")
     assert all(r["pass"] for r in json.loads((job / "rows.json").read_text()))
 
 
-def test_a_model_as_a_list_of_blocks(job):
+def test_a_model_as_a_list_of_blocks(command, job):
     text = (job / "job.toml").read_text()
     old = text[text.index('family = "hyena_dna"'):text.index("[optimizer]")]
     (job / "job.toml").write_text(text.replace(old, """
@@ -85,11 +55,11 @@ blocks = [
     { layer = "moe", moe_config = { num_experts = 2, expert_config = { d_inner = 8 } } },
 ]
 """))
-    done = ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job)
-    assert done.returncode == 0, done.stderr
+    done = command("train", "job.toml", "--out", "run", "--backend", "numpy")
+    assert done.code == 0, done.err
     made = nn.Model.load(job / "run/model.safetensors", device="numpy")
     assert [b.config.layer for b in made.blocks] == ["self_attention", "gated_mlp", "mamba", "mamba", "moe"]
-    bases = ember("generate", "run", "--length", "12", "--top-k", "2", "--stop", "GATTACA", "--backend", "numpy", cwd=job).stdout.strip()
+    bases = command("generate", "run", "--length", "12", "--top-k", "2", "--stop", "GATTACA", "--backend", "numpy").out.strip()
     assert set(bases) <= set("ACGT") and 3 <= len(bases) <= 15
 
 
@@ -101,12 +71,12 @@ blocks = [
     (("generate", "norun"), "is no run"),
     (("parity", "norun"), "is no run"),
 ])
-def test_misuse_is_told_in_one_line(job, args, words):
+def test_misuse_is_told_in_one_line(command, job, args, words):
     import re
-    done = ember(*args, cwd=job)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("ember: ") and done.stderr.count("\n") == 1
-    assert re.search(words, done.stderr)
+    done = command(*args)
+    assert done.code == 2, done.out + done.err
+    assert done.err.startswith("ember: ") and done.err.count("\n") == 1
+    assert re.search(words, done.err)
 
 
 @pytest.mark.parametrize("old, new, words", [
@@ -117,40 +87,53 @@ def test_misuse_is_told_in_one_line(job, args, words):
     ("steps = 4", "stepz = 4", "steps"),
     ("length = 16", "length = 5000", "length"),
 ])
-def test_a_wrong_configuration_names_what_is_wrong(job, old, new, words):
+def test_a_wrong_configuration_names_what_is_wrong(command, job, old, new, words):
     text = (job / "job.toml").read_text()
     assert old in text
     (job / "job.toml").write_text(text.replace(old, new, 1))
-    done = ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    done = command("train", "job.toml", "--out", "run", "--backend", "numpy")
+    assert done.code == 2 and words in done.err and "Traceback" not in done.err
     assert not (job / "run" / "model.safetensors").exists()
 
 
-def test_parity_fails_on_a_model_that_was_tampered_with(job):
-    assert ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job).returncode == 0
+def test_parity_fails_on_a_model_that_was_tampered_with(command, job):
+    assert command("train", "job.toml", "--out", "run", "--backend", "numpy").code == 0
     model = job / "run/model.safetensors"
     model.write_bytes(model.read_bytes()[:-10])
-    done = ember("parity", "run", cwd=job)
-    assert done.returncode == 2 and "model.safetensors" in done.stderr
+    done = command("parity", "run")
+    assert done.code == 2 and "model.safetensors" in done.err
 
 
-def test_generate_refuses_letters_that_are_no_bases(job):
-    assert ember("train", "job.toml", "--out", "run", "--backend", "numpy", cwd=job).returncode == 0
-    done = ember("generate", "run", "--prompt", "HELLO", cwd=job)
-    assert done.returncode == 2 and "'E'" in done.stderr
+def test_generate_refuses_letters_that_are_no_bases(command, job):
+    assert command("train", "job.toml", "--out", "run", "--backend", "numpy").code == 0
+    done = command("generate", "run", "--prompt", "HELLO")
+    assert done.code == 2 and "'E'" in done.err
 
 
-def test_doctor_tells_every_path_on_every_device(job):
-    done = ember("doctor", "--selftest", "--json", "d.json", cwd=job)
-    assert done.returncode == 0, done.stderr
+def test_doctor_tells_every_path_on_every_device(command, job):
+    done = command("doctor", "--selftest", "--out", "d.json")
+    assert done.code == 0, done.err
     found = json.loads((job / "d.json").read_text())
     assert set(found["engines"]) >= {"numpy", "mlx", "torch", "cupy"}
+    assert found["memory"] > 2**28 and set(found["compilers"]) == {"c++", "nvcc"}
     paths = found["devices"]["numpy:cpu"]
     assert paths["ops"]["add"] == "native" and set(paths["ops"].values()) == {"native", "composite"}
     assert {state["reason"] for state in paths["kernels"].values()} == {"no Metal or CUDA device"}
-    assert "numpy:cpu: " in done.stdout and "no Metal or CUDA device" in done.stdout
+    assert "numpy:cpu: " in done.out and "no Metal or CUDA device" in done.out
 
 
-def test_help_lists_the_verbs(job):
-    done = ember("--help", cwd=job)
-    assert done.returncode == 0 and all(verb in done.stdout for verb in ("train", "generate", "parity", "doctor"))
+def test_help_lists_the_verbs_and_loads_no_heavy_package(tmp_path):
+    code = """
+import atexit, json, sys
+atexit.register(lambda: json.dump(sorted({name.partition(".")[0] for name in sys.modules}), open("loaded.json", "w")))
+from ember_ml.cli import main
+main(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for verb in ("train", "eval", "generate", "convert", "parity", "report", "plan", "doctor", "mad"):
+        assert f"\n  {verb} " in done.stdout
+    loaded = json.loads((tmp_path / "loaded.json").read_text())
+    assert "typer" in loaded
+    assert not {"numpy", "mlx", "torch", "cupy", "matplotlib", "jinja2", "pydantic", "ml_dtypes"} & set(loaded)

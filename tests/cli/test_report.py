@@ -1,6 +1,7 @@
 """`ember report`: from a run of a model with experts to one page that holds its images, and what a browser makes of it."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -41,16 +42,54 @@ def test_what_is_logged(folder):
 def test_the_page_holds_everything(folder):
     page = report.run(folder.path, None).read_text()
     images = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)"', page)
-    assert [title for title, _ in images] == ["load over time", "entropy and coefficient of variation", "expert by class of token",
+    assert [title for title, _ in images] == ["curves", "load over time", "entropy and coefficient of variation", "expert by class of token",
                                               "co-activation"]
     assert all(base64.b64decode(data).startswith(b"\x89PNG") for _, data in images)
     assert _tiny.ROUTER in page and not re.search(r'(src|href)="(?!data:)', page)
 
 
-def test_a_run_without_experts(folder):
-    rows = [{"step": 1, "loss": 1.0}]
-    folder.metrics.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    with pytest.raises(ConfigError, match="expected a run of a model with a layer 'moe'"):
+def test_the_page_of_a_run_of_the_command(command, job):
+    assert command("train", "job.toml", "--out", "run", "--backend", "numpy").code == 0
+    before = command("report", "run", "--out", "before.html")
+    assert before.code == 0 and before.out.strip() == "before.html"
+    assert command("parity", "run", "--length", 8).code == 0
+    assert json.loads(command("report", "run", "--json").out) == {"page": "run/report.html"}
+    page, summary = (job / "run/report.html").read_text(), json.loads((job / "run/summary.json").read_text())
+    assert "Parity" in page and "Parity" not in (job / "before.html").read_text()
+    assert f"<td>{summary['held_out']['bits']:.4f}</td>" in page and summary["fingerprint"][0]["sha256"] in page
+    for name, value in summary["baselines"].items():
+        assert f"<td>{name}</td><td>{value:.4f}</td>" in page
+    assert [float(cell) for cell in re.findall(r"<tr><td>(?:2|4)</td><td>([\d.]+)</td>", page)] == [
+        pytest.approx(row["eval"]["bits"], abs=5e-5) for row in RunFolder.existing(job / "run").rows() if "eval" in row]
+    assert "Experts" not in page and "[optimizer]" in page
+
+
+def test_the_card(command, job):
+    assert command("train", "job.toml", "--out", "run", "--backend", "numpy").code == 0
+    card, summary = (job / "run/model_card.md").read_text(), json.loads((job / "run/summary.json").read_text())
+    digest = hashlib.sha256((job / "x.fna").read_bytes()).hexdigest()
+    assert f"x.fna, {(job / 'x.fna').stat().st_size:,} bytes, SHA-256 {digest}" in card
+    assert f"| this model | {summary['held_out']['bits']:.4f} |" in card and "| uniform | 2.0000 |" in card
+    assert "Not compared yet" in card and "d_input = 8" in card
+    assert command("parity", "run", "--length", 8).code == 0
+    card = (job / "run/model_card.md").read_text()
+    assert "All within tolerance" in card and "numpy, mlx, torch" in card
+    code = card.split("```python")[1].split("```")[0].replace("run/", str(job / "run") + "/")
+    names = {"inputs": em.tensor([[0, 1, 2]], device="numpy")}
+    with em.using("numpy"):
+        exec(code, names)
+    assert names["y"].shape[:2] == (1, 3)
+
+
+def test_a_run_that_has_learned_nothing_yet(folder):
+    folder.metrics.write_text("")
+    with pytest.raises(ConfigError, match="holds no update yet"):
+        report.run(folder.path, None)
+
+
+def test_a_summary_that_is_broken(folder):
+    (folder.path / "summary.json").write_text("{")
+    with pytest.raises(ConfigError, match="summary.json: is no JSON"):
         report.run(folder.path, None)
 
 
@@ -67,4 +106,4 @@ def test_a_browser_draws_it(folder, tmp_path):
     dom = subprocess.run([*common, "--virtual-time-budget=4000", "--dump-dom", shown.as_uri()], capture_output=True, text=True, timeout=120)
     assert dom.returncode == 0, dom.stderr
     images = json.loads(re.search(r"<title>(.*?)</title>", dom.stdout, re.DOTALL)[1].replace("&quot;", '"'))
-    assert len(images) == 4 and all(complete and width > 300 for _, complete, width in images)
+    assert len(images) == 5 and all(complete and width > 300 for _, complete, width in images)

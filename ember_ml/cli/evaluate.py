@@ -1,0 +1,39 @@
+"""`ember eval`: a run's model on held-out data, beside the baselines of that data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ember_ml import backend as engines
+from ember_ml import data
+from ember_ml.cli.data import table as data_table
+from ember_ml.cli.display import scores
+from ember_ml.cli.generate import existing_model
+from ember_ml.cli.output import Output
+from ember_ml.errors import ConfigError
+from ember_ml.nn.models import Model
+from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
+from ember_ml.nn.pipeline.training.supervised import model_fields
+
+
+def run(path: Path, other: Path | None, sets: list[str], backend: str | None, output: Output):
+    """Evaluates on the held-out part of the run's own data, or of the [data] table of the file `other`."""
+    config, file = existing_model(path)
+    table = data_table(other or path / "config.toml", sets)
+    engine, device = engines.parse(backend)
+    where = f"{engine.name}:{device}"
+    model, source = Model.load(file, device=where), data.open_source(table, config.seed)
+    _check(model, source)
+    objective = OBJECTIVES[source.task]
+    found, baselines = objective.evaluate(model, source.held_out()), source.baselines()
+    output.say(f"{path} on {where}, {source.describe()}")
+    scores(output, found, baselines, source.unit)
+    output.result({"run": str(path), "backend": where, "data": table, "scores": found, "baselines": baselines})
+
+
+def _check(model: Model, source):
+    """Raises ConfigError if the data is for a model of another kind."""
+    for field, value in model_fields(source, {}).items():
+        have = getattr(model.config, field, value)
+        if field != "family" and (have < value if field == "vocab_size" and have else have != value):
+            raise ConfigError(f"eval: the data is for a model with {field}={value!r}; this one has {have!r}")
