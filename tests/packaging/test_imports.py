@@ -23,7 +23,7 @@ FLOORS = (
     {"ember_ml.ops"},
     {"ember_ml.weights", "ember_ml.data"},
     {"ember_ml.nn"},
-    {"ember_ml.interop", "ember_ml.parity"},
+    {"ember_ml.interop", "ember_ml.parity", "ember_ml.sklearn"},
     {"ember_ml"},  # the public names, ember_ml/__init__.py
     {"ember_ml.cli", "ember_ml.__main__"},
 )
@@ -41,6 +41,7 @@ MAY_COMPUTE_WITH = {
     "ember_ml.data": {"numpy"},
     "ember_ml.interop": {"numpy"},
     "ember_ml.parity": {"numpy"},
+    "ember_ml.sklearn": {"numpy"},
     "ember_ml.nn.layers.sequence_mixing.recurrent.wirings": {"numpy"},
 }
 
