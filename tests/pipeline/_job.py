@@ -1,18 +1,32 @@
-"""A small training run in a process of its own, to be killed: python _job.py FOLDER FASTA ENGINE [resume]."""
+"""A small training run that is killed at a line of its own code: python _job.py ENGINE FASTA, then orders on standard input.
 
+An order is a line of JSON, {"folder", "resume", "kill"}. Each is carried out in a fork of this process, which spares it the imports, and is
+answered by a line, {"status", "places"}: how it ended, and the file of every line of the trainer and the savers that it ran. `kill` is the
+number of such a line: just before it, the process sends SIGKILL to itself. So every moment between two lines can be chosen, also in the
+middle of a save.
+"""
+
+import json
+import os
+import signal
 import sys
-import time
+import traceback
+from pathlib import Path
 
-from ember_ml.nn.pipeline.training import Callback, RunConfig, RunFolder
+from ember_ml import backend, weights
+from ember_ml.nn.pipeline import training
+from ember_ml.nn.pipeline.training import RunConfig, RunFolder
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 from ember_ml.registry import from_dict
 
 STEPS = 14
+WATCHED = {str(path): path.name for package in (training, weights) for path in Path(package.__file__).parent.glob("*.py")
+           if path.name in ("trainer.py", "checkpoints.py", "run_folder.py", "atomic.py", "guard.py")}
 
 
 def run_config(fasta: str, engine: str) -> RunConfig:
-    """Dropout, a 4-expert mixture with a balance bias, and Hyena, compiled where the engine can."""
+    """Dropout, a 4-expert mixture with a balance bias, Hyena, a schedule and a moving average; the data go by three times."""
     blocks = [{"d_input": 8, "layer": "hyena", "layer_config": {"l_max": 16, "filter": {"width": 4}}, "norm": "layer_norm",
                "dropout": 0.2},
               {"d_input": 8, "layer": "moe", "layer_config": {"num_experts": 4, "k": 2, "expert_config": {"d_inner": 8}}, "norm": "layer_norm"}]
@@ -20,27 +34,56 @@ def run_config(fasta: str, engine: str) -> RunConfig:
         "data": {"kind": "dna", "fasta": fasta, "length": 16, "batch": 2, "held_out": 100},
         "model": {"family": "model", "blocks": blocks, "norm": "layer_norm", "head": "tied"},
         "optimizer": {"name": "adamw", "rate": {"peak": 0.01, "warmup": 2, "total": STEPS}},
-        "training": {"steps": STEPS, "log_every": 1, "eval_every": 5, "checkpoint_every": 3, "compile": engine != "numpy"},
+        "training": {"steps": STEPS, "log_every": 1, "eval_every": 5, "checkpoint_every": 3, "ema": 0.9},
         "seed": 3, "backend": engine})
 
 
-class Pause(Callback):
-    """Waits after each row, so that a test finds the time to kill."""
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
-
-    def step(self, row):
-        time.sleep(self.seconds)
-
-
-def main(folder: str, fasta: str, engine: str, resume: bool, pause: float):
-    run = run_config(fasta, engine)
+def train(run: RunConfig, folder: str, resume: bool):
+    """What the command does: config, training, model."""
     place = RunFolder(folder, resume=resume)
-    stage = SupervisedTraining(run, place, resume, [Pause(pause)])
+    stage = SupervisedTraining(run, place, resume)
     configs.write(place.config, run)
     stage().save(place.model)
 
 
+def watch(kill: int | None) -> list[str]:
+    """Lists the file of each watched line that is about to run, and kills the process before number `kill`."""
+    places: list[str] = []
+
+    def line(frame, event, arg):
+        if event == "line":
+            if len(places) == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            places.append(WATCHED[frame.f_code.co_filename])
+        return line
+
+    sys.settrace(lambda frame, event, arg: line if frame.f_code.co_filename in WATCHED else None)
+    return places
+
+
+def serve(engine: str, fasta: str):
+    backend.get(engine)
+    run = run_config(fasta, engine)
+    for order in map(json.loads, sys.stdin):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                places = watch(order["kill"])
+                train(run, order["folder"], order["resume"])
+                sys.settrace(None)
+                os.write(write, " ".join(places).encode())
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(write)
+        with open(read) as answer:
+            places = answer.read().split()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        sys.stdout.write(json.dumps({"status": status, "places": places}) + "\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], "resume" in sys.argv, 0.05 if "slowly" in sys.argv else 0.0)
+    serve(*sys.argv[1:])

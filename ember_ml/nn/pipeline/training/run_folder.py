@@ -52,13 +52,14 @@ class RunFolder:
         there = self.config.exists() or bool(self.checkpoints().steps())
         if resume and not there:
             raise ConfigError(f"{self.path}: there is no run to resume; start without --resume")
-        if there and not resume and not overwrite:
-            raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
-                              "or another folder with --out")
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.lock = FolderLock(self.path)
-        if there and overwrite and not resume:
+        if there and not resume:
+            if not overwrite:
+                self.lock.release()
+                raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
+                                  "or another folder with --out")
             self._clear()
         for left in (*self.path.glob(".*.tmp"), *self.path.glob("checkpoints/.*.tmp")):     # by a save that was killed
             left.unlink()
