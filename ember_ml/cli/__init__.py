@@ -69,7 +69,7 @@ def _eval(run: Run,
 @app.command("generate")
 def _generate(run: Run,
               length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
-              prompt: Annotated[str, typer.Option(help="What to continue.")] = "ATG",
+              prompt: Annotated[Optional[str], typer.Option(help="What to continue; default ATG for DNA, else held-out text.")] = None,
               temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
               top_k: Annotated[Optional[int], typer.Option(help="Only the k likeliest tokens.")] = None,
               top_p: Annotated[Optional[float], typer.Option(help="Only the likeliest tokens, up to this probability.")] = None,

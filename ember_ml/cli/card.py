@@ -33,7 +33,8 @@ def _parity(known: facts.Facts) -> list[str]:
         return ["## Parity", f"Not compared yet: `ember parity {known.folder}`."]
     failed = [f"{r['quantity']} on {r['engine']}" for r in known.parity if not r["pass"]]
     engines = ", ".join(dict.fromkeys(r["engine"] for r in known.parity))
-    said = f"{len(known.parity)} comparisons with NumPy in float64 on {engines}: logits, loss, gradients, generated tokens. " + (
+    tokens = ", generated tokens" if any("tokens" in r["quantity"] for r in known.parity) else ""
+    said = f"{len(known.parity)} comparisons with NumPy in float64 on {engines}: outputs, loss, gradients{tokens}. " + (
         f"{len(failed)} failed: {', '.join(failed)}." if failed else "All within tolerance.")
     return ["## Parity", said]
 

@@ -15,6 +15,9 @@ from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.ops import random, tensor
 
+#: tokens of held-out text that are continued where no prompt is given
+_PROMPT = 16
+
 
 def existing_model(path: Path) -> tuple[configs.RunConfig, Path]:
     """(config, model file) of a run folder. Raises ConfigError if it is no run or holds no model yet."""
@@ -24,12 +27,18 @@ def existing_model(path: Path) -> tuple[configs.RunConfig, Path]:
     return configs.read(folder.config), folder.model
 
 
-def run(path: Path, length: int, prompt: str, seed: int, backend: str | None, stop: list[str], output: Output, **sampling):
-    """Writes the prompt and `length` sampled tokens to standard output as they come, up to a stop string."""
+def run(path: Path, length: int, prompt: str | None, seed: int, backend: str | None, stop: list[str], output: Output, **sampling):
+    """Writes the prompt, by default the beginning of the held-out text, and `length` sampled tokens to standard output as they come,
+    up to a stop string."""
     config, file = existing_model(path)
     engine, device = engines.parse(backend)
     model = Model.load(file, device=f"{engine.name}:{device}")
+    if model.config.head not in ("tied", "dense"):
+        raise ConfigError(f"{path}: expected a model that tells the next token; this one has head={model.config.head!r}, which ember eval "
+                          "judges")
     alphabet = data.alphabet(config.data)
+    if prompt is None:
+        prompt = "ATG" if alphabet is data.Bases else alphabet.decode(data.open_source(config.data, config.seed).sample(_PROMPT)[0])
     tokens = tensor(alphabet.encode(prompt)[None], dtype="int32", device=f"{engine.name}:{device}")
     out = generate(model, tokens, length, random.key(seed, device=f"{engine.name}:{device}"), allowed=alphabet.samples, **sampling)
     texts = stream_text(out, alphabet.decode, stop)

@@ -33,8 +33,8 @@ def advice(found: dict) -> list[str]:
     said, devices, mlx = [], found["devices"], found["engines"].get("mlx", {})
     if mlx.get("blas") == "reference":
         rate = devices["mlx:cpu"]["gflops"]
-        said.append(f"MLX's wheel for Linux brings a reference BLAS (matrix products at {rate:.0f} GFLOP/s, measured now). Preload a fast one: "
-                    "apt install libopenblas0-pthread, then LD_PRELOAD=libopenblas.so.0 ember ...; or train with --backend torch.")
+        said.append(f"MLX's wheel for Linux brings a reference BLAS (matrix products at {rate:.0f} GFLOP/s, measured now). Preload a fast "
+                    "one: apt install libopenblas0-pthread, then LD_PRELOAD=libopenblas.so.0 ember ...; or train with --backend torch.")
     if not found["compilers"]["c++"] and ({"torch:cpu", "mlx:cpu"} & devices.keys()):
         said.append("No C++ compiler: torch.compile runs as it is, and MLX on a CPU cannot compile. Install g++ or clang.")
     if not any(engines.installed(name) for name in ("mlx", "torch", "cupy")):

@@ -14,6 +14,9 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.config import RunConfig
 
+#: a field of [training] that another one takes the place of
+_INSTEAD = {"training.steps": "epochs", "training.epochs": "steps"}
+
 
 def read(path: Path, sets: list[str] | None = None, backend: str | None = None) -> RunConfig:
     """The RunConfig of a file with `sets` applied, its engine and device spelled out: `backend`, else the file's, else the default one.
@@ -30,7 +33,7 @@ def override(table: dict[str, Any], sets: list[str]) -> dict[str, Any]:
 
     Args:
         sets: dotted key, "=", a TOML value. A word that is no TOML value is a string: optimizer.name=adamw. A number in the key is
-            an index into a list: model.blocks.0.dropout=0.1.
+            an index into a list: model.blocks.0.dropout=0.1. training.steps takes the place of training.epochs, and the other way round.
 
     Raises ConfigError for a set of another form, a key that a run does not have (with the near ones), or a place inside something
     that is no table.
@@ -42,6 +45,8 @@ def override(table: dict[str, Any], sets: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text}: expected key=value, such as training.steps=100 or optimizer.rate.peak=1e-3")
         _check(path, table, text)
         table = _put(table, path, _value(value.strip(), text), text)
+        if other := _INSTEAD.get(".".join(path)):
+            table = {**table, "training": {k: v for k, v in table["training"].items() if k != other}}
     return table
 
 

@@ -11,15 +11,24 @@ from ember_ml import data
 from ember_ml.cli import card
 from ember_ml.cli.generate import existing_model
 from ember_ml.cli.output import Output
-from ember_ml.parity.run import compare_run
+from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
+from ember_ml.parity.run import compare_batch, compare_run
 from ember_ml.parity.table import render
+
+#: of a batch, where a model works on whole sequences
+_SEQUENCES = 4
 
 
 def run(path: Path, length: int, file: Path | None, output: Output) -> int:
-    """Compares logits, loss, gradients and generated tokens. Returns the exit code: 1 if a row is out of tolerance."""
+    """Compares logits, loss, gradients and, of a language model, generated tokens. Returns the exit code: 1 if a row is out of tolerance."""
     config, model = existing_model(path)
     source = data.open_source(config.data, config.seed)
-    rows = compare_run(model, source.sample(min(length, source.length) + 1), engines.available(), allowed=source.alphabet.samples)
+    if source.task == "next_token":
+        tokens = source.sample(min(length, source.length) + 1)
+        rows = compare_run(model, tokens, engines.available(), allowed=source.alphabet.samples)
+    else:
+        batch = tuple(a[:_SEQUENCES] for a in next(iter(source.held_out())))
+        rows = compare_batch(model, batch, OBJECTIVES[source.task].loss, engines.available())
     if file:
         file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if os.access(path, os.W_OK):                             # for the report and the card

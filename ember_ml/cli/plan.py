@@ -18,25 +18,27 @@ def run(run: RunConfig, probe: bool, output: Output) -> int:
     Returns the exit code: 1 if the run does not fit into the memory that there is.
     """
     counts = plan.count(run)
-    length, steps = counts.summary.length, run.training.steps
+    length, steps = counts.summary.length, counts.steps
+    positions = counts.batches * counts.batch * length
     output.say(str(counts.summary))
     output.say(f"parameters    {counts.parameters:,}, {counts.trainable:,} of them trained; {_bytes(counts.parameter_bytes)}, "
                f"with the optimizer's state {_bytes(counts.state_bytes)}")
-    output.say(f"an update     {counts.batch:,} sequences of {length:,} positions, {_flop(counts.flops)} with gradients")
-    output.say(f"the run       {steps:,} updates, {steps * counts.batch * length:,} positions, {_flop(steps * counts.flops)}")
+    batches = f"{counts.batches} batches of " if counts.batches > 1 else ""
+    output.say(f"an update     {batches}{counts.batch:,} sequences of {length:,} positions, {_flop(counts.flops)} with gradients")
+    output.say(f"the run       {steps:,} updates, {steps * positions:,} positions, {_flop(steps * counts.flops)}")
     peak, found, limit = plan.memory(run, counts)
     fits = peak <= limit
     output.say(f"peak memory   {_bytes(peak)} of {_bytes(limit)} on {run.backend}" + _source(found, counts.batch)
                + ("" if fits else "\n              it does not fit: lower data.batch or data.length, or choose a smaller model"))
     document = {"backend": run.backend, "parameters": counts.parameters, "trainable": counts.trainable,
-                "parameter_bytes": counts.parameter_bytes, "state_bytes": counts.state_bytes, "batch": counts.batch, "length": length,
+                "parameter_bytes": counts.parameter_bytes, "state_bytes": counts.state_bytes, "batch": counts.batch, "batches": counts.batches, "length": length,
                 "steps": steps, "flops": counts.flops, "decoding_state_bytes": counts.summary.total.state_bytes,
                 "peak_memory": round(peak), "from": [dataclasses.asdict(m) for m in found], "memory": limit, "fits": fits,
                 "parts": [row._asdict() for row in (*counts.summary.rows, counts.summary.total)]}
     if probe and fits:
         measured = plan.measure(run, updates=_PROBED)
-        output.say(f"probe         {measured.seconds:.3g} s an update, {measured.batch * length / measured.seconds:,.0f} positions/s; all updates "
-                   f"{_time(steps * measured.seconds)} without evaluations; {_bytes(measured.peak)} at its peak")
+        output.say(f"probe         {measured.seconds:.3g} s an update, {positions / measured.seconds:,.0f} positions/s; all updates "
+                   f"{_time(steps * measured.seconds)}, evaluations apart; {_bytes(measured.peak)} at its peak")
         document["probe"] = dataclasses.asdict(measured)
     output.result(document)
     return int(not fits)

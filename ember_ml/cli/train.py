@@ -20,8 +20,8 @@ def rehearse(run: RunConfig, output: Output):
     summary = stage.model.summary(stage.data.batch(0)[0].shape[1])
     output.say(str(summary))
     output.say(_headline(run, stage))
-    output.say(f"{run.training.steps} updates; nothing was trained or written. What it will take: ember plan CONFIG")
-    output.result({**facts.summarize(run, stage), "steps": run.training.steps,
+    output.say(f"{stage.trainer.config.steps} updates; nothing was trained or written. What it will take: ember plan CONFIG")
+    output.result({**facts.summarize(run, stage), "steps": stage.trainer.config.steps,
                    "parts": [row._asdict() for row in (*summary.rows, summary.total)]})
 
 

@@ -6,6 +6,7 @@ yardstick's own float32 run: each tolerance is a fixed multiple of float32's rou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ TOLERANCES = {"logits": 2e-5, "loss": 2e-6, "gradient": 2e-4}
 
 def compare_run(path: str | Path, tokens: np.ndarray, engines: list[str], allowed: int | None = None,
                 generated: int = 64) -> list[Row]:
-    """Logits, loss, the gradient of every parameter, and greedily generated tokens of a model file, on every engine.
+    """Logits, loss, the gradient of every parameter, and greedily generated tokens of a language model's file, on every engine.
 
     Args:
         path: a file that Model.save wrote. tokens: (1, L + 1), integers: inputs and, one later, targets.
@@ -34,37 +35,65 @@ def compare_run(path: str | Path, tokens: np.ndarray, engines: list[str], allowe
     Returns rows: one per engine for logits, loss and tokens, and one for the parameter whose gradient is worst. Tokens must be
     equal; where two of them are as likely to within the logits' tolerance, either is right.
     """
-    reference = _evaluate(path, tokens, "numpy", "float64", allowed, 0)
+    def loss(model, x, y):
+        logits, _ = model(x)
+        return cross_entropy(logits, y), logits
+
+    batch = (tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32))
+    reference = _evaluate(path, batch, loss, "numpy", "float64")
+    first, margins = _generate(path, batch[0], "numpy", allowed, generated)
     rows = []
-    first = _evaluate(path, tokens, "numpy", "float32", allowed, generated)
     for engine in engines:
-        found = first if engine == "numpy" else _evaluate(path, tokens, engine, "float32", allowed, generated)
-        rows.append(row("run", engine, "logits", found["logits"], reference["logits"], TOLERANCES["logits"]))
-        rows.append(row("run", engine, "loss", found["loss"], reference["loss"], TOLERANCES["loss"]))
-        gradients = [row("run", engine, f"gradient of {name}", found["gradients"][name], g, TOLERANCES["gradient"])
-                     for name, g in reference["gradients"].items()]
-        worst = max(gradients, key=lambda r: r["error"])
-        rows.append({**worst, "quantity": f"worst of {len(gradients)} gradients, {worst['quantity'].split()[-1]}"})
-        same = _same_up_to_ties(found["tokens"], first["tokens"], first["margins"])
+        rows += _rows(engine, "logits", _evaluate(path, batch, loss, engine, "float32"), reference)
+        found = first if engine == "numpy" else _generate(path, batch[0], engine, allowed, generated)[0]
+        same = _same_up_to_ties(found, first, margins)
         rows.append(row("run", engine, f"{generated} generated tokens", same, np.ones_like(same), 0.0, "int32"))
     return rows
 
 
-def _evaluate(path, tokens, engine: str, dtype: str, allowed, generated: int) -> dict:
+def compare_batch(path: str | Path, batch: tuple[np.ndarray, ...], loss: Callable, engines: list[str]) -> list[Row]:
+    """Outputs, loss and the gradient of every parameter of a model file on one batch, on every engine.
+
+    Args:
+        batch: inputs first, as in `ember_ml.nn.pipeline.training.objectives`. loss: `loss(model, *batch)`, a scalar.
+
+    Returns rows: one per engine for outputs and loss, and one for the parameter whose gradient is worst.
+    """
+    def both(model, *batch):
+        return loss(model, *batch), model(batch[0])[0]
+
+    reference = _evaluate(path, batch, both, "numpy", "float64")
+    return [r for engine in engines for r in _rows(engine, "outputs", _evaluate(path, batch, both, engine, "float32"), reference)]
+
+
+def _rows(engine: str, outputs: str, found: dict, reference: dict) -> list[Row]:
+    gradients = [row("run", engine, f"gradient of {name}", found["gradients"][name], g, TOLERANCES["gradient"])
+                 for name, g in reference["gradients"].items()]
+    worst = max(gradients, key=lambda r: r["error"])
+    return [row("run", engine, outputs, found["outputs"], reference["outputs"], TOLERANCES["logits"]),
+            row("run", engine, "loss", found["loss"], reference["loss"], TOLERANCES["loss"]),
+            {**worst, "quantity": f"worst of {len(gradients)} gradients, {worst['quantity'].split()[-1]}"}]
+
+
+def _evaluate(path, arrays, loss: Callable, engine: str, dtype: str) -> dict:
     with using(engine):
         model = Model.load(path).astype(dtype)
-        x, y = tensor(tokens[:, :-1].astype(np.int32)), tensor(tokens[:, 1:].astype(np.int32))
+        batch = [tensor(a, dtype=dtype if a.dtype.kind == "f" else None) for a in arrays]
 
-        def loss(params):
+        def of(params):
             with model.using(params):
-                logits, _ = model(x)
-                return cross_entropy(logits, y), logits
+                return loss(model, *batch)
 
-        (value, logits), grads = autodiff.value_and_grad(loss, has_aux=True)(model.parameters())
-        sampled = [t.item() for t in generate(model, x, generated, allowed=allowed)] if generated else []
-        margins = _margins(model, tokens[:, :-1], sampled, allowed) if sampled and engine == "numpy" else None
-    return {"logits": logits.numpy(), "loss": value.numpy(), "gradients": {k: g.numpy() for k, g in grads.items()},
-            "tokens": np.array(sampled, np.int32), "margins": margins}
+        (value, outputs), grads = autodiff.value_and_grad(of, has_aux=True)(model.parameters())
+    return {"outputs": outputs.numpy(), "loss": value.numpy(), "gradients": {k: g.numpy() for k, g in grads.items()}}
+
+
+def _generate(path, prompt: np.ndarray, engine: str, allowed, generated: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(tokens, on NumPy their margins)."""
+    with using(engine):
+        model = Model.load(path).astype("float32")
+        sampled = [t.item() for t in generate(model, tensor(prompt), generated, allowed=allowed)] if generated else []
+        return np.array(sampled, np.int32), _margins(model, prompt, sampled, allowed) if sampled and engine == "numpy" else None
 
 
 def _margins(model, prompt: np.ndarray, sampled: list[int], allowed) -> np.ndarray:

@@ -40,6 +40,11 @@ def test_set_puts_a_toml_value_in_its_place(text, place, value):
     assert json.dumps(table) == before
 
 
+def test_steps_and_epochs_take_each_others_place():
+    assert override({"training": {"steps": 1}}, ["training.epochs=2"]) == {"training": {"epochs": 2}}
+    assert override({"training": {"epochs": 1, "clip": 1.0}}, ["training.steps=2"]) == {"training": {"steps": 2, "clip": 1.0}}
+
+
 @pytest.mark.parametrize("text, words", [
     ("training.stepz=7", "did you mean training.steps"),
     ("trainig.steps=7", "did you mean training.steps"),

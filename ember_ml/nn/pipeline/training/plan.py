@@ -33,8 +33,8 @@ class Counts:
     """What shapes tell.
 
     parameters, trainable: numbers. parameter_bytes; state_bytes: of the training state: weights that are trained, the optimiser's
-    moments, buffers. batch: sequences of the largest batch. flops: of an update by such batches, gradients and optimiser
-    included, as the portable algorithms compute it. summary: a row a block, for one sequence.
+    moments, buffers. batch: sequences of the largest batch. batches: of them an update. steps: updates of the run. flops: of an update
+    by such batches, gradients and optimiser included, as the portable algorithms compute it. summary: a row a block, for one sequence.
     """
 
     parameters: int
@@ -42,6 +42,8 @@ class Counts:
     parameter_bytes: int
     state_bytes: int
     batch: int
+    batches: int
+    steps: int
     flops: float
     summary: Summary
 
@@ -70,7 +72,8 @@ def count(run: RunConfig) -> Counts:
     model = stage.model
     own, trained = model.parameters().values(), model.parameters(trainable=True).values()
     return Counts(sum(t.size for t in own), sum(t.size for t in trained), sum(t.nbytes for t in own),
-                  sum(t.nbytes for t in tree.tensors(trainer.state)), len(arrays[0]), flops, model.summary(arrays[0].shape[1]))
+                  sum(t.nbytes for t in tree.tensors(trainer.state)), len(arrays[0]), many, trainer.config.steps, flops,
+                  model.summary(arrays[0].shape[1]))
 
 
 def largest(source) -> tuple:
