@@ -85,17 +85,27 @@ def _generate(run: Run,
 
 
 @app.command("parity")
-def _parity(run: Run,
+def _parity(runs: Annotated[Optional[list[Path]], typer.Argument(metavar="RUN", help="The folder of a run; with --merge, files.")] = None,
             length: Annotated[int, typer.Option(help="Length of the input to compare on.")] = 256,
+            ops: Annotated[bool, typer.Option("--ops", help="Compare every op instead of a model.")] = False,
+            merge: Annotated[bool, typer.Option("--merge", help="Join files that --ops wrote on several machines: --merge a.json b.json.")] = False,
             out: Annotated[Optional[Path], typer.Option(help="Also write the rows to this file, as JSON.")] = None,
             json: Json = False):
-    """Compare a model on every engine present.
+    """Compare a model on every engine present, or every op.
 
-    Logits, loss, gradients and generated tokens, against NumPy in float64.
+    A model's logits, loss, gradients and generated tokens, against NumPy in float64. With --ops the values and gradients of every op
+    in every dtype, as a table, one HTML page and JSON.
     """
-    from ember_ml.cli import parity
     from ember_ml.cli.output import Output
-    raise typer.Exit(parity.run(run, length, out, Output(json)))
+    if ops or merge:
+        from ember_ml.cli import parity_ops
+        if ops and (merge or runs):
+            _fail("parity --ops: takes neither a run nor --merge", 2)
+        raise typer.Exit(parity_ops.join(runs or [], out, Output(json)) if merge else parity_ops.run(out, Output(json)))
+    if len(runs or []) != 1:
+        _fail("parity: expected the folder of one run, or --ops, or --merge with files", 2)
+    from ember_ml.cli import parity
+    raise typer.Exit(parity.run(runs[0], length, out, Output(json)))
 
 
 @app.command("convert")
