@@ -86,6 +86,11 @@ def again(segments: EmberTensor | None):
         _current.reset(token)
 
 
+def padded(lengths: EmberTensor, width: int) -> EmberTensor:
+    """Segments of rows that hold one document and then padding, int32 (B, width): 1 up to the length of each row, (B,), then 0."""
+    return (expand_dims(arange(width, like=lengths), 0) < expand_dims(lengths, 1)).astype("int32")
+
+
 def current() -> Packing | None:
     """How the rows are divided, or None where each is one sequence."""
     return _current.get()

@@ -1,10 +1,13 @@
 """Activation checkpointing per block: the same numbers, to the bit where the engine repeats itself, and less kept."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import ember_ml as em
 from ember_ml import nn
+from tests.conftest import require_engine
 from tests.nn import _tiny
 from tests.nn._help import same_trees
 
@@ -52,3 +55,37 @@ def test_evaluation_is_untouched(backend):
         _, states = model(x)
         _, stepped = model.step(x[:, 0], model.initial_state(_tiny.BATCH))
     assert model(x)[0].tolist() == before and states == [None, None] and stepped[0] is not None
+
+
+@pytest.mark.parametrize("engine", ["numpy", "mlx"])
+def test_the_insides_of_further_blocks_are_not_kept(engine):
+    """Peak bytes that eight more blocks add to a gradient: their insides, or their inputs, an eighth of one array inside."""
+    require_engine(engine)
+    tokens = np.random.default_rng(0).integers(0, 8, (4, 128)).astype(np.int32)
+
+    def peak(blocks, recompute):
+        wide = {"d_input": 16, "layer": "gated_mlp", "layer_config": {"d_inner": 128}, "norm": "rms_norm"}
+        model = nn.Model.from_config({"vocab_size": 8, "blocks": [wide] * blocks, "head": "tied"}, key=em.random.key(0))
+        both, x = nn.value_and_grad(model, lambda m, t: nn.losses.cross_entropy(m(t)[0], t), recompute=recompute), em.tensor(tokens)
+
+        def run():
+            return both(model.parameters(), {}, em.random.key(0), x)[1]["embedding.weight"].numpy()
+
+        run()
+        if engine == "mlx":
+            mx = pytest.importorskip("mlx.core")
+            mx.reset_peak_memory()
+            before = mx.get_active_memory()
+            run()
+            return mx.get_peak_memory() - before
+        tracemalloc.start()
+        try:
+            run()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    inside = 4 * 128 * 128 * 4                              # bytes of one array inside a block: (B, L, d_inner) of float32
+    with em.using(engine):
+        plain, saved = (peak(12, recompute) - peak(4, recompute) for recompute in (False, True))
+    assert plain > 8 * 3 * inside and saved < 8 * 0.5 * inside, (plain / inside, saved / inside)

@@ -1,7 +1,8 @@
-"""Pipelines: training, inference, and chains of stages."""
+"""Pipelines: chains of stages, and stages for training, features and inference."""
 
 from ember_ml.nn.pipeline.base import Pipeline
-from ember_ml.nn.pipeline.inference import generate
+from ember_ml.nn.pipeline.feature import FeatureExtraction
+from ember_ml.nn.pipeline.inference import Completion, Prediction, generate
 from ember_ml.nn.pipeline.training import Trainer, TrainingConfig
 
-__all__ = ["Pipeline", "Trainer", "TrainingConfig", "generate"]
+__all__ = ["Completion", "FeatureExtraction", "Pipeline", "Prediction", "Trainer", "TrainingConfig", "generate"]

@@ -21,7 +21,8 @@ from ember_ml.nn import losses
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.module import Module
 from ember_ml.nn.moe import token_classes
-from ember_ml.ops import arange, argmax, expand_dims, tensor
+from ember_ml.nn.packing import padded
+from ember_ml.ops import argmax, tensor
 from ember_ml.tensor import EmberTensor
 
 #: largest vocabulary whose tokens are classes that experts are counted by
@@ -79,8 +80,7 @@ def _whole(model: Module, inputs, rest) -> tuple[EmberTensor, EmberTensor]:
     if len(rest) == 1:
         return _wide(model(inputs)[0]), rest[0]
     lengths, targets = rest
-    real = (arange(inputs.shape[1], like=inputs) < expand_dims(lengths, 1)).astype("int32")
-    return _wide(model(inputs, segments=real)[0]), targets
+    return _wide(model(inputs, segments=padded(lengths, inputs.shape[1]))[0]), targets
 
 
 def _wide(x: EmberTensor) -> EmberTensor:
