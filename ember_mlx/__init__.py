@@ -82,7 +82,8 @@ class MlxBackend(BackendBase):
 
     def full(self, shape, value, dtype, device):
         self._check(device)
-        return mx.full(shape, value, self.native_dtype(dtype))
+        native = self.native_dtype(dtype)
+        return mx.full(shape, bool(value) if native is mx.bool_ else value, native)      # 0 would make int32 of bool
 
     def arange(self, start, stop, step, dtype, device):
         self._check(device)

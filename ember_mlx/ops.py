@@ -122,7 +122,7 @@ def _matmul(x, y):
         shape = mx.matmul(mx.zeros(x.shape), mx.zeros(y.shape)).shape
         left = x if x.ndim > 1 else x[None]
         right = y if y.ndim > 1 else y[:, None]
-        return mx.sum(left[..., None] * right[..., None, :, :], axis=-2).reshape(shape)
+        return mx.sum(left[..., None] * right[..., None, :, :], axis=-2).reshape(shape).astype(x.dtype)
     return mx.matmul(x, y)
 
 
@@ -201,6 +201,8 @@ def _put_add_along_axis(x, indices, updates, axis):
 
 
 def _set_at(x, values, *tensors, index):
+    if x.size == 0 or any(t.size == 0 for t in tensors):   # MLX refuses to write nothing
+        return x
     out = mx.array(x)
     out[_filled(index, tensors)] = values
     return out

@@ -82,7 +82,7 @@ class BackendBase:
 
     #: whether a bool tensor may be an index; where not, its true places are found first
     masks = True
-    #: dtypes of the array API that the engine holds but hardly computes with: its namespace does not offer them
+    #: dtypes of the array API that the engine holds but hardly computes with: its namespace does not count them among its own
     undeclared: frozenset[DType] = frozenset()
     #: ops of the table that go through NumPy on the CPU, since the engine has nothing for them
     host: frozenset[str] = frozenset()
@@ -92,7 +92,10 @@ class BackendBase:
 
         Raises BufferError for copy=False where memory cannot be shared.
         """
-        shared = None if copy else self.share(x, device)
+        if not hasattr(x, "__dlpack__"):
+            raise TypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(x).__name__}; use asarray")
+        own = getattr(x, "backend", None) is self and self.device_of(x.data) == device
+        shared = None if copy else x.data if own else self.share(x, device)
         if shared is not None:
             return shared
         if copy is False:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from ember_ml import backend as engines
 from ember_ml.errors import BackendMismatch, ShapeError
@@ -83,28 +83,29 @@ def asarray(obj, dtype=None, device: str | None = None, copy: bool | None = None
         where = None if device is None else ":".join((engines.parse(device)[0].name, engines.parse(device)[1]))
         if copy is False and (dtype is not None and dt.dtype(dtype) is not obj.dtype or where not in (None, obj.device)):
             raise ValueError(f"asarray: expected a copy to be allowed, or a tensor of dtype {dtype} on {device}; got {obj.dtype} on {obj.device}")
-        return obj if copy is False else tensor(obj, dtype, device)
+        found = tensor(obj, dtype, device)
+        return EmberTensor(obj.data, obj.backend, obj.node) if copy and found is obj else found
     if hasattr(obj, "__dlpack__") and not hasattr(obj, "__array_interface__"):
         return tensor(from_dlpack(obj, device=device, copy=copy), dtype)
     if copy is False:
         raise ValueError(f"asarray: expected copy=None or True for a {type(obj).__name__}, whose values must be copied; got False")
     if isinstance(obj, (list, tuple)):
-        obj, found = _opened(obj, None)
-        dtype = found if dtype is None else dtype
+        dtypes, numbers = set(), []
+        obj = _opened(obj, dtypes, numbers)
+        if dtype is None and dtypes:
+            dtype = reduce(dt.weak_result, numbers, reduce(dt.promote, dtypes))
     return tensor(obj, dtype, device)
 
 
-def _opened(obj, found):
-    """Nested lists with tensors as their values, and the dtype that those have in common."""
+def _opened(obj, dtypes: set, numbers: list):
+    """Nested lists with tensors as their values; the tensors' dtypes, and the numbers beside them, are noted down."""
     if isinstance(obj, EmberTensor):
-        return obj.tolist(), obj.dtype if found is None else dt.promote(found, obj.dtype)
-    if not isinstance(obj, (list, tuple)):
-        return obj, found
-    out = []
-    for part in obj:
-        part, found = _opened(part, found)
-        out.append(part)
-    return out, found
+        dtypes.add(obj.dtype)
+        return obj.tolist()
+    if isinstance(obj, (list, tuple)):
+        return [_opened(part, dtypes, numbers) for part in obj]
+    numbers.append(obj)
+    return obj
 
 
 def from_dlpack(x, device: str | None = None, copy: bool | None = None) -> EmberTensor:

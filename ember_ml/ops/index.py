@@ -17,7 +17,7 @@ from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import clip, where
 from ember_ml.ops.reduce import max as largest
 from ember_ml.ops.reduce import min as smallest
-from ember_ml.ops.shape import broadcast_to, checked_axes, expand_dims
+from ember_ml.ops.shape import broadcast_to, checked_axes, expand_dims, reshape
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common.dtypes import of_scalar
 from ember_ml.tensor.common.index import Slot
@@ -171,8 +171,7 @@ def _places(x, part, axis) -> list[EmberTensor]:
     """A tensor in an index as the engine takes it: integers checked, a mask as it is or as the places where it holds."""
     if part.dtype.kind != "bool":
         return [checked_indices("index", part, x.shape[axis])]
-    if part.shape != x.shape[axis:axis + part.ndim]:
-        raise IndexError(f"index: expected a mask of shape {x.shape[axis:axis + part.ndim]} at axis {axis}, got {part.shape}")
+    _check_mask(x, part, axis)
     return [part] if x.backend.masks else list(nonzero_places(part))
 
 
@@ -189,7 +188,31 @@ def nonzero(x: EmberTensor) -> tuple[EmberTensor, ...]:
     return nonzero_places(x)
 
 
+def _sole_mask(x: EmberTensor, key) -> EmberTensor | None:
+    """The mask that is the whole index of x, on engines that take none."""
+    if x.backend.masks:
+        return None
+    (mask,) = key if isinstance(key, tuple) and len(key) == 1 else (key,)
+    if not isinstance(mask, EmberTensor) or mask.dtype.kind != "bool":
+        return None
+    _check_mask(x, mask, 0)
+    return mask
+
+
+def _flat(x, mask):
+    """x with one axis in place of those that the mask stands for."""
+    return reshape(x, (mask.size, *x.shape[mask.ndim:]))
+
+
+def _check_mask(x, mask, axis):
+    if mask.shape != x.shape[axis:axis + mask.ndim]:
+        raise IndexError(f"index: expected a mask of shape {x.shape[axis:axis + mask.ndim]} at axis {axis}, got {mask.shape}")
+
+
 def _getitem(x: EmberTensor, key, /) -> EmberTensor:
+    mask = _sole_mask(x, key)
+    if mask is not None:
+        return take_axis(_flat(x, mask), nonzero_places(reshape(mask, (-1,)))[0], axis=0)
     static, tensors = _parse(x, key)
     return get_at(x, *tensors, index=static)
 
@@ -198,10 +221,17 @@ def _setitem(x: EmberTensor, key, value, /):
     given = value.dtype if isinstance(value, EmberTensor) else of_scalar(value) if isinstance(value, _SCALARS) else x.dtype
     if _RANK[given.kind] > _RANK[x.dtype.kind]:
         raise TypeError(f"index: expected values that {x.dtype} can hold, got {given}; cast one side with .astype(...)")
-    static, tensors = _parse(x, key)
     if not isinstance(value, EmberTensor):
         value = tensor(value, dtype=x.dtype, like=x)
-    new = set_at(x, value.astype(x.dtype), *tensors, index=static)
+    mask, value = _sole_mask(x, key), value.astype(x.dtype)
+    if mask is None:
+        static, tensors = _parse(x, key)
+        new = set_at(x, value, *tensors, index=static)
+    elif value.ndim == 0:
+        new = where(reshape(mask, mask.shape + (1,) * (x.ndim - mask.ndim)), value, x)
+    else:
+        places = nonzero_places(reshape(mask, (-1,)))[0]
+        new = reshape(set_at(_flat(x, mask), value, places, index=(Slot(0),)), x.shape)
     x.data, x.node = new.data, new.node
 
 

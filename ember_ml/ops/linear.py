@@ -26,7 +26,7 @@ def _right(g, x, y):
     return matmul(swap_axes(conj(x)), g)
 
 
-@op(rule="promote", operator="__matmul__", vjp=(lambda g, _y, a, b: _left(g, a, b), lambda g, _y, a, b: _right(g, a, b)))
+@op(rule="promote", operator="__matmul__", reflected="__rmatmul__", vjp=(lambda g, _y, a, b: _left(g, a, b), lambda g, _y, a, b: _right(g, a, b)))
 def matmul(x, y):
     """Matrix product over the last two axes, leading axes broadcasting: (..., n, k) with (..., k, m) gives (..., n, m).
 

@@ -2,7 +2,7 @@
 
 `ember_ml` itself is such a namespace: its creation functions put new tensors where `em.using` points, and it offers every dtype.
 `x.__array_namespace__()` is the same for the engine of x alone, so that code which knows only x makes its new tensors beside it: creation
-stays on that engine, and only dtypes that it computes with are there. Source: data-apis.org/array-api/2025.12.
+stays on that engine, and `__array_namespace_info__` names the dtypes that it computes with. Source: data-apis.org/array-api/2025.12.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def __array_namespace_info__() -> Info:  # noqa: N807 - the standard's name
 
 
 class Namespace:
-    """The array API on one engine; see the module. Its attributes are the standard's names, and the dtypes that the engine has."""
+    """The array API on one engine; see the module. Its attributes are the standard's names."""
 
     def __init__(self, engine: str):
         self.__name__, self.__array_api_version__ = f"ember_ml on {engine}", VERSION
@@ -120,8 +120,7 @@ class Namespace:
         for name in NAMES:
             setattr(self, name, self._bound(globals()[name]))
         self.fft = _Extension({name: self._bound(getattr(fft, name)) for name in fft.__all__})
-        self.bool = bool_
-        for name, dtype in _declared(engines.get(engine)).items():
+        for name, dtype in _DTYPES.items():
             setattr(self, name, dtype)
 
     def __array_namespace_info__(self) -> Info:

@@ -94,6 +94,8 @@ class TorchBackend(BackendBase):
         return torch.full(shape, value, dtype=self.native_dtype(dtype), device=self._device(device))
 
     def arange(self, start, stop, step, dtype, device):
+        if (stop - start) * step <= 0:                       # torch refuses what is empty by its sign
+            return torch.empty(0, dtype=self.native_dtype(dtype), device=self._device(device))
         return torch.arange(start, stop, step, dtype=self.native_dtype(dtype), device=self._device(device))
 
     def read_state_dict(self, path) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ def _axes(x, axis):
 def _reduce(fn):
     def call(x, axis=None, keepdims=False):
         axis = _axes(x, axis)
-        return fn(x, axis, keepdim=keepdims) if axis != () else fn(x.reshape(1), 0).reshape(())
+        return fn(x, axis, keepdim=keepdims) if axis != () else fn(x.unsqueeze(0), 0)     # no axes: of each element alone
     return call
 
 
@@ -53,9 +53,16 @@ def _prod(x, axis=None, dtype=None, keepdims=False):
     native, wide = _formed_in(x, dtype)
     axes = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else _axes(x, axis)))
     kept = [i for i in range(x.ndim) if i not in axes]
-    flat = x.permute(*kept, *axes).reshape([x.shape[i] for i in kept] + [math.prod(x.shape[i] for i in axes)])
+    flat = x.permute((*kept, *axes)).reshape([x.shape[i] for i in kept] + [math.prod(x.shape[i] for i in axes)])
     y = torch.prod(flat.to(wide), -1, dtype=wide).to(native)
     return y.reshape([1 if i in axes else n for i, n in enumerate(x.shape)]) if keepdims else y
+
+
+def _running(fn):
+    def call(x, axis=0):
+        wide = torch.int64 if x.dtype in _UNSIGNED else x.dtype
+        return fn(x.to(wide), axis, dtype=wide).to(x.dtype)
+    return call
 
 
 def _numbers(fn):
@@ -67,6 +74,42 @@ def _numbers(fn):
             x = torch.as_tensor(x, dtype=y.dtype, device=y.device)
         return fn(x, y)
     return call
+
+
+def _turned(fn, mirrored):
+    """Comparisons, for which torch takes a number on the right only."""
+    return lambda x, y: fn(x, y) if isinstance(x, torch.Tensor) else mirrored(y, x)
+
+
+def _extreme(fn, bound):
+    """maximum and minimum, which torch spells clamp beside a number."""
+    def call(x, y):
+        if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
+            return fn(x, y)
+        x, y = (x, y) if isinstance(x, torch.Tensor) else (y, x)
+        return torch.clamp(x, **{bound: y})
+    return call
+
+
+def _floor_divide(x, y):
+    """Where an operand is infinite, torch gives nan or -1 for what the standard defines as the quotient."""
+    out = torch.floor_divide(x, y)
+    if not out.is_floating_point():
+        return out
+    infinite = [torch.isinf(v) if isinstance(v, torch.Tensor) else math.isinf(v) for v in (x, y)]
+    return torch.where(infinite[0] | infinite[1], torch.div(x, y), out)
+
+
+def _expm1(x):
+    """torch's complex one turns infinite and signed zero parts into nan."""
+    if not x.is_complex():
+        return torch.expm1(x)
+    a, b = torch.real(x), torch.imag(x)
+    one, half, flat = torch.expm1(a), torch.sin(0.5 * b), b == 0
+    edge = torch.isinf(a) & ~torch.isfinite(b)             # nothing, or infinity, turned by no angle
+    real = torch.where(flat | edge, one + 0.0, one * torch.cos(b) - 2.0 * half * half)
+    imag = torch.where(flat, b, torch.where(edge, torch.where(a < 0, 0.0, math.nan).to(a.dtype), torch.exp(a) * torch.sin(b)))
+    return torch.complex(real, imag)
 
 
 def _shift(fn, out_of_range):
@@ -218,11 +261,10 @@ def integer_matmul(x, y):
 
 TABLE = {
     "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div,
-    "floor_divide": torch.floor_divide, "remainder": torch.remainder, "pow": torch.pow,
-    "maximum": lambda x, y: torch.maximum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, min=y),
-    "minimum": lambda x, y: torch.minimum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y),
-    "negative": torch.neg, "abs": torch.abs, "sign": torch.sgn, "square": torch.square, "sqrt": torch.sqrt,
-    "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p,
+    "floor_divide": _floor_divide, "remainder": torch.remainder, "pow": torch.pow,
+    "maximum": _extreme(torch.maximum, "min"), "minimum": _extreme(torch.minimum, "max"),
+    "negative": torch.neg, "abs": torch.abs, "sign": lambda x: torch.where(torch.isnan(x), x, torch.sgn(x)) if x.is_floating_point() else torch.sgn(x), "square": torch.square, "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": _expm1, "log": torch.log, "log1p": torch.log1p,
     "atan2": _numbers(torch.atan2), "sin": torch.sin, "cos": torch.cos, "tanh": torch.tanh, "erf": torch.erf, "erfinv": torch.erfinv,
     "floor": _floats_only(torch.floor), "round": _floats_only(torch.round),
     "ceil": _floats_only(torch.ceil), "trunc": _floats_only(torch.trunc),
@@ -237,15 +279,15 @@ TABLE = {
     "conj": lambda x: torch.conj(x).resolve_conj() if x.is_complex() else x,
     "real": lambda x: torch.real(x).contiguous() if x.is_complex() else x,
     "imag": lambda x: torch.imag(x).contiguous(), "complex": torch.complex, "where": torch.where,
-    "equal": torch.eq, "not_equal": torch.ne, "less": torch.lt, "less_equal": torch.le, "greater": torch.gt,
-    "greater_equal": torch.ge, "logical_and": _numbers(torch.logical_and), "logical_or": _numbers(torch.logical_or),
+    "equal": _turned(torch.eq, torch.eq), "not_equal": _turned(torch.ne, torch.ne), "less": _turned(torch.lt, torch.gt),
+    "less_equal": _turned(torch.le, torch.ge), "greater": _turned(torch.gt, torch.lt), "greater_equal": _turned(torch.ge, torch.le), "logical_and": _numbers(torch.logical_and), "logical_or": _numbers(torch.logical_or),
     "logical_not": torch.logical_not, "isfinite": torch.isfinite,
     "sum": _sum, "mean": _reduce(torch.mean), "max": _reduce(torch.amax), "min": _reduce(torch.amin), "argmax": _place_of(torch.argmax),
-    "argmin": _place_of(torch.argmin), "prod": _prod, "cumprod": lambda x, axis=0: torch.cumprod(x, axis, dtype=x.dtype),
+    "argmin": _place_of(torch.argmin), "prod": _prod, "cumprod": _running(torch.cumprod),
     "all": _reduce(lambda x, axis, keepdim=False: torch.all(x.bool(), axis, keepdim=keepdim)),
     "any": _reduce(lambda x, axis, keepdim=False: torch.any(x.bool(), axis, keepdim=keepdim)),
     "logsumexp": lambda x, axis=-1, keepdims=False: torch.logsumexp(x, _axes(x, axis), keepdim=keepdims),
-    "cumsum": lambda x, axis=0: torch.cumsum(x, axis, dtype=x.dtype),
+    "cumsum": _running(torch.cumsum),
     "cummax": lambda x, axis=0: torch.cummax(x, axis).values,
     "cumlogsumexp": lambda x, axis=0: torch.logcumsumexp(x, axis),
     "reshape": torch.reshape, "permute_dims": torch.permute, "broadcast_to": torch.broadcast_to,
