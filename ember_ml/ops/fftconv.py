@@ -177,8 +177,6 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
             raise ShapeError(f"fftconv: expected {name} of shape {shape}, got {t.shape}")
     if u.size == 0:                                        # no sequences, or no channels
         return zeros_like(u)
-    backend = u.backend
-    if isinstance(k, PreparedFilter) and backend.runtime.operator is not None and "fftconv" in backend.launchers(
-            backend.device_of(u.data)):
+    if isinstance(k, PreparedFilter) and u.backend.runtime.operator is not None and u.backend.runtime.is_recorded():
         k, k_reverse = k.k, k.k_reverse                    # there kernels are operators, which take tensors alone
     return fftconv_rows(u, k, D, v, q, k_reverse, dropout_mask, gelu=gelu, head_dim=head_dim)

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +104,21 @@ def cuda(monkeypatch):
     yield SimpleNamespace(kernels=kernels, array=sys.modules["cupy"].array, numpy=np.array, on_gpu=False)
     for name in ours():                                    # no other test may meet the engine on the stand-in
         del sys.modules[name]
+
+
+def on_the_stand_in(monkeypatch):
+    """torch's CPU tensors take the part of a GPU's: where CuPy gets addresses, the stand-in gets arrays of the same memory."""
+    import torch
+    from ember_ml.backend.torch import cuda as torch_cuda
+
+    def argument(self, x):
+        kind = ml_dtypes.bfloat16 if x.dtype is torch.bfloat16 else None
+        native = x.view(torch.int16).numpy().view(kind) if kind else x.numpy()
+        return native.view(sys.modules["cupy"].ndarray)
+
+    monkeypatch.setattr(torch_cuda.TorchArrays, "argument", argument)
+    monkeypatch.setattr(torch_cuda, "_place", lambda device: nullcontext())
+    torch_cuda._kernels()
 
 
 @pytest.fixture

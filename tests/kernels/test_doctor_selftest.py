@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from contextlib import nullcontext
+from functools import partial
 
 import pytest
 
@@ -13,6 +13,7 @@ from ember_ml.cli.output import Output
 from ember_ml.kernels import DTYPES, selfcheck
 from ember_ml.ops import REGISTRY
 from ember_ml.parity import compare_kernels
+from tests.kernels.conftest import on_the_stand_in
 
 KERNELS = {op.kernel.name: op.kernel for op in REGISTRY.values() if op.kernel is not None}
 
@@ -25,8 +26,8 @@ def engine(request, monkeypatch):
     if request.param == "cupy":
         monkeypatch.setitem(engines._loaded, "cupy", importlib.import_module("ember_ml.backend.cupy").backend)
     if request.param == "torch":
-        table = {name: lambda *args, name=name, **kw: torch_cuda._launch(name, *args, **kw) for name in machine.kernels.KERNELS}
-        monkeypatch.setattr(torch_cuda, "_place", lambda device: nullcontext())
+        table = {name: partial(torch_cuda._launch, kernel) for name, kernel in machine.kernels.KERNELS.items()}
+        on_the_stand_in(monkeypatch)
         monkeypatch.setattr(type(engines.get("torch")), "launchers", lambda self, device: table)
     found = engines.get(request.param)
     device = found.devices()[0]

@@ -1,6 +1,5 @@
 """Kernels as torch operators: NVIDIA's path of the torch engine, run on CPU tensors with the stand-in for CuPy."""
 
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from ember_ml.tensor.common import dtypes as dt
 from tests.kernels import test_fftconv as fftconv
 from tests.kernels import test_moe_combine as moe
 from tests.kernels import test_scan as scan
+from tests.kernels.conftest import on_the_stand_in
 
 KERNEL_OPS = [op for op in REGISTRY.values() if op.kernel is not None]
 
@@ -29,10 +29,10 @@ def calls(cuda, monkeypatch):
 
     def launch(name, *args, **static):
         launched.append(name)
-        return torch_cuda._launch(name, *args, **static)
+        return torch_cuda._launch(cuda.kernels.KERNELS[name], *args, **static)
 
     table = {name: lambda *args, name=name, **static: launch(name, *args, **static) for name in cuda.kernels.KERNELS}
-    monkeypatch.setattr(torch_cuda, "_place", lambda device: nullcontext())
+    on_the_stand_in(monkeypatch)
     monkeypatch.setattr(type(backend), "launchers", lambda self, device: table)
     monkeypatch.setattr(selfcheck, "_outcomes", {})
     before = [(op, dict(op.resolved)) for op in KERNEL_OPS]
@@ -141,24 +141,37 @@ def test_second_derivatives_go_through_the_composite(calls):
     assert (em.grad(slope)(w).numpy() * direction).sum() == pytest.approx(expected, rel=1e-4)
 
 
-def test_cupy_works_on_torch_s_stream_and_memory(cuda, monkeypatch):
+def test_cupy_works_on_torch_s_device_and_stream(cuda, monkeypatch):
     import cupy
-    seen, tensors, empty = [], [], torch.empty
+    entered = []
 
-    def allocate(*args, device, **kw):
-        tensors.append(empty(*args, device="cpu", **kw))
-        return tensors[-1]
+    class Entered:
+        def __init__(self, *args):
+            self.args = args
 
+        def __enter__(self):
+            entered.append(self.args)
+
+        def __exit__(self, *_):
+            pass
+
+    torch_cuda._stream.cache_clear()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
-    monkeypatch.setattr(torch, "empty", allocate)
-    monkeypatch.setattr(cupy.cuda, "ExternalStream", lambda *args: seen.append(args) or nullcontext())
-    monkeypatch.setattr(cupy.cuda, "Device", lambda *args: seen.append(args) or nullcontext())
-    with torch_cuda._place(torch.device("cuda:3")):
-        made = cupy.empty((2, 3), np.float32)
-    assert sorted(seen) == [(3,), (77, 3)]
-    assert torch_cuda._to_torch(made).data_ptr() == tensors[0].data_ptr() and tensors[0].numel() == 24
-    given = torch.arange(6.0)
-    assert torch_cuda._to_cupy(given).__array_interface__["data"][0] == given.data_ptr()
+    monkeypatch.setattr(cupy.cuda, "ExternalStream", Entered)
+    monkeypatch.setattr(cupy.cuda, "Device", Entered)
+    for _ in range(2):
+        with torch_cuda._place(torch.device("cuda:3")):
+            assert entered[-2:] == [(3,), (77, 3)]
+    torch_cuda._stream.cache_clear()
+
+
+def test_what_a_kernel_is_given_is_torch_s_own_memory():
+    arrays, x = torch_cuda.TorchArrays(), torch.arange(25.0)
+    assert arrays.argument(x) == x.data_ptr() and arrays.argument(x).dtype == np.uint64
+    assert arrays.aligned(x) is x
+    moved = arrays.aligned(x[1:])
+    assert moved.data_ptr() % 16 == 0 and torch.equal(moved, x[1:])
+    assert torch.equal(arrays.aligned(x.view(5, 5).T), x.view(5, 5).T) and arrays.aligned(x.view(5, 5).T).is_contiguous()
 
 
 def test_without_cupy_the_reason_is_told(monkeypatch):

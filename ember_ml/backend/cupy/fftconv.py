@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import cupy
 import numpy as np
 
+from ember_ml.backend.cupy.arrays import library_of
 from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import source_text
 from ember_ml.kernels.fftconv import CudaPlan, LongPlan, Plan
+
+#: a cupy.ndarray, or what `arrays.use` has made known
+Array = Any
 
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _NULL = np.uint64(0)
@@ -25,39 +30,66 @@ def _kernel(name: str, arguments: str, dynamic: int = 0):
     return kernel
 
 
+def _started(kernel, blocks: int, threads: int, arguments, dynamic: int = 0):
+    kernel((blocks,), (threads,), tuple(a if isinstance(a, np.generic) else library_of(a).argument(a) for a in arguments),
+           shared_mem=dynamic)
+
+
 def _launch(name: str, plan: CudaPlan, options: int, units: int, arguments, c_type: str = "", more: str = "", keep: int = 0):
     own = f"{plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, {plan.blocks}"
     dynamic = plan.shared_bytes(keep)
     kernel = _kernel(name, ", ".join(filter(None, (c_type, own, more))), dynamic)
-    kernel((-(-units // plan.rows),), (plan.threads,), arguments, shared_mem=dynamic)
+    _started(kernel, -(-units // plan.rows), plan.threads, arguments, dynamic)
 
 
-@cache
-def _factors(make, arguments: tuple, device: int) -> cupy.ndarray:
-    return cupy.array(make(*arguments), cupy.float32)
+_tables: dict[tuple, Array] = {}
 
 
-def _table(plan: Plan, like: cupy.ndarray, outer: int = 0) -> cupy.ndarray:
-    return _factors(plans.factors, (plan.passes, outer), like.device.id)
+def _factors(like: Array, make, *arguments) -> Array:
+    """The factors that `make` makes, made once for each library and device."""
+    library = library_of(like)
+    key = (library, library.device(like), make, arguments)
+    if key not in _tables:
+        _tables[key] = library.floats(make(*arguments), like)
+    return _tables[key]
 
 
-def _rows(x: cupy.ndarray | None) -> tuple:
+def _table(plan: Plan, like: Array, outer: int = 0) -> Array:
+    return _factors(like, plans.factors, plan.passes, outer)
+
+
+def _rows(x: Array | None) -> tuple:
     """(array, batch stride, channel stride) for a kernel: any strides but along the row."""
     if x is None:
         return _NULL, np.uint64(0), np.uint64(0)
-    if x.strides[2] != x.itemsize and x.shape[2] > 1 or any(s % x.itemsize or s < 0 for s in x.strides[:2]):
-        x = cupy.ascontiguousarray(x)
-    return x, *(np.uint64(s // x.itemsize) for s in x.strides[:2])
+    library = library_of(x)
+    strides = library.strides(x)
+    if strides is None or strides[2] != 1 and x.shape[2] > 1:
+        x = library.aligned(x)
+        strides = library.strides(x)
+    return x, *map(np.uint64, strides[:2])
 
 
-def _floats(x: cupy.ndarray | None):
-    return _NULL if x is None else cupy.ascontiguousarray(x, cupy.float32)
+def _floats(x: Array | None):
+    return _NULL if x is None else library_of(x).aligned(library_of(x).cast(x, "float32"))
 
 
-def spectrum(plan: CudaPlan, k: cupy.ndarray, k_reverse: cupy.ndarray | None) -> cupy.ndarray:
+def _empty(shape, like: Array, dtype: str = "float32") -> Array:
+    return library_of(like).empty(shape, dtype, like)
+
+
+def _like(x: Array) -> Array:
+    return _empty(tuple(x.shape), x, _name(x))
+
+
+def _name(x: Array) -> str:
+    return library_of(x).name(x)
+
+
+def spectrum(plan: CudaPlan, k: Array, k_reverse: Array | None) -> Array:
     """The filters' transform (H, M, 2) in the order in which the plan's kernels read it."""
     heads = k.shape[0]
-    out = cupy.empty((heads, plan.m, 2), cupy.float32)
+    out = _empty((heads, plan.m, 2), k)
     if isinstance(plan, LongPlan):
         _Long(plan, k).spectrum(k, k_reverse, out)
         return out
@@ -67,10 +99,10 @@ def spectrum(plan: CudaPlan, k: cupy.ndarray, k_reverse: cupy.ndarray | None) ->
     return out
 
 
-def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False) -> cupy.ndarray:
+def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False) -> Array:
     """y of `fftconv` for a spectrum f of `spectrum`."""
     batch, heads, length = u.shape
-    y = cupy.empty(u.shape, u.dtype)
+    y, c_type = _like(u), _C_TYPES[_name(u)]
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
     if isinstance(plan, LongPlan):
         _Long(plan, u, options).forward(u, f, D, v, q, mask, y)
@@ -78,29 +110,30 @@ def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False)
     (u, *us), (v_, *vs), (q_, *qs) = _rows(u), _rows(v), _rows(q)
     _launch("fftconv_forward", plan, options, batch * heads,
             (u, v_, q_, f, _floats(D), _floats(mask), _table(plan, u), y, np.uint32(batch), np.uint32(heads),
-             np.uint32(length), *us, *vs, *qs), _C_TYPES[str(u.dtype)])
+             np.uint32(length), *us, *vs, *qs), c_type)
     return y
 
 
 def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
     """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
     batch, heads, length = u.shape
-    du, dv, dq = (None if x is None else cupy.empty(u.shape, u.dtype) for x in (u, v, q))
+    c_type = _C_TYPES[_name(u)]
+    du, dv, dq = (None if x is None else _like(u) for x in (u, v, q))
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
-    dk = cupy.empty((heads, taps), cupy.float32)
-    dk_reverse = cupy.empty((heads, taps_reverse), cupy.float32) if taps_reverse else None
+    dk = _empty((heads, taps), u)
+    dk_reverse = _empty((heads, taps_reverse), u) if taps_reverse else None
     if isinstance(plan, LongPlan):
         _Long(plan, u, options).backward(g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse)
         return du, dv, dq, dk, dk_reverse
     (g, *gs), (u, *us), (v_, *vs), (q_, *qs) = _rows(g), _rows(u), _rows(v), _rows(q)
     parts = plan.parts(batch, heads)
-    partial = cupy.empty((heads, parts, plan.m, 2), cupy.float32)
-    kept = _NULL if plan.keep else cupy.empty((heads, parts, plan.m, 2), cupy.float32)
+    partial = _empty((heads, parts, plan.m, 2), u)
+    kept = _NULL if plan.keep else _empty((heads, parts, plan.m, 2), u)
     table = _table(plan, u)
     _launch("fftconv_backward", plan, options, heads * parts,
             (g, u, v_, q_, f, _floats(D), _floats(mask), table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
              partial, kept, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
-            _C_TYPES[str(u.dtype)], str(plan.keep), plan.keep)
+            c_type, str(plan.keep), plan.keep)
     _launch("fftconv_filter_grad", plan, plans.REVERSE if taps_reverse else 0, heads,
             (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
              np.uint32(taps_reverse), np.uint32(parts)))
@@ -110,14 +143,14 @@ def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=No
 class _Long:
     """The kernels of a LongPlan, for arrays like one."""
 
-    def __init__(self, plan: LongPlan, like: cupy.ndarray, options: int = 0):
+    def __init__(self, plan: LongPlan, like: Array, options: int = 0):
         self.plan, self.options, self.like = plan, options, like
         self.table = _table(plan.inner, like, plan.outer)
-        self.columns_table = _factors(plans.column_factors, (plan.outer, plan.inner.log_m), like.device.id)
+        self.columns_table = _factors(like, plans.column_factors, plan.outer, plan.inner.log_m)
         self.blocks = 1 << plan.outer
 
-    def space(self, rows: int) -> cupy.ndarray:
-        return cupy.empty((rows, self.plan.m, 2), cupy.float32)
+    def space(self, rows: int) -> Array:
+        return _empty((rows, self.plan.m, 2), self.like)
 
     def columns(self, stage, rows, batch, heads, row, length, work, *, g=None, u=None, v=None, q=None, mask=_NULL, out=_NULL,
                 dv=_NULL, taps_reverse=0, options=None, c_type=""):
@@ -126,9 +159,9 @@ class _Long:
         inner = self.plan.inner.log_m
         options = self.options if options is None else options
         kernel = _kernel("fftconv_columns", f"{c_type}, {self.plan.outer}, {inner}, {options}, fftconv::{stage}")
-        kernel((rows * max(1, (1 << inner) // 256),), (256,),
-               (*(x for x, *_ in given), mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
-                np.uint32(row), np.uint32(length), np.uint32(taps_reverse), *(s for _, *strides in given for s in strides)))
+        _started(kernel, rows * max(1, (1 << inner) // 256), 256,
+                 (*(x for x, *_ in given), mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
+                  np.uint32(row), np.uint32(length), np.uint32(taps_reverse), *(s for _, *strides in given for s in strides)))
 
     def rows(self, stage, units, batch, row, work, filter_=_NULL, D=_NULL, kept=_NULL, sums=_NULL):
         options = self.options & plans.SKIP
@@ -145,7 +178,7 @@ class _Long:
 
     def forward(self, u, f, D, v, q, mask, y):
         batch, heads, length = u.shape
-        given = {"c_type": _C_TYPES[str(u.dtype)]}
+        given = {"c_type": _C_TYPES[_name(u)]}
         mask, D, chunk = _floats(mask), _floats(D), min(self.plan.together(1), batch * heads)
         work = self.space(chunk)
         for row in range(0, batch * heads, chunk):
@@ -156,7 +189,7 @@ class _Long:
 
     def backward(self, g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse):
         batch, heads, length = u.shape
-        given = {"c_type": _C_TYPES[str(u.dtype)], "mask": _floats(mask)}
+        given = {"c_type": _C_TYPES[_name(u)], "mask": _floats(mask)}
         D, chunk = _floats(D), min(self.plan.together(batch, 2), heads)
         kept, work, sums = self.space(chunk * batch), self.space(chunk * batch), self.space(heads)
         again = self.options & (plans.GATE_AFTER | plans.GELU)
@@ -180,10 +213,10 @@ class _Long:
 
 def _filter_rows(k):
     """(H, K) as the array (1, H, K) of one batch."""
-    return None if k is None else cupy.ascontiguousarray(k, cupy.float32)[None]
+    return None if k is None else _floats(k)[None]
 
 
-def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> cupy.ndarray:
+def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> Array:
     """The long convolution as `ember_ml.ops.fftconv` defines it, for what `ember_ml.kernels.fftconv.serves`.
 
     Args: as the op's; u, v and q may be slices of one array. Taps beyond the length have no effect. A prepared filter keeps
@@ -205,9 +238,9 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
     if prepared and D is not None:
         taps = 1                                           # the skip is one more tap at lag 0
-    du, dv, dq, dk, dk_reverse = backward(back, g.astype(u.dtype, copy=False), u, _spectrum(plan, u, k, k_reverse), taps,
+    du, dv, dq, dk, dk_reverse = backward(back, library_of(u).cast(g, _name(u)), u, _spectrum(plan, u, k, k_reverse), taps,
                                           taps_reverse, D, v, q, dropout_mask, gelu)
-    dD = None if D is None else dk[:, 0].copy()
+    dD = None if D is None else library_of(dk).copy(dk[:, 0])
     return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
 
 
@@ -228,6 +261,6 @@ def _widened(dk, k):
     """Zeros for the taps that met nothing."""
     if k is None or dk.shape == k.shape:
         return dk
-    wide = cupy.zeros(k.shape, dk.dtype)
+    wide = library_of(k).full(tuple(k.shape), 0, "float32", k)
     wide[:, :dk.shape[1]] = dk
     return wide

@@ -49,6 +49,8 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
     def run(*args, **kw):
         if get_proxy_mode() is None and (rule is not None or not _is_watched(args)):
             return eager(*args, **kw)
+        if not all(a is None or isinstance(a, torch.Tensor) for a in args):
+            return composite(*args, **kw)                  # a prepared filter, which no operator takes
         out = made(*args, **kw)
         return _unlisted(out, out)
     return run

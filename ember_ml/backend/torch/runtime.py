@@ -65,8 +65,12 @@ class TorchRuntime:
     def is_watched(self, x) -> bool:
         return torch.is_grad_enabled() and x.requires_grad
 
+    def is_recorded(self) -> bool:
+        """Whether a compiler records what is computed now."""
+        return get_proxy_mode() is not None
+
     def read(self, x) -> list | None:
-        return None if get_proxy_mode() is not None else x.tolist()
+        return None if self.is_recorded() else x.tolist()
 
     operator = staticmethod(operator)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
+import numpy as np
 import torch
 
 from ember_ml.errors import BackendMissing
+from ember_ml.tensor.common import dtypes as dt
 
 
 @cache
 def launchers() -> dict:
     """Launchers of torch tensors on CUDA by kernel name; empty where CuPy is missing, see `missing`."""
-    return {} if missing() else {name: partial(_launch, name) for name in _kernels().KERNELS}
+    return {} if missing() else {name: partial(_launch, kernel) for name, kernel in _kernels().KERNELS.items()}
 
 
 @cache
@@ -28,38 +30,67 @@ def missing() -> str:
 
 
 def _kernels():
-    from ember_ml.backend.cupy import kernels            # finds a GPU, so only once one is asked for
+    from ember_ml.backend.cupy import arrays, kernels    # finds a GPU, so only once one is asked for
+    arrays.use(torch.Tensor, TorchArrays())
     return kernels
 
 
-def _launch(name: str, *args, **static):
+def _launch(kernel, *args, **static):
     with _place(args[0].device):
-        out = _kernels().KERNELS[name](*(None if a is None else _to_cupy(a) for a in args), **static)
-        return tuple(map(_to_torch, out)) if isinstance(out, tuple) else _to_torch(out)
+        return kernel(*args, **static)
 
 
 @contextmanager
 def _place(device: torch.device):
-    """CuPy on torch's current stream of the device; memory that it needs comes from torch's allocator."""
-    import cupy
-
-    def allocate(size: int):
-        owner = torch.empty(size, dtype=torch.uint8, device=device)
-        return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(owner.data_ptr(), size, owner, device.index), 0)
-
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
-    with cupy.cuda.Device(device.index), stream, cupy.cuda.using_allocator(allocate):
+    """CuPy on the device, and on torch's current stream there."""
+    here, stream = _stream(device.index, torch.cuda.current_stream(device).cuda_stream)
+    with here, stream:
         yield
 
 
-def _to_cupy(x: torch.Tensor):
-    """The same memory. bfloat16 crosses as int16, because DLPack's name for it has no NumPy dtype."""
+@lru_cache(maxsize=64)
+def _stream(device: int, pointer: int):
     import cupy
-    x = x.detach()
-    return cupy.from_dlpack(x.view(torch.int16)).view("bfloat16") if x.dtype is torch.bfloat16 else cupy.from_dlpack(x)
+    return cupy.cuda.Device(device), cupy.cuda.ExternalStream(pointer, device)
 
 
-def _to_torch(x) -> torch.Tensor | None:
-    if x is None:
-        return None
-    return torch.from_dlpack(x.view("int16")).view(torch.bfloat16) if str(x.dtype) == "bfloat16" else torch.from_dlpack(x)
+class TorchArrays:
+    """torch.Tensors for CuPy's launchers, see `ember_ml.backend.cupy.arrays`. Memory is torch's."""
+
+    dtypes = {d.name: getattr(torch, d.name) for d in dt.ALL}
+    names = {native: name for name, native in dtypes.items()}
+
+    def name(self, x) -> str:
+        return self.names[x.dtype]
+
+    def itemsize(self, x) -> int:
+        return x.dtype.itemsize
+
+    def device(self, x) -> int:
+        return x.device.index
+
+    def empty(self, shape, dtype: str, like):
+        return torch.empty(shape, dtype=self.dtypes[dtype], device=like.device)
+
+    def full(self, shape, value, dtype: str, like):
+        return torch.full(shape, value, dtype=self.dtypes[dtype], device=like.device)
+
+    def floats(self, values: list[float], like):
+        return torch.tensor(values, dtype=torch.float32, device=like.device)
+
+    def cast(self, x, dtype: str):
+        return x.to(self.dtypes[dtype])
+
+    def copy(self, x):
+        return x.clone()
+
+    def strides(self, x) -> tuple[int, ...]:
+        return x.stride()
+
+    def aligned(self, x):
+        x = x.contiguous()
+        return x.clone() if x.data_ptr() % 16 else x
+
+    def argument(self, x):
+        """The address."""
+        return np.uint64(x.data_ptr())
