@@ -41,7 +41,7 @@ def cases():
     yield "moe_combine_rows", f"{tokens} tokens, {slots} slots, {width} columns", routed, {}
     yield "moe_combine_grad", f"{tokens} tokens, {slots} slots, {width} columns", [real(tokens, width), *routed], {}
     ids = np.argsort(RNG.random((tokens, 8)), axis=1)[:, :slots].astype(np.int32)
-    yield "moe_plan_rows", f"{tokens} tokens, {slots} of 8 experts", [ids], {"experts": 8, "block": 8, "rows": 24 * 8}
+    yield "moe_plan_rows", f"{tokens} tokens, {slots} of 8 experts", [ids], {"experts": 8, "block": 8, "rows": 24 * 8, "last": 7}
     yield "moe_gather_rows", f"{tokens} tokens, {slots} slots, {width} columns", [real(tokens, width), order.reshape(-1), order], {}
     yield "expert_activation", f"{rows} rows of 2 x {hidden}", [real(rows, 2 * hidden)], {}
     yield "expert_activation_grad", f"{rows} rows of 2 x {hidden}", [real(rows, hidden), real(rows, 2 * hidden), real(rows, 1)], {}

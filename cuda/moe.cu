@@ -1,4 +1,4 @@
-// Mixture of experts: the choice of experts, (token, slot) pairs sorted by expert, their rows gathered, the activation
+// Mixture of experts: (token, slot) pairs sorted by expert, their rows gathered, the activation
 // inside the experts, and the weighted sum that puts their outputs back together; gradients.
 //
 // Twin of metal/moe.metal: the same names, the same algorithm. Every function works for one thread, which `position`
@@ -142,36 +142,6 @@ __device__ void combine_backward_weights(const T* g, const T* expert_out, const 
   if (lane == 0) d_weights[pair] = sum;
 }
 
-constexpr float LEAST = -3.402823466e38f;  // for which NaN and minus infinity stand in the order of a choice
-
-// ids[row, k] = index of the k-th largest of x[row], by falling value, ties to the lower index
-// One warp works for a row, so all its threads leave here together or not at all. A round looks at what comes after
-// the last winner in that order, so nothing needs to be remembered of the others.
-template <typename T>
-__device__ void topk(const T* x, int* ids, unsigned rows, unsigned width, unsigned slots, uint3 position) {
-  const unsigned lane = position.x, row = position.y;
-  if (row >= rows) return;
-  const size_t mine = size_t(row) * width;
-  const float infinity = __uint_as_float(0x7f800000u);
-  float last = infinity;
-  unsigned place = 0;  // the next index that may have the value `last`
-  for (unsigned k = 0; k < slots; k++) {
-    float best = -infinity;
-    unsigned where = width;
-    for (unsigned i = lane; i < width; i += LANES) {
-      const float value = float(x[mine + i]), v = value > LEAST ? value : LEAST;
-      if ((v < last || (v == last && i >= place)) && v > best) best = v, where = i;
-    }
-    for (unsigned step = LANES / 2; step > 0; step /= 2) {
-      const float other = __shfl_xor_sync(0xffffffffu, best, step);
-      const unsigned its = __shfl_xor_sync(0xffffffffu, where, step);
-      if (other > best || (other == best && its < where)) best = other, where = its;
-    }
-    last = best, place = where + 1;
-    if (lane == 0) ids[size_t(row) * slots + k] = int(where);
-  }
-}
-
 constexpr unsigned TILE = 256;      // pairs that a block looks at together, one a thread
 constexpr unsigned EXPERTS = 1024;  // at most, nobody included
 
@@ -186,24 +156,24 @@ struct Places {
   unsigned totals[EXPERTS], first[EXPERTS];
 };
 
-// The expert of a pair. Whoever is out of range is nobody, who comes after the last expert.
-__device__ inline unsigned expert_of(const int* ids, unsigned pair, unsigned experts) {
-  return min(unsigned(ids[pair]), experts);
+// The expert of a pair, moved into [0, last]. The one after the last expert is nobody.
+__device__ inline unsigned expert_of(const int* ids, unsigned pair, unsigned last) {
+  return min(unsigned(max(ids[pair], 0)), last);
 }
 
 // ranks[pair] = earlier pairs of the same expert in a part of `each` pairs, counts[part, e] = its pairs of expert e
 // A block has a part, a thread an expert (more where there are more), which looks at one pair after the other: nothing
 // is added in a racing order, and pairs of an expert stay in their order.
 __device__ inline void count(const int* ids, int* ranks, int* counts, unsigned pairs, unsigned experts, unsigned each,
-                             Tiles& tiles, uint3 position) {
-  const unsigned lane = position.x, part = position.y, last = min((part + 1) * each, pairs);
+                             unsigned last, Tiles& tiles, uint3 position) {
+  const unsigned lane = position.x, part = position.y, end = min((part + 1) * each, pairs);
   unsigned turn = 0;
   for (unsigned expert = lane; expert - lane <= experts; expert += TILE) {
     unsigned sum = 0;
-    for (unsigned start = part * each; start < last; start += TILE, turn ^= 1) {
-      if (start + lane < last) tiles.of[turn][lane] = expert_of(ids, start + lane, experts);
+    for (unsigned start = part * each; start < end; start += TILE, turn ^= 1) {
+      if (start + lane < end) tiles.of[turn][lane] = expert_of(ids, start + lane, last);
       __syncthreads();
-      const unsigned here = min(TILE, last - start);
+      const unsigned here = min(TILE, end - start);
 #pragma unroll 8
       for (unsigned i = 0; i < here; i++)
         if (tiles.of[turn][i] == expert) ranks[start + i] = int(sum++);
@@ -216,7 +186,7 @@ __device__ inline void count(const int* ids, int* ranks, int* counts, unsigned p
 // e, a multiple of `block`. Rows that fill blocks up are left as they are; nobody's pairs come last.
 __device__ inline void place(const int* ids, const int* ranks, const int* counts, int* order, int* inverse, int* offsets,
                              unsigned pairs, unsigned parts, unsigned columns, unsigned each, unsigned block,
-                             Places& places, uint3 position) {
+                             unsigned last, Places& places, uint3 position) {
   const unsigned lane = position.x, part = position.y, experts = columns - 1;
   for (unsigned expert = lane; expert <= experts; expert += TILE) {
     unsigned total = 0, before = 0;
@@ -239,7 +209,7 @@ __device__ inline void place(const int* ids, const int* ranks, const int* counts
   }
   __syncthreads();
   for (unsigned pair = part * each + lane; pair < min((part + 1) * each, pairs); pair += TILE) {
-    const int row = int(places.first[expert_of(ids, pair, experts)]) + ranks[pair];
+    const int row = int(places.first[expert_of(ids, pair, last)]) + ranks[pair];
     inverse[pair] = row;
     order[row] = int(pair);
   }
@@ -317,20 +287,18 @@ __global__ void moe_swiglu_backward(const T* g, const T* h, const float* row_wei
   moe::swiglu_backward(g, h, row_weights, d_h, scaled, d_weights, rows, columns, moe::position());
 }
 
-template <typename T>
-__global__ void moe_topk(const T* x, int* ids, unsigned rows, unsigned width, unsigned slots) {
-  moe::topk(x, ids, rows, width, slots, moe::position());
-}
-
-__global__ void moe_count(const int* ids, int* ranks, int* counts, unsigned pairs, unsigned experts, unsigned each) {
+__global__ void moe_count(const int* ids, int* ranks, int* counts, unsigned pairs, unsigned experts, unsigned each,
+                          unsigned last) {
   __shared__ moe::Tiles tiles;
-  moe::count(ids, ranks, counts, pairs, experts, each, tiles, moe::position());
+  moe::count(ids, ranks, counts, pairs, experts, each, last, tiles, moe::position());
 }
 
 __global__ void moe_place(const int* ids, const int* ranks, const int* counts, int* order, int* inverse, int* offsets,
-                          unsigned pairs, unsigned parts, unsigned columns, unsigned each, unsigned block) {
+                          unsigned pairs, unsigned parts, unsigned columns, unsigned each, unsigned block,
+                          unsigned last) {
   __shared__ moe::Places places;
-  moe::place(ids, ranks, counts, order, inverse, offsets, pairs, parts, columns, each, block, places, moe::position());
+  moe::place(ids, ranks, counts, order, inverse, offsets, pairs, parts, columns, each, block, last, places,
+             moe::position());
 }
 
 template <typename T>

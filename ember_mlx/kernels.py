@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 import mlx.core as mx
 
-from ember_ml.kernels import LANES, THREADS, moe, row_block, scan, source_text
+from ember_ml.kernels import LANES, THREADS, moe, route, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 from ember_mlx.fftconv_kernels import fftconv, fftconv_grad
 
@@ -47,8 +47,8 @@ def _launch(entry: Entry, inputs, threads, group, outputs, numbers=(), filled=No
 
 
 @lru_cache(maxsize=256)
-def _number(value: int) -> mx.array:
-    return mx.array(value, mx.uint32)
+def _number(value: int | float) -> mx.array:
+    return mx.array(value, mx.float32 if isinstance(value, float) else mx.uint32)
 
 
 def moe_combine(expert_out: mx.array, inverse: mx.array, weights: mx.array) -> mx.array:
@@ -159,23 +159,53 @@ def moe_topk(x: mx.array, k: int = 2) -> mx.array:
     rows = x.size // max(x.shape[-1], 1)
     if rows * k == 0:
         return mx.zeros((*x.shape[:-1], k), mx.int32)
-    ids, = _launch(moe.TOPK, [x.reshape(rows, -1)], (LANES, rows, 1), (LANES, THREADS // LANES, 1), [((rows, k), mx.int32)], (k,))
+    ids, = _launch(route.TOPK, [x.reshape(rows, -1)], *_simdgroups(rows), [((rows, k), mx.int32)], (k,))
     return ids.reshape(*x.shape[:-1], k)
 
 
-def moe_plan(ids: mx.array, *, experts: int, block: int, rows: int) -> tuple[mx.array, mx.array, mx.array]:
+def _simdgroups(rows: int) -> tuple[tuple, tuple]:
+    """(threads, group): a simdgroup for every row."""
+    return (LANES, rows, 1), (LANES, THREADS // LANES, 1)
+
+
+def moe_choose(z: mx.array, bias: mx.array, *, k: int) -> mx.array:
+    """int32 (T, k): the experts of largest softmax(z) + bias, for z (T, E) and bias (E,), float32. See `ops.moe.route`."""
+    rows = z.shape[0]
+    if rows * k == 0:
+        return mx.zeros((rows, k), mx.int32)
+    return _launch(route.CHOOSE, [z, bias], *_simdgroups(rows), [((rows, k), mx.int32)], (k,))[0]
+
+
+def moe_weigh(z: mx.array, ids: mx.array, *, normalize: bool, eps: float, scale: float) -> tuple[mx.array, mx.array]:
+    """(weights (T, k), scores (T, E)), float32, for z (T, E), float32, and ids (T, k), int32. See `ops.moe.route`."""
+    if 0 in (*z.shape, *ids.shape):
+        return mx.zeros(ids.shape, mx.float32), mx.zeros_like(z)
+    return tuple(_launch(route.WEIGH, [z, ids], *_simdgroups(z.shape[0]), [(ids.shape, mx.float32), (z.shape, mx.float32)],
+                         (int(normalize), float(eps), float(scale))))
+
+
+def moe_weigh_grad(g: mx.array, g_scores: mx.array, ids: mx.array, scores: mx.array, *, normalize: bool, eps: float,
+                   scale: float) -> mx.array:
+    """d_z (T, E) of `moe_weigh` for the gradients of its outputs."""
+    if 0 in (*scores.shape, *ids.shape):
+        return mx.zeros_like(scores)
+    return _launch(route.WEIGH_GRAD, [g, g_scores, ids, scores], *_simdgroups(g.shape[0]), [(scores.shape, mx.float32)],
+                   (int(normalize), float(eps), float(scale)))[0]
+
+
+def moe_plan(ids: mx.array, *, experts: int, block: int, rows: int, last: int) -> tuple[mx.array, mx.array, mx.array]:
     """(order, inverse, offsets) of `ember_ml.ops.moe.Plan` for ids int32 (T, K), of which none are 0; at most 1023 experts.
 
-    Ids out of range are nobody's. Raises UnsupportedDtype for other dtypes than int32.
+    Ids are moved into [0, last]. Raises UnsupportedDtype for other dtypes than int32.
     """
     pairs, flat = ids.size, ids.reshape(-1)
     each = moe.pairs_of_a_part(pairs)
     parts, group = -(-pairs // each), (moe.TILE, 1, 1)
     ranks, counts = _launch(moe.COUNT, [flat], (moe.TILE, parts, 1), group,
-                            [((pairs,), mx.int32), ((parts, experts + 1), mx.int32)], (experts, each))
+                            [((pairs,), mx.int32), ((parts, experts + 1), mx.int32)], (experts, each, last))
     order, inverse, offsets = _launch(
         moe.PLACE, [flat, ranks, counts], (moe.TILE, parts, 1), group,
-        [((rows,), mx.int32), ((pairs,), mx.int32), ((experts + 1,), mx.int32)], (each, block), None if rows == pairs else pairs)
+        [((rows,), mx.int32), ((pairs,), mx.int32), ((experts + 1,), mx.int32)], (each, block, last), None if rows == pairs else pairs)
     return order, inverse.reshape(ids.shape), offsets
 
 
@@ -192,7 +222,7 @@ def moe_gather(x: mx.array, order: mx.array, inverse: mx.array) -> mx.array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+KERNELS = {"moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
            "moe_combine_backward": moe_combine_backward, "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
            "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

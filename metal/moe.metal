@@ -1,4 +1,4 @@
-// Mixture of experts: the choice of experts, (token, slot) pairs sorted by expert, their rows gathered, the activation
+// Mixture of experts: (token, slot) pairs sorted by expert, their rows gathered, the activation
 // inside the experts, and the weighted sum that puts their outputs back together; gradients.
 //
 // Twin of cuda/moe.cu: the same names, the same algorithm. Every function works for one thread, which `position`
@@ -60,32 +60,6 @@ void combine_backward_weights(Grad g, Rows expert_out, Index inverse, device flo
   if (lane == 0) d_weights[pair] = sum;
 }
 
-constant constexpr float LEAST = -3.402823466e38f;  // for which NaN and minus infinity stand in the order of a choice
-
-// ids[row, k] = index of the k-th largest of x[row], by falling value, ties to the lower index
-// One simdgroup works for a row, so all its threads leave here together or not at all. A round looks at what comes after
-// the last winner in that order, so nothing needs to be remembered of the others.
-template <typename Rows>
-void topk(Rows x, device int* ids, uint rows, uint width, uint slots, uint3 position) {
-  const uint lane = position.x, row = position.y;
-  if (row >= rows) return;
-  const size_t mine = size_t(row) * width;
-  float last = INFINITY;
-  uint place = 0;  // the next index that may have the value `last`
-  for (uint k = 0; k < slots; k++) {
-    float best = -INFINITY;
-    uint where = width;
-    for (uint i = lane; i < width; i += LANES) {
-      const float value = float(x[mine + i]), v = value > LEAST ? value : LEAST;
-      if ((v < last || (v == last && i >= place)) && v > best) best = v, where = i;
-    }
-    const float most = simd_max(best);
-    where = simd_min(best == most ? where : width);
-    last = most, place = where + 1;
-    if (lane == 0) ids[size_t(row) * slots + k] = int(where);
-  }
-}
-
 constant constexpr uint TILE = 256;     // pairs that a threadgroup looks at together, one a thread
 constant constexpr uint EXPERTS = 1024; // at most, nobody included
 
@@ -100,26 +74,26 @@ struct Places {
   uint totals[EXPERTS], first[EXPERTS];
 };
 
-// The expert of a pair. Whoever is out of range is nobody, who comes after the last expert.
+// The expert of a pair, moved into [0, last]. The one after the last expert is nobody.
 template <typename Ids>
-uint expert_of(Ids ids, uint pair, uint experts) {
-  return min(uint(ids[pair]), experts);
+uint expert_of(Ids ids, uint pair, uint last) {
+  return min(uint(max(ids[pair], 0)), last);
 }
 
 // ranks[pair] = earlier pairs of the same expert in a part of `each` pairs, counts[part, e] = its pairs of expert e
 // A threadgroup has a part, a thread an expert (more where there are more), which looks at one pair after the other:
 // nothing is added in a racing order, and pairs of an expert stay in their order.
 template <typename Ids>
-void count(Ids ids, device int* ranks, device int* counts, uint pairs, uint experts, uint each, threadgroup Tiles& tiles,
-           uint3 position) {
-  const uint lane = position.x, part = position.y, last = min((part + 1) * each, pairs);
+void count(Ids ids, device int* ranks, device int* counts, uint pairs, uint experts, uint each, uint last,
+           threadgroup Tiles& tiles, uint3 position) {
+  const uint lane = position.x, part = position.y, end = min((part + 1) * each, pairs);
   uint turn = 0;
   for (uint expert = lane; expert - lane <= experts; expert += TILE) {
     uint sum = 0;
-    for (uint start = part * each; start < last; start += TILE, turn ^= 1) {
-      if (start + lane < last) tiles.of[turn][lane] = expert_of(ids, start + lane, experts);
+    for (uint start = part * each; start < end; start += TILE, turn ^= 1) {
+      if (start + lane < end) tiles.of[turn][lane] = expert_of(ids, start + lane, last);
       threadgroup_barrier(mem_flags::mem_threadgroup);
-      const uint here = min(TILE, last - start);
+      const uint here = min(TILE, end - start);
       for (uint i = 0; i < here; i++)
         if (tiles.of[turn][i] == expert) ranks[start + i] = int(sum++);
     }
@@ -131,7 +105,7 @@ void count(Ids ids, device int* ranks, device int* counts, uint pairs, uint expe
 // e, a multiple of `block`. Rows that fill blocks up are left as they are; nobody's pairs come last.
 template <typename Ids, typename Ranks, typename Counts>
 void place(Ids ids, Ranks ranks, Counts counts, device int* order, device int* inverse, device int* offsets, uint pairs,
-           uint parts, uint columns, uint each, uint block, threadgroup Places& places, uint3 position) {
+           uint parts, uint columns, uint each, uint block, uint last, threadgroup Places& places, uint3 position) {
   const uint lane = position.x, part = position.y, experts = columns - 1;
   for (uint expert = lane; expert <= experts; expert += TILE) {
     uint total = 0, before = 0;
@@ -152,7 +126,7 @@ void place(Ids ids, Ranks ranks, Counts counts, device int* order, device int* i
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint pair = part * each + lane; pair < min((part + 1) * each, pairs); pair += TILE) {
-    const int row = int(places.first[expert_of(ids, pair, experts)]) + ranks[pair];
+    const int row = int(places.first[expert_of(ids, pair, last)]) + ranks[pair];
     inverse[pair] = row;
     order[row] = int(pair);
   }

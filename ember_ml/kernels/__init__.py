@@ -1,17 +1,17 @@
 """Ember's own Metal and CUDA kernels, as far as they need no array library: texts, specs, and the first-use check."""
 
 from ember_ml.kernels.fftconv import FFTCONV, FFTCONV_GRAD
-from ember_ml.kernels.moe import (MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MOE_SWIGLU_BACKWARD,
-                                  MOE_TOPK)
+from ember_ml.kernels.moe import MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MOE_SWIGLU_BACKWARD
+from ember_ml.kernels.route import MOE_CHOOSE, MOE_TOPK, MOE_WEIGH, MOE_WEIGH_GRAD
 from ember_ml.kernels.scan import LINEAR_SCAN, LINEAR_SCAN_GRAD
 from ember_ml.kernels.selfcheck import KernelWarning, Outcome, outcomes, trusted
 from ember_ml.kernels.source import digest, source_text
 from ember_ml.kernels.spec import DTYPES, LANES, THREADS, Entry, KernelSpec, row_block
 
 #: every kernel but those of fftconv, which have plans besides a dtype; those of one file stand together
-SPECS = (MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MOE_SWIGLU_BACKWARD, MOE_TOPK, LINEAR_SCAN,
-         LINEAR_SCAN_GRAD)
+SPECS = (MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MOE_SWIGLU_BACKWARD, MOE_CHOOSE, MOE_TOPK, MOE_WEIGH,
+         MOE_WEIGH_GRAD, LINEAR_SCAN, LINEAR_SCAN_GRAD)
 
 __all__ = ["DTYPES", "Entry", "FFTCONV", "FFTCONV_GRAD", "KernelSpec", "KernelWarning", "LANES", "LINEAR_SCAN",
-           "LINEAR_SCAN_GRAD", "MOE_COMBINE", "MOE_COMBINE_BACKWARD", "MOE_GATHER", "MOE_PLAN", "MOE_SWIGLU", "MOE_SWIGLU_BACKWARD",
-           "MOE_TOPK", "Outcome", "SPECS", "THREADS", "digest", "outcomes", "row_block", "source_text", "trusted"]
+           "LINEAR_SCAN_GRAD", "MOE_CHOOSE", "MOE_COMBINE", "MOE_COMBINE_BACKWARD", "MOE_GATHER", "MOE_PLAN", "MOE_SWIGLU",
+           "MOE_SWIGLU_BACKWARD", "MOE_TOPK", "MOE_WEIGH", "MOE_WEIGH_GRAD", "Outcome", "SPECS", "THREADS", "digest", "outcomes", "row_block", "source_text", "trusted"]

@@ -55,9 +55,9 @@ MOE_SWIGLU_BACKWARD = KernelSpec(
 TILE, EXPERTS = 256, 1024
 
 _IDS = ("ids", "int32")
-COUNT = Entry("moe_count", (_IDS,), ("ranks", "counts"), (("ids", 0),), "Tiles", ("experts", "each"))
+COUNT = Entry("moe_count", (_IDS,), ("ranks", "counts"), (("ids", 0),), "Tiles", ("experts", "each", "last"))
 PLACE = Entry("moe_place", (_IDS, ("ranks", "int32"), ("counts", "int32")), ("order", "inverse", "offsets"),
-              (("ids", 0), ("counts", 0), ("counts", 1)), "Places", ("each", "block"))
+              (("ids", 0), ("counts", 0), ("counts", 1)), "Places", ("each", "block", "last"))
 
 
 def pairs_of_a_part(pairs: int) -> int:
@@ -65,13 +65,13 @@ def pairs_of_a_part(pairs: int) -> int:
     return 2 * TILE * max(1, -(-pairs // (2 * TILE * 256)))
 
 
-def _serves_plan(ids, *, experts, block, rows) -> bool:
+def _serves_plan(ids, *, experts, block, rows, last) -> bool:
     return 0 < experts < EXPERTS and 0 not in ids.shape
 
 
-#: moe_plan(ids int32 (T, K), experts, block, rows) -> order int32 (rows,), inverse int32 (T, K), offsets int32 (experts + 1,)
+#: moe_plan(ids int32 (T, K), experts, block, rows, last) -> order int32 (rows,), inverse int32 (T, K), offsets int32 (experts + 1,)
 MOE_PLAN = KernelSpec("moe_plan", (COUNT, PLACE), lambda: ([[i * i % 5, i % 3] for i in range(301)],), registers=40, shared_bytes=8192,
-                      serves=_serves_plan, static={"experts": 4, "block": 1, "rows": 602})
+                      serves=_serves_plan, static={"experts": 4, "block": 1, "rows": 602, "last": 4})
 
 GATHER = Entry("moe_gather", (("x", "T"), ("order", "int32"), ("inverse", "int32")), ("y",),
                (("x", 0), ("x", 1), ("order", 0), ("inverse", 1)))
@@ -79,9 +79,3 @@ GATHER = Entry("moe_gather", (("x", "T"), ("order", "int32"), ("inverse", "int32
 #: moe_gather(x (T, D), order int32 (R,), inverse int32 (T, K)) -> (R, D): the rows order // K of x, zero where that is none
 MOE_GATHER = KernelSpec("moe_gather", (GATHER,), lambda: (sample_values(3, 37, seed=7), [5, 0, 6, 2, 1, 4, 3], [[0, 0]] * 3),
                         registers=32)
-
-TOPK = Entry("moe_topk", (("x", "T"),), ("ids",), (("x", 0), ("x", 1)), numbers=("slots",))
-
-#: moe_topk(x (..., E), k) -> int32 (..., k): indices by falling value, ties to the lower one
-MOE_TOPK = KernelSpec("moe_topk", (TOPK,), lambda: ([[1.0, 3.0, 3.0, -2.0, 3.0] + [0.5 * i for i in range(40)], [0.0] * 45],),
-                      registers=40, static={"k": 3})

@@ -20,7 +20,7 @@ def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
         return None
 
     def launch(*args, **kw):
-        return backend.launchers(backend.device_of(args[0]))[spec.name](*args, **kw)
+        return launchers[backend.device_of(args[0])](*args, **kw)
 
     if backend.runtime.operator is not None:
         launch = backend.runtime.operator(op.name, op.signature, launch, lambda *args, **kw: body(op, backend, args, kw),
@@ -28,15 +28,15 @@ def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
                                           op.with_rule(backend, launch) if op.vjp else launch)
     elif op.owns_gradient:
         launch = op.with_rule(backend, launch)
-    agreed: dict[str, bool] = {}
+    launchers: dict[str, Callable | None] = {}             # by device; None where the kernel is not in use
 
     def run(*args, **kw):
         first = args[0]
         if backend.dtype_of(first).name in spec.dtypes and spec.serves(*args, **kw):
             device = backend.device_of(first)
-            if device not in agreed:
-                agreed[device] = agrees(op, backend, device)
-            if agreed[device]:
+            if device not in launchers:
+                launchers[device] = backend.launchers(device)[spec.name] if agrees(op, backend, device) else None
+            if launchers[device] is not None:
                 return launch(*args, **kw)
         return body(op, backend, args, kw) if otherwise is None else otherwise(*args, **kw)
     return run

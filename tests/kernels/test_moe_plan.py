@@ -19,9 +19,9 @@ def case(tokens, slots, experts, nobody=False, seed=0):
     return ids.astype(np.int32)
 
 
-def expected(ids, experts, block, rows):
+def expected(ids, experts, block, rows, last):
     """The definition, pair by pair in a stable order."""
-    flat = np.minimum(ids.reshape(-1).view(np.uint32), experts)
+    flat = np.clip(ids.reshape(-1), 0, last)
     counts = np.bincount(flat, minlength=experts + 1)
     offsets = np.concatenate([[0], np.cumsum(-(-counts[:experts] // block) * block)])
     order, inverse, taken = np.full(rows, flat.size), np.empty(flat.size, int), offsets.copy()
@@ -31,24 +31,25 @@ def expected(ids, experts, block, rows):
     return order, inverse.reshape(ids.shape), offsets
 
 
-def run(machine, ids, experts, block):
+def run(machine, ids, experts, block, last):
     rows = ids.size if block == 1 else (-(-ids.size // block) + experts) * block
-    out = machine.kernels.KERNELS["moe_plan"](machine.array(ids), experts=experts, block=block, rows=rows)
-    return [machine.numpy(x) for x in out], expected(ids, experts, block, rows)
+    out = machine.kernels.KERNELS["moe_plan"](machine.array(ids), experts=experts, block=block, rows=rows, last=last)
+    return [machine.numpy(x) for x in out], expected(ids, experts, block, rows, last)
 
 
 @pytest.mark.parametrize("nobody", [False, True])
 @pytest.mark.parametrize("block", [1, 8])
 @pytest.mark.parametrize("tokens, slots, experts", [(1, 1, 1), (3, 2, 4), (5, 1, 300), (700, 2, 8)], ids=str)
 def test_plan(machine, tokens, slots, experts, block, nobody):
-    got, want = run(machine, case(tokens, slots, experts, nobody), experts, block)
+    got, want = run(machine, case(tokens, slots, experts, nobody), experts, block, experts)
     for name, a, b in zip(("order", "inverse", "offsets"), got, want):
         assert a.dtype == np.int32 and a.shape == b.shape, name
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def test_ids_out_of_range_are_nobody_s(machine):
-    got, want = run(machine, np.array([[0, 3], [-1, 2 ** 31 - 1], [1, 0], [-2 ** 31, 1]], np.int32), 3, 1)
+@pytest.mark.parametrize("last", [2, 3])
+def test_ids_out_of_range_are_moved_to_the_nearest(machine, last):
+    got, want = run(machine, np.array([[0, 3], [-1, 2 ** 31 - 1], [1, 0], [-2 ** 31, 1]], np.int32), 3, 1, last)
     for a, b in zip(got, want):
         np.testing.assert_array_equal(a, b)
 

@@ -155,14 +155,14 @@ def test_cupy_works_on_torch_s_device_and_stream(cuda, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    torch_cuda._stream.cache_clear()
+    torch_cuda._made_place.cache_clear()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
     monkeypatch.setattr(cupy.cuda, "ExternalStream", Entered)
     monkeypatch.setattr(cupy.cuda, "Device", Entered)
     for _ in range(2):
         with torch_cuda._place(torch.device("cuda:3")):
             assert entered[-2:] == [(3,), (77, 3)]
-    torch_cuda._stream.cache_clear()
+    torch_cuda._made_place.cache_clear()
 
 
 def test_what_a_kernel_is_given_is_torch_s_own_memory():

@@ -15,7 +15,7 @@ import numpy as np
 
 from ember_ml.backend.cupy.arrays import library_of
 from ember_ml.backend.cupy.fftconv import fftconv, fftconv_grad
-from ember_ml.kernels import LANES, SPECS, THREADS, moe, row_block, scan, source_text
+from ember_ml.kernels import LANES, SPECS, THREADS, moe, route, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 
 #: a cupy.ndarray, or what `arrays.use` has made known
@@ -24,7 +24,7 @@ Array = Any
 _C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 #: entries of each file; those that are made for a dtype are compiled together
-_ENTRIES = {stem: [entry for spec in SPECS if spec.stem == stem for entry in spec.entries] for stem in ("moe", "scan")}
+_ENTRIES = {stem: [entry for spec in SPECS if spec.stem == stem for entry in spec.entries] for stem in {spec.stem for spec in SPECS}}
 
 
 @cache
@@ -47,6 +47,12 @@ def _own_dtype(entry: Entry, *dtypes: str) -> str:
     return entry.own_dtype(dtypes)
 
 
+@cache
+def _sizes(entry: Entry) -> list[tuple[int, int]]:
+    """(number of the input, axis) of each size."""
+    return [(entry.input_names.index(name), axis) for name, axis in entry.sizes]
+
+
 def _launch(entry: Entry, inputs, blocks, block, outputs, numbers=()):
     """Fills `outputs`, by `blocks` (x, y) of threads, each of the size `block` (x, y), and returns them.
 
@@ -55,8 +61,8 @@ def _launch(entry: Entry, inputs, blocks, block, outputs, numbers=()):
     library = library_of(inputs[0])
     dtype = _own_dtype(entry, *map(library.name, inputs))
     inputs = [*map(library.aligned, inputs)]
-    shapes = {name: array.shape for name, array in zip(entry.input_names, inputs)}
-    sizes = [np.uint32(n) for n in (*(shapes[name][axis] for name, axis in entry.sizes), *numbers)]
+    sizes = [np.uint32(inputs[i].shape[axis]) for i, axis in _sizes(entry)]
+    sizes += [np.float32(n) if isinstance(n, float) else np.uint32(n) for n in numbers]
     _kernel(entry, dtype)(blocks, block, (*map(library.argument, (*inputs, *outputs)), *sizes))
     return outputs
 
@@ -180,14 +186,46 @@ def moe_topk(x: Array, k: int = 2) -> Array:
     rows = prod(x.shape[:-1])
     out = library_of(x).empty((rows, k), "int32", x)
     if rows * k and x.shape[-1]:
-        _launch(moe.TOPK, [x.reshape(rows, -1)], *_row_blocks(LANES, rows, (LANES, THREADS // LANES)), [out], (k,))
+        _launch(route.TOPK, [x.reshape(rows, -1)], *_warps(rows), [out], (k,))
     return out.reshape(*x.shape[:-1], k)
 
 
-def moe_plan(ids: Array, *, experts: int, block: int, rows: int) -> tuple[Array, Array, Array]:
+def _warps(rows: int) -> tuple[tuple, tuple]:
+    """(blocks, block): a warp for every row."""
+    return _row_blocks(LANES, rows, (LANES, THREADS // LANES))
+
+
+def moe_choose(z: Array, bias: Array, *, k: int) -> Array:
+    """int32 (T, k): the experts of largest softmax(z) + bias, for z (T, E) and bias (E,), float32. See `ops.moe.route`."""
+    ids = library_of(z).empty((z.shape[0], k), "int32", z)
+    if z.shape[0] * k:
+        _launch(route.CHOOSE, [z, bias], *_warps(z.shape[0]), [ids], (k,))
+    return ids
+
+
+def moe_weigh(z: Array, ids: Array, *, normalize: bool, eps: float, scale: float) -> tuple[Array, Array]:
+    """(weights (T, k), scores (T, E)), float32, for z (T, E), float32, and ids (T, k), int32. See `ops.moe.route`."""
+    library = library_of(z)
+    if 0 in (*z.shape, *ids.shape):
+        return library.full(ids.shape, 0, "float32", z), library.full(z.shape, 0, "float32", z)
+    outputs = [library.empty(ids.shape, "float32", z), library.empty(z.shape, "float32", z)]
+    return tuple(_launch(route.WEIGH, [z, ids], *_warps(z.shape[0]), outputs, (int(normalize), float(eps), float(scale))))
+
+
+def moe_weigh_grad(g: Array, g_scores: Array, ids: Array, scores: Array, *, normalize: bool, eps: float, scale: float) -> Array:
+    """d_z (T, E) of `moe_weigh` for the gradients of its outputs."""
+    library = library_of(g)
+    if 0 in (*scores.shape, *ids.shape):
+        return library.full(scores.shape, 0, "float32", g)
+    d_z, = _launch(route.WEIGH_GRAD, [g, g_scores, ids, scores], *_warps(g.shape[0]), [library.empty(scores.shape, "float32", g)],
+                   (int(normalize), float(eps), float(scale)))
+    return d_z
+
+
+def moe_plan(ids: Array, *, experts: int, block: int, rows: int, last: int) -> tuple[Array, Array, Array]:
     """(order, inverse, offsets) of `ember_ml.ops.moe.Plan` for ids int32 (T, K), of which none are 0; at most 1023 experts.
 
-    Ids out of range are nobody's. Raises UnsupportedDtype for other dtypes than int32.
+    Ids are moved into [0, last]. Raises UnsupportedDtype for other dtypes than int32.
     """
     library, pairs, flat = library_of(ids), prod(ids.shape), ids.reshape(-1)
     each = moe.pairs_of_a_part(pairs)
@@ -196,8 +234,8 @@ def moe_plan(ids: Array, *, experts: int, block: int, rows: int) -> tuple[Array,
         (pairs,), (parts, experts + 1), (pairs,), (experts + 1,)))
     order = library.empty((rows,), "int32", ids) if rows == pairs else library.full((rows,), pairs, "int32", ids)
     how = _row_blocks(moe.TILE, parts, (moe.TILE, 1))
-    _launch(moe.COUNT, [flat], *how, [ranks, counts], (experts, each))
-    _launch(moe.PLACE, [flat, ranks, counts], *how, [order, inverse, offsets], (each, block))
+    _launch(moe.COUNT, [flat], *how, [ranks, counts], (experts, each, last))
+    _launch(moe.PLACE, [flat, ranks, counts], *how, [order, inverse, offsets], (each, block, last))
     return order, inverse.reshape(ids.shape), offsets
 
 
@@ -216,7 +254,7 @@ def moe_gather(x: Array, order: Array, inverse: Array) -> Array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+KERNELS = {"moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
            "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
            "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

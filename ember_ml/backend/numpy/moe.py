@@ -66,10 +66,10 @@ def build(xp) -> dict:
     return {"grouped_rows": grouped_rows, "grouped_outer_rows": grouped_outer_rows}
 
 
-def moe_plan_rows(ids, *, experts, block, rows):
+def moe_plan_rows(ids, *, experts, block, rows, last):
     if block != 1:
         raise ValueError(f"NumPy's plans have block 1, got {block}")
-    flat = ids.reshape(-1)
+    flat = ids.reshape(-1)                                 # in range: the op has checked
     narrow = flat.astype(np.uint16) if experts < 2 ** 16 else flat         # stable sorting of 16 bits is a radix sort
     order = np.argsort(narrow, kind="stable").astype(np.int32)
     inverse = np.empty_like(order)

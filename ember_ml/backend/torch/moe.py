@@ -18,8 +18,8 @@ def _wide(dtype):
     return torch.promote_types(dtype, torch.float32)
 
 
-def moe_plan_rows(ids, *, experts, block, rows):
-    flat = ids.reshape(-1)
+def moe_plan_rows(ids, *, experts, block, rows, last):
+    flat = ids.reshape(-1).clamp(0, last)
     sorted_ids, order = torch.sort(flat, stable=True)
     row = torch.arange(flat.numel(), dtype=torch.int32, device=ids.device)
     inverse = torch.empty_like(flat).scatter(0, order, row)

@@ -55,10 +55,10 @@ def _places(keys, where_to, values):
 
 
 @op(vjp=CONSTANT, kernel=MOE_PLAN)
-def moe_plan_rows(ids, *, experts: int, block: int, rows: int):
-    """(order, inverse, offsets) of `moe_plan`, for checked ids in [0, experts]; `experts` is nobody."""
+def moe_plan_rows(ids, *, experts: int, block: int, rows: int, last: int):
+    """(order, inverse, offsets) of `moe_plan`. Ids are moved into [0, last]; `experts` is nobody."""
     from ember_ml.ops.sort import argsort
-    flat = reshape(ids, (-1,))
+    flat = clip(reshape(ids, (-1,)), min=0, max=last)
     pairs, by_expert = flat.shape[0], argsort(flat)
     counts = scatter_add(zeros((experts + 1,), flat.dtype, like=flat), flat, ones_like(flat), axis=0)
     counts = cut(counts, 0, experts)
@@ -92,15 +92,15 @@ def moe_plan(ids: EmberTensor, num_experts: int, complete: bool = True, block: i
     if not ids.dtype.is_integer:
         raise UnsupportedOp(f"moe_plan: expected integer ids, got dtype {ids.dtype}; cast with .astype('int32')")
     last = num_experts - 1 if complete else num_experts
-    if checks_values(ids):
-        if ids.size and (smallest(ids).item() < 0 or largest(ids).item() > last):
-            bad = smallest(ids).item() if smallest(ids).item() < 0 else largest(ids).item()
-            raise IndexError(f"moe_plan: expected ids in [0, {last}], got {bad}")
-    else:
-        ids = clip(ids, min=0, max=last)
+    if checks_values(ids) and ids.size and (smallest(ids).item() < 0 or largest(ids).item() > last):
+        bad = smallest(ids).item() if smallest(ids).item() < 0 else largest(ids).item()
+        raise IndexError(f"moe_plan: expected ids in [0, {last}], got {bad}")
+    if ids.dtype is not dt.int32:
+        ids = clip(ids, min=0, max=last)                   # before they lose bits
     block = block or ids.backend.grouped_block(ids.size, num_experts)
     rows = ids.size if block == 1 else (-(-ids.size // block) + num_experts) * block
-    order, inverse, offsets = moe_plan_rows(stop_gradient(ids).astype(dt.int32), experts=num_experts, block=block, rows=rows)
+    order, inverse, offsets = moe_plan_rows(stop_gradient(ids).astype(dt.int32), experts=num_experts, block=block, rows=rows,
+                                           last=last)
     return Plan(order, inverse, offsets, block, complete)
 
 

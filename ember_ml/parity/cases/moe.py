@@ -7,6 +7,7 @@ import numpy as np
 from ember_ml import ops
 from ember_ml.ops.moe.combine import moe_combine_grad
 from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_up
+from ember_ml.ops.moe.route import softmax_choice, softmax_weights, softmax_weights_grad
 from ember_ml.parity.cases.case import WIDENED, at_least_single, draws, row
 
 real, ints = draws(8)
@@ -120,3 +121,32 @@ def _slope_of_weights(x, w, w1, b1, w2, b2, ids):
         one[t, k] = 1.0
         out[t, k] = (_experts(x, one, w1, b1, w2, b2, ids) * x).sum()
     return out
+
+
+def _softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _share(z, i):
+    w = np.take_along_axis(_softmax(z), i, -1)
+    return 1.5 * w / (w.sum(-1, keepdims=True) + 0.1)
+
+
+_LOGITS, _CHOSEN, _HOW = real(5, 4), np.array([[2, 0], [3, 1], [0, 1], [2, 3], [1, 0]], np.int32), {"normalize": True, "eps": 0.1, "scale": 1.5}
+row("softmax_choice", lambda z, b: softmax_choice(at_least_single(z), at_least_single(b), k=2), [_LOGITS, real(4)],
+    lambda z, b: np.argsort(-(_softmax(z) + b), axis=-1, kind="stable")[:, :2].astype(np.int32), (), empty=(0,))
+row("softmax_weights", lambda z, i: softmax_weights(at_least_single(z), i, **_HOW)[0], [_LOGITS, _CHOSEN], _share, result=WIDENED,
+    empty=(0, 1))
+row("softmax_weights", lambda z, i: softmax_weights(at_least_single(z), i, **_HOW)[1], [_LOGITS, _CHOSEN], lambda z, i: _softmax(z),
+    result=WIDENED, label="scores", empty=(0, 1))
+row("softmax_weights_grad", lambda g, s, i: softmax_weights_grad(at_least_single(g), at_least_single(s) * 0, i, at_least_single(s),
+                                                                normalize=False, eps=0.0, scale=1.5), [real(5, 2), real(5, 4), _CHOSEN],
+    lambda g, s, i: _slope_of_scores(g, s, i), (), empty=(0, 1, 2), result=WIDENED)
+
+
+def _slope_of_scores(g, s, ids):
+    """Of 1.5 sum_k g_k softmax(z)[ids_k] in z, where softmax(z) is s: s_e (d_e - sum_i s_i d_i)."""
+    d = np.zeros_like(s)
+    np.put_along_axis(d, ids, 1.5 * g, axis=1)
+    return s * (d - (s * d).sum(1, keepdims=True))

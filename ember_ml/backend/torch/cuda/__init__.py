@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 
 import numpy as np
@@ -40,18 +39,28 @@ def _launch(kernel, *args, **static):
         return kernel(*args, **static)
 
 
-@contextmanager
 def _place(device: torch.device):
-    """CuPy on the device, and on torch's current stream there."""
-    here, stream = _stream(device.index, torch.cuda.current_stream(device).cuda_stream)
-    with here, stream:
-        yield
+    """A context: CuPy on the device, and on torch's current stream there."""
+    return _made_place(device.index, torch.cuda.current_stream(device).cuda_stream)
 
 
-@lru_cache(maxsize=64)
-def _stream(device: int, pointer: int):
-    import cupy
-    return cupy.cuda.Device(device), cupy.cuda.ExternalStream(pointer, device)
+class _Place:
+    """Enters a device and one of its streams."""
+
+    def __init__(self, device: int, stream: int):
+        import cupy
+        self.device, self.stream = cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream, device)
+
+    def __enter__(self):
+        self.device.__enter__()
+        self.stream.__enter__()
+
+    def __exit__(self, *error):
+        self.stream.__exit__(*error)
+        self.device.__exit__(*error)
+
+
+_made_place = lru_cache(maxsize=64)(_Place)
 
 
 class TorchArrays:

@@ -11,6 +11,7 @@ from ember_ml.nn.moe import balance, insight
 from ember_ml.nn.moe.routing.capacity import keep_within_capacity
 from ember_ml.ops import argmax, isfinite, linear, logical_not, random, where, zeros
 from ember_ml.ops.index import checks_values, gather_along
+from ember_ml.ops.moe.route import NEVER
 from ember_ml.ops.sort import topk_indices
 from ember_ml.registry import Registry, Size, config
 from ember_ml.tensor import EmberTensor
@@ -18,9 +19,6 @@ from ember_ml.tensor.common import dtypes as dt
 
 #: routers by name
 routers = Registry("router", "ember_ml.nn.moe.routing")
-
-#: a logit that stands in for one that is not finite: its probability is 0, and it stays finite itself
-NEVER = -1e30
 
 
 class Routing(NamedTuple):
@@ -94,19 +92,24 @@ class Router(Module):
         self.linear_bias = zeros((config.num_experts,)) if config.linear_bias else None
         self.buffer("bias", zeros((config.num_experts,)))
 
-    def logits(self, x: EmberTensor) -> tuple[EmberTensor, EmberTensor]:
-        """(z, valid) of tokens x (T, d_input): z (T, E) float32, NEVER where it is not finite; valid (T, E) bool.
+    def raw_logits(self, x: EmberTensor) -> EmberTensor:
+        """z (T, E), float32, of tokens x (T, d_input).
 
-        Raises FloatingPointError for such logits on NumPy and under `em.debug_checks`, naming the first.
+        Raises FloatingPointError for logits that are not finite on NumPy and under `em.debug_checks`, naming the first.
         """
         wide = dt.promote(x.dtype, dt.float32)
         z = linear(x.astype(wide), self.weight.astype(wide))
         z = z if self.linear_bias is None else z + self.linear_bias.astype(wide)
-        valid = isfinite(z)
-        if checks_values(z) and not valid.all().item():
+        if checks_values(z) and not (valid := isfinite(z)).all().item():
             token, expert = divmod(argmax(logical_not(valid).astype(dt.int32)).item(), self.config.num_experts)
             raise FloatingPointError(f"router: expected finite logits, got {z[token, expert].item()} for token "
                                      f"{token}, expert {expert}; look for an overflow before this layer")
+        return z
+
+    def logits(self, x: EmberTensor) -> tuple[EmberTensor, EmberTensor]:
+        """(z, valid) of tokens x (T, d_input): z (T, E) float32, NEVER where it is not finite; valid (T, E) bool."""
+        z = self.raw_logits(x)
+        valid = isfinite(z)
         return where(valid, z, NEVER), valid
 
     def scores(self, z: EmberTensor, valid: EmberTensor) -> EmberTensor:
@@ -119,14 +122,18 @@ class Router(Module):
 
     def forward(self, x: EmberTensor, positions: EmberTensor | None = None) -> Routing:
         """The experts of tokens x (T, d_input)."""
-        z, valid = self.logits(x)
-        scores = self.scores(z, valid)
-        routing = self.choose(scores, valid)
+        z, scores, routing = self.route(x)
         c = self.config
         if c.capacity_factor is not None:
             routing = Routing(*keep_within_capacity(routing.ids, routing.weights, c.num_experts, c.capacity_factor, c.drop), False)
         self.report(z, scores, routing)
         return routing
+
+    def route(self, x: EmberTensor) -> tuple[EmberTensor, EmberTensor, Routing]:
+        """(logits, scores, who works on which token), both (T, E), before capacity is looked at."""
+        z, valid = self.logits(x)
+        scores = self.scores(z, valid)
+        return z, scores, self.choose(scores, valid)
 
     def choose(self, scores: EmberTensor, valid: EmberTensor) -> Routing:
         """The k experts of largest score plus bias, weighed by score alone."""
@@ -149,6 +156,9 @@ class Router(Module):
 
     def _weigh(self, weights: EmberTensor, slots: int) -> EmberTensor:
         c = self.config
-        if c.normalize or (c.normalize is None and slots > 1):
+        if self._normalizes(slots):
             weights = weights / (weights.sum(axis=-1, keepdims=True) + c.eps)       # all 0 where no logit was finite
         return weights * c.scale if c.scale != 1.0 else weights
+
+    def _normalizes(self, slots: int) -> bool:
+        return self.config.normalize or (self.config.normalize is None and slots > 1)
