@@ -42,7 +42,8 @@ def pull(fn, inputs: list[EmberTensor], cotangents: list[EmberTensor]) -> list[E
     if not live and backend.runtime.pull is not None:
         grads = backend.runtime.pull(lambda natives: [y.data for y in fn([EmberTensor(x, backend) for x in natives])],
                                      [x.data for x in inputs], [g.data for g in cotangents])
-        return [None if g is None else EmberTensor(g, backend) for g in grads]
+        if grads is not None:
+            return [None if g is None else EmberTensor(g, backend) for g in grads]
     token = _depth.set(_depth.get() + 1 if live else 1)
     try:
         watched = [watch(x) if x.dtype.is_inexact else x for x in inputs]

@@ -50,7 +50,12 @@ class TorchRuntime:
         return _Rule.apply(forward, rule, keeps_output, *args)
 
     def pull(self, fn, inputs, cotangents):
-        """Gradients of sum(output * cotangent) by torch's autograd; differentiable themselves where that is under way."""
+        """Gradients of sum(output * cotangent) by torch's autograd; differentiable themselves where that is under way.
+
+        None inside an operator, where torch records nothing.
+        """
+        if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality):
+            return None
         again = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *cotangents))
         with torch.enable_grad():
             # an input may be part of another's history: views and copies stand for the inputs alone

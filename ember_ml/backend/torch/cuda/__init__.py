@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache, lru_cache, partial
 
-import numpy as np
 import torch
 
 from ember_ml.errors import BackendMissing
@@ -100,6 +99,6 @@ class TorchArrays:
         x = x.contiguous()
         return x.clone() if x.data_ptr() % 16 else x
 
-    def argument(self, x):
+    def argument(self, x) -> int:
         """The address."""
-        return np.uint64(x.data_ptr())
+        return x.data_ptr()
