@@ -68,7 +68,7 @@ class LoRA(Module):
         x = dropout(x.astype(pairs[0].A.dtype), self.config.dropout)
         narrow = linear(x, pairs[0].A if len(pairs) == 1 else concat([p.A for p in pairs], axis=0))
         narrow = dict(zip(self.pairs, split(narrow, [p.A.shape[0] for p in pairs], axis=-1)))
-        added = [linear(narrow[name], self.pairs[name].B) * self.scale(name) if name in self.pairs
+        added = [linear(narrow[name] * self.scale(name), self.pairs[name].B) if name in self.pairs
                  else zeros((*x.shape[:-1], rows), x.dtype, like=x) for name, rows in self._rows.items()]
         return (added[0] if len(added) == 1 else concat(added, axis=-1)).astype(dtype)
 
