@@ -38,6 +38,9 @@ def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output
     facts.write_summary(folder, summary)
     output.say(_headline(run, stage))
     model = stage()
+    if stage.fused is not None:
+        output.say(f"LoRA fused: a divergence of {stage.fused.changed:.1e} nats from the adapted model (without LoRA {stage.fused.without:.1e}); "
+                   f"{folder.path}/adapter/ holds it as peft's files")
     model.save(folder.model)
     known = facts.read(folder.path)
     final = known.evaluations[-1]
@@ -53,4 +56,10 @@ def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output
 
 
 def _headline(run: RunConfig, stage: SupervisedTraining) -> str:
-    return f"{run.model.get('family', 'model')} of {stage.model.count():,} parameters on {run.backend}, {stage.data.describe()}"
+    every, trained = stage.model.count(), sum(p.size for p in stage.model.parameters(trainable=True).values())
+    some = "" if trained == every else f", {trained:,} of them trained ({trained / every:.2%}),"
+    lora = run.adapter.lora if run.adapter else None
+    scale = "" if lora is None else f" LoRA of rank {lora.rank} counts {lora.scale():.3g} times,"
+    started = "" if stage.report is None else f"\nfrom {run.adapter.weights}: {stage.report}"
+    name = run.model.get("file") or run.model.get("family", "model")
+    return f"{name} of {every:,} parameters{some}{scale} on {run.backend}, {stage.data.describe()}{started}"

@@ -81,7 +81,7 @@ class SupervisedTraining:
             self.objective = OBJECTIVES[self.data.task]
             self.model = build_model(self.data, run.model, random.key(run.seed))
             self.report = None if run.adapter is None else adapt(self.model, run.adapter, random.fold_in(random.key(run.seed), 1))
-        self.folder = folder
+        self.folder, self.fused = folder, None
         training = run.training if run.training.epochs is None else run.training.in_steps(self.data.per_epoch)
         self.trainer = Trainer(self.model, self.objective.loss, build_optimizer(run.optimizer), self.data.batch, training,
                                run.seed, folder, self._evaluate, self.objective.higher, self.objective.count, callbacks)
