@@ -5,10 +5,12 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from ember_ml.data.audio import AudioConfig, audio_source
 from ember_ml.data.dna import Bases, DnaConfig, DnaSource
-from ember_ml.data.features.arrays import ArraysConfig, ArraySource
+from ember_ml.data.features.arrays import ArraysConfig, arrays_source
 from ember_ml.data.features.series import SeriesConfig, SeriesSource
 from ember_ml.data.text.source import FastaConfig, JsonlConfig, ParquetConfig, TextConfig, documents_alphabet, documents_source
+from ember_ml.data.vision import ImagesConfig, images_source
 from ember_ml.errors import ConfigError
 from ember_ml.registry.config import from_dict
 
@@ -19,8 +21,10 @@ SOURCES = {
     "jsonl": (JsonlConfig, documents_source, documents_alphabet),
     "parquet": (ParquetConfig, documents_source, documents_alphabet),
     "fasta": (FastaConfig, documents_source, documents_alphabet),
-    "arrays": (ArraysConfig, ArraySource, None),
+    "arrays": (ArraysConfig, arrays_source, None),
     "series": (SeriesConfig, SeriesSource, None),
+    "images": (ImagesConfig, images_source, None),
+    "audio": (AudioConfig, audio_source, None),
 }
 
 

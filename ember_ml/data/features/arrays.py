@@ -50,20 +50,19 @@ class ArraySource:
     """Batches of (sequences float32 (batch, length, channels)[, lengths int32 (batch,)], classes int32 (batch,) or targets float32
     (batch, outputs)); lengths where they differ, and then neighbours in length come together.
 
-    Args: fields: see ArraysConfig. seed: of the order.
+    Args: fields: see ArraysConfig. seed: of the order. files: whose contents `fingerprint` records. arrays: by name, as `fields` names them.
 
     Attributes: channels; classes or outputs; scale, target_scale: what standardised, see Standardise.
 
-    Raises DataError for files that are no arrays or cut short, arrays that are missing (naming near ones), numbers of rows that differ,
-    values that are no finite numbers, and lengths that do not fit.
+    Raises DataError for arrays that are missing (naming near ones), numbers of rows that differ, values that are no finite numbers, and
+    lengths that do not fit.
     """
 
     unit = "sequence"
 
-    def __init__(self, fields: ArraysConfig, seed: int):
+    def __init__(self, fields: ArraysConfig, seed: int, files: list[Path], arrays: dict[str, np.ndarray]):
         self.config = c = fields
-        self.task = c.task
-        self.files, arrays = _read(c)
+        self.task, self.files = c.task, files
         train = _Part(arrays, c, "")
         if f"{c.x}_test" in arrays:
             held = _Part(arrays, c, "_test")
@@ -183,14 +182,15 @@ class _Part:
         return part
 
 
-def _read(c: ArraysConfig) -> tuple[list[Path], dict[str, np.ndarray]]:
+def arrays_source(c: ArraysConfig, seed: int) -> ArraySource:
+    """The source of a config's files. Raises DataError, also for files that are no arrays or cut short; ConfigError."""
     if c.files is None:
         paths = [Path(p) for p in (c.x, c.y, c.lengths) if p is not None]
-        return paths, {str(p): load_array(p) for p in paths}
+        return ArraySource(c, seed, paths, {str(p): load_array(p) for p in paths})
     paths = expand(c.files)
     if len(paths) != 1 or paths[0].suffix != ".npz":
         raise ConfigError(f"arrays: expected one .npz file, or x and y as .npy files with no `files`; received {c.files!r}")
-    return paths, load_arrays(paths[0])
+    return ArraySource(c, seed, paths, load_arrays(paths[0]))
 
 
 def load_array(path: Path) -> np.ndarray:
