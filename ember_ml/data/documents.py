@@ -52,6 +52,12 @@ class Documents:
         parts = [self[i] for i in which]
         return Documents(np.concatenate(parts) if parts else self.tokens[:0], self.lengths[which], self.prompts[which])
 
+    def first(self, count: int) -> Documents:
+        """The documents as far as the first `count` tokens reach; the last one may be cut."""
+        lengths = np.diff(np.minimum(self.starts, count))
+        kept = int(np.count_nonzero(lengths))
+        return self if self.tokens.size <= count else Documents(self.tokens[:count], lengths[:kept], self.prompts[:kept])
+
     def pieces(self, length: int) -> np.ndarray:
         """int64 (pieces, 3): document, first input, number of inputs; documents with more than `length` inputs come in several.
 

@@ -19,7 +19,7 @@ from ember_ml.errors import DataError
 
 Layout = Literal["windows", "packed", "padded"]
 
-#: baselines count at most this many of the first training tokens
+#: baselines look at no more than this many of the first tokens of each side
 _COUNTED = 1 << 24
 
 
@@ -69,13 +69,11 @@ class NextTokenSource:
     def baselines(self) -> dict[str, float]:
         """Bits per token of the held-out documents: a uniform model, and interpolated Markov models counted on the training ones.
 
-        Their orders are 0 to 5, as far as contexts of this vocabulary fit 63 bits; at most 16.8 million tokens are counted.
+        Their orders are 0 to 5, as far as contexts of this vocabulary fit 63 bits; of each side at most the first 16.8 million tokens count.
         """
-        counted = self._train if self._train.tokens.size <= _COUNTED else self._train.take(
-            np.arange(np.searchsorted(self._train.starts, _COUNTED, "right") - 1))
+        counted, judged = self._train.first(_COUNTED), self._held.first(_COUNTED)
         highest = int(62 / math.log2(self.vocab_size)) - 1
-        orders = tuple(k for k in (0, 1, 2, 3, 4, 5) if k <= highest)
-        bits = interpolated_bits(counted, self._held, orders, self.vocab_size) if len(counted) else {}
+        bits = interpolated_bits(counted, judged, tuple(k for k in (0, 1, 2, 3, 4, 5) if k <= highest), self.vocab_size)
         return {"uniform": math.log2(self.vocab_size), **{f"counting, order {k}": b for k, b in bits.items()}}
 
     def describe(self) -> str:

@@ -9,6 +9,7 @@ from ember_ml.data.audio import AudioConfig, audio_source
 from ember_ml.data.dna import Bases, DnaConfig, DnaSource
 from ember_ml.data.features.arrays import ArraysConfig, arrays_source
 from ember_ml.data.features.series import SeriesConfig, SeriesSource
+from ember_ml.data.text.encoded import EncodedSource, TokensConfig, encoded_alphabet
 from ember_ml.data.text.source import FastaConfig, JsonlConfig, ParquetConfig, TextConfig, documents_alphabet, documents_source
 from ember_ml.data.vision import ImagesConfig, images_source
 from ember_ml.errors import ConfigError
@@ -21,6 +22,7 @@ SOURCES = {
     "jsonl": (JsonlConfig, documents_source, documents_alphabet),
     "parquet": (ParquetConfig, documents_source, documents_alphabet),
     "fasta": (FastaConfig, documents_source, documents_alphabet),
+    "tokens": (TokensConfig, EncodedSource, encoded_alphabet),
     "arrays": (ArraysConfig, arrays_source, None),
     "series": (SeriesConfig, SeriesSource, None),
     "images": (ImagesConfig, images_source, None),

@@ -73,6 +73,12 @@ def test_a_prompt_is_read_and_not_judged():
     assert sorted(y for _, y in cut) == [4, 5, 6, 8, 9, 10, 11, 12, 13, 14]
 
 
+def test_the_first_tokens_of_documents():
+    first = numbered([4, 5, 6], prompts=[1, 2, 3]).first(7)
+    assert (first.tokens.tolist(), first.lengths.tolist(), first.prompts.tolist()) == (list(range(1, 8)), [4, 3], [1, 2])
+    assert numbered([4, 5]).first(4).lengths.tolist() == [4] and numbered([4, 5]).first(100).lengths.tolist() == [4, 5]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80))
 def test_best_fit_holds_its_bound(sizes):

@@ -165,6 +165,26 @@ def test_parquet_and_near_columns(tmp_path):
         open_source(config, 0)
 
 
+def test_tokens_from_an_array_on_disk(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 250, 5000).astype(np.uint8)
+    np.save(tmp_path / "t.npy", tokens)
+    config = {"kind": "tokens", "file": str(tmp_path / "t.npy"), "tokenizer": "bytes", "length": 16, "batch": 4, "held_out": 0.1}
+    source = open_source(config, 0)
+    assert isinstance(source._train.tokens, np.memmap) and source._train.tokens.size == 4500
+    x, y = source.batch(5)
+    for row, targets in zip(x, y):
+        at = np.flatnonzero((np.lib.stride_tricks.sliding_window_view(tokens[:4500], 16) == row).all(1))
+        assert len(at) == 1 and np.array_equal(targets, tokens[at[0] + 1:at[0] + 17])
+    assert sum(y.size for _, y in source.held_out()) == 499 // 16 * 16 and len(source.baselines()) > 3
+    assert alphabet(config).size == 257
+    np.save(tmp_path / "t.npy", tokens.astype(np.int32) + 10)
+    with pytest.raises(DataError, match="t.npy: expected tokens from 0 to 256, got 10 to 259; name the tokenizer that made them"):
+        open_source(config, 0)
+    np.save(tmp_path / "t.npy", tokens / 2)
+    with pytest.raises(DataError, match="array of integers .N,., got 1 file, float64"):
+        open_source(config, 0)
+
+
 BROKEN = [
     (b'{"text": "a"}\n{"text": "b', "x.jsonl, line 2: the file ends in mid-line, after 11 bytes of it; fetch .* or delete this line.*skip"),
     (b'{"text": "a"}\n{"text": b}\n', r"line 2: expected a JSON object \(Expecting value"),

@@ -10,14 +10,13 @@ import numpy as np
 import pydantic
 
 from ember_ml.data.classify import LabelledDocuments
-from ember_ml.data.dna import Bases
 from ember_ml.data.documents import Documents
 from ember_ml.data.fasta import read_fasta
 from ember_ml.data.files import expand
 from ember_ml.data.next_token import Layout, NextTokenSource
 from ember_ml.data.splits import split_by_hash, split_tail
 from ember_ml.data.text.readers import Document, Fields, read_jsonl, read_parquet, read_text
-from ember_ml.data.text.tokenizers import Bytes, Characters, Pieces
+from ember_ml.data.text.tokenizers import Characters, Pieces, of_name
 from ember_ml.errors import ConfigError, DataError
 from ember_ml.registry import Rate, Size, config
 
@@ -182,13 +181,9 @@ def _read(read: Reader, paths: list[Path], rank: int, world: int) -> tuple[list[
 
 
 def _tokenizer(c: DocumentsConfig, docs: list[Document]) -> Any:
-    if c.tokenizer == "bytes":
-        return Bytes
-    if c.tokenizer == "bases":
-        return Bases
-    if c.tokenizer == "characters":
-        return Characters(c.letters) if c.letters is not None else Characters.of(part for d in docs for part in (d.text, d.prompt))
-    return Pieces(c.tokenizer)
+    if c.tokenizer != "characters":
+        return of_name(c.tokenizer)
+    return Characters(c.letters) if c.letters is not None else Characters.of(part for d in docs for part in (d.text, d.prompt))
 
 
 def _encode(docs: list[Document], tokenizer) -> Documents:

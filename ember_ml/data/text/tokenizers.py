@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ember_ml.data.dna import Bases
 from ember_ml.errors import ConfigError, DataError, MissingExtra
 
 
@@ -101,6 +102,11 @@ class Pieces:
     def decode(self, tokens) -> str:
         """Tokens (length,) as text, special tokens left out. Raises DataError for a token that there is not."""
         return self._tokenizer.decode(checked(tokens, self.size, "tokenizer").tolist())
+
+
+def of_name(name: str):
+    """The tokenizer "bytes", "bases", or of a tokenizer.json file. Raises DataError, MissingExtra."""
+    return {"bytes": Bytes, "bases": Bases}.get(name) or Pieces(name)
 
 
 def checked(tokens, size: int, name: str) -> np.ndarray:
