@@ -15,6 +15,7 @@ from ember_ml.ops.creation import (
 )
 from ember_ml.ops.data_type import astype, can_cast, finfo, iinfo, isdtype, result_type
 from ember_ml.ops.declare import REGISTRY, Op, op, support
+from ember_ml.ops.einsum import einsum
 from ember_ml.ops.elementwise import (
     abs, add, atan2, ceil, clip, complex, conj, cos, divide, equal, erf, erfinv, exp, exp2, expm1, floor, floor_divide, greater,
     greater_equal, imag, isfinite, isinf, isnan, less, less_equal, log, log1p, log2, log10, logaddexp, logical_and, logical_not,
@@ -48,10 +49,15 @@ from ember_ml.ops.reduce import (
     all, any, argmax, argmin, count_nonzero, logsumexp, max, mean, min, norm, normalize, prod, std, sum, var,
 )
 from ember_ml.ops.search import isin, searchsorted, unique_all, unique_counts, unique_inverse, unique_values
+from ember_ml.ops.segment import associative_scan, segment_mean, segment_sum
 from ember_ml.ops.shape import (
     broadcast_to, concat, expand_dims, flip, pad, permute_dims, reshape, split, squeeze, stack, swap_axes,
 )
 from ember_ml.ops.sort import argsort, sort, topk
+from ember_ml.ops.special import beta, digamma, gamma, lgamma, trigamma
 from ember_ml.ops.trigonometry import acos, acosh, asin, asinh, atan, atanh, cosh, hypot, sinh, tan
+from ember_ml.ops.windows import (
+    avg_pool1d, avg_pool2d, conv2d, conv_transpose1d, conv_transpose2d, max_pool1d, max_pool2d,
+)
 
 __all__ = [name for name in dir() if not name.startswith("_")]

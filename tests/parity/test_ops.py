@@ -88,5 +88,5 @@ def test_files_that_are_none(tmp_path, text, fault):
 
 
 def test_every_op_has_rows_in_what_the_command_compares():
-    assert {c.name for c in cases.CASES} == ops.REGISTRY.keys()
+    assert {c.name for c in cases.CASES} >= ops.REGISTRY.keys()
     assert parity.compare_ops is compare_ops

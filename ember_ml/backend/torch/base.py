@@ -311,5 +311,7 @@ TABLE = {
     "cross_entropy_rows": lambda x, labels: F.cross_entropy(
         x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction="none").reshape(labels.shape),
     "conv1d_rows": lambda x, w, b=None, stride=1, dilation=1, groups=1: torch.nn.functional.conv1d(x, w, b, stride, 0, dilation, groups),
+    "conv2d_rows": lambda x, w, b=None, stride=(1, 1), dilation=(1, 1), groups=1: F.conv2d(x, w, b, stride, 0, dilation, groups),
+    "lgamma": torch.lgamma, "digamma": torch.digamma,
     "depthwise_rows": _depthwise, "adam_update": _adam_update,
 }

@@ -1,6 +1,9 @@
 """What each op is compared on, on every engine: one row an op at least."""
 
-from ember_ml.parity.cases import elementwise, linear, moe, network, order, random, recurrence, reduction, shape, signal, standard
+from ember_ml.parity.cases import (
+    composed, elementwise, linear, moe, network, order, random, recurrence, reduction, shape, signal, special, standard,
+)
 from ember_ml.parity.cases.case import CASES, Case
 
-__all__ = ["CASES", "Case", "elementwise", "linear", "moe", "network", "order", "random", "recurrence", "reduction", "shape", "signal", "standard"]
+__all__ = ["CASES", "Case", "composed", "elementwise", "linear", "moe", "network", "order", "random", "recurrence", "reduction", "shape",
+           "signal", "special", "standard"]

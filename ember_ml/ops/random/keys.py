@@ -1,28 +1,23 @@
-"""Random numbers from keys: Threefry-2x32 in MLX's layout, so one key gives one result on every engine.
+"""Keys, the words that belong to them, and uniform numbers: Threefry-2x32 in MLX's layout, so one key gives one result on every engine.
 
-A key is two uint32 words. The same key always gives the same numbers: split it for more. Bits, float32 uniforms, integers,
-bernoulli draws and permutations are equal to the bit on all engines; normals agree to 1e-6 (their erfinv differs).
+A key is two uint32 words. The same key always gives the same numbers: split it for more.
 
 Source: Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3; the counter layout is mlx.core.random's.
 """
 
 from __future__ import annotations
 
-import math
-
 from ember_ml.errors import ShapeError
 from ember_ml.ops.creation import tensor
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
-from ember_ml.ops.elementwise import clip, erfinv, log, minimum
-from ember_ml.ops.reduce import argmax
+from ember_ml.ops.elementwise import minimum
 from ember_ml.ops.shape import cut, reshape
-from ember_ml.ops.sort import argsort
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
 #: the largest float32 below 1
-_BELOW_ONE = 1.0 - 2.0 ** -24
+BELOW_ONE = 1.0 - 2.0 ** -24
 
 
 @op(vjp=CONSTANT)
@@ -40,7 +35,7 @@ def key(seed: int, device: str | None = None) -> EmberTensor:
 
 def split(key: EmberTensor, num: int = 2) -> list[EmberTensor]:
     """`num` new keys from one, which should not be used again itself."""
-    _check(key)
+    check_key(key)
     words = random_bits(key, shape=(num, 2))
     return [reshape(cut(words, i, i + 1, axis=0), (2,)) for i in range(num)]
 
@@ -51,7 +46,7 @@ def fold_in(key: EmberTensor, number: EmberTensor | int) -> EmberTensor:
     Args:
         number: a Python int, or an integer scalar tensor (so that a compiled step can count).
     """
-    _check(key)
+    check_key(key)
     if not isinstance(number, EmberTensor):
         number = tensor(number & 0xFFFFFFFF, dtype=dt.uint32, like=key)
     return fold(key, number)
@@ -65,54 +60,23 @@ def fold(key, number):
 
 def bits(key: EmberTensor, shape) -> EmberTensor:
     """Uniform uint32 words of that shape."""
-    _check(key)
-    return random_bits(key, shape=_shape(shape))
+    check_key(key)
+    return random_bits(key, shape=shape_of(shape))
 
 
 def uniform(key: EmberTensor, shape=(), low: float = 0.0, high: float = 1.0, dtype=dt.float32) -> EmberTensor:
     """Uniform numbers in [low, high): float32 from 32 bits each, then cast to `dtype`."""
-    unit = minimum(bits(key, shape).astype(dt.float32) * 2.0 ** -32, _BELOW_ONE)
+    unit = minimum(bits(key, shape).astype(dt.float32) * 2.0 ** -32, BELOW_ONE)
     if (low, high) != (0.0, 1.0):
         unit = unit * (high - low) + low
     return unit.astype(dtype)
 
 
-def normal(key: EmberTensor, shape=(), mean: float = 0.0, std: float = 1.0, dtype=dt.float32) -> EmberTensor:
-    """Normal numbers: mean + std * sqrt(2) * erfinv(u), u uniform in (-1, 1)."""
-    low = -1.0 + 2.0 ** -24
-    u = clip(uniform(key, shape) * (1.0 - low) + low, min=low, max=_BELOW_ONE)
-    return (erfinv(u) * (math.sqrt(2.0) * std) + mean).astype(dtype)
-
-
-def bernoulli(key: EmberTensor, p: float, shape=()) -> EmberTensor:
-    """bool, true with probability p."""
-    return uniform(key, shape) < p
-
-
-def randint(key: EmberTensor, shape, low: int, high: int, dtype=dt.int32) -> EmberTensor:
-    """Integers low <= i < high; uniform up to a bias of (high - low) / 2^32."""
-    if not low < high:
-        raise ValueError(f"random.randint: expected low < high, got {low} and {high}")
-    u = uniform(key, shape) * float(high - low)
-    return (u.astype(dt.int32) + low).astype(dtype)
-
-
-def permutation(key: EmberTensor, n: int) -> EmberTensor:
-    """0 ... n-1 in random order, int32: the stable order of n random words."""
-    return argsort(bits(key, (n,)).astype(dt.int64))
-
-
-def categorical(key: EmberTensor, logits: EmberTensor) -> EmberTensor:
-    """int32 draws from softmax(logits) over the last axis, by the Gumbel maximum: shape logits.shape[:-1]."""
-    u = uniform(key, logits.shape) + 2.0 ** -33
-    return argmax(logits - log(-log(u)), axis=-1)
-
-
-def _shape(shape) -> tuple[int, ...]:
+def shape_of(shape) -> tuple[int, ...]:
     return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
-def _check(key: EmberTensor):
+def check_key(key: EmberTensor):
     if not isinstance(key, EmberTensor) or key.shape != (2,) or key.dtype is not dt.uint32:
         got = f"{key.dtype} {key.shape}" if isinstance(key, EmberTensor) else type(key).__name__
         raise ShapeError(f"random: expected a key, uint32 of shape (2,), as em.random.key(seed) makes; got {got}")
