@@ -33,7 +33,7 @@ def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output
     stage = SupervisedTraining(run, folder, resume, [CsvLog(folder), *logs])
     data, bits = stage.data, stage.data.task == "next_token"
     stage.trainer.callbacks.append(TrainingDisplay(stage.trainer.config.steps, data.unit, bits, 10 * run.training.log_every, output))
-    configs.write(folder.config, run)
+    configs.write(folder.config, stage.run)
     summary = facts.summarize(run, stage)
     facts.write_summary(folder, summary)
     output.say(_headline(run, stage))

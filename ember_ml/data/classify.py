@@ -13,6 +13,7 @@ from ember_ml.data.documents import Documents
 from ember_ml.data.files import fingerprint
 from ember_ml.data.padding import Buckets, padded_width
 from ember_ml.data.splits import by_hash
+from ember_ml.data.text.tokenizers import Characters
 from ember_ml.errors import DataError
 
 
@@ -64,6 +65,11 @@ class LabelledDocuments:
         """Accuracy on the held-out documents of always saying the commonest class of the training documents, and of naive Bayes."""
         return {"commonest class": float((self._held_y == Counter(self._y.tolist()).most_common(1)[0][0]).mean()),
                 "naive Bayes of token pairs": self._naive_bayes()}
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """As NextTokenSource's."""
+        return {"letters": self.alphabet.letters} if isinstance(self.alphabet, Characters) else {}
 
     def describe(self) -> str:
         """One line about the data."""

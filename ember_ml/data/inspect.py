@@ -32,7 +32,8 @@ def inspect(table: dict[str, Any]) -> dict[str, Any]:
     lengths = source.lengths()
     facts = {"kind": table["kind"], "task": source.task, "unit": source.unit, "summary": source.describe(), "files": source.fingerprint(),
              "items": int(lengths.size), "lengths": _lengths(lengths), "batches": int(source.per_epoch)}
-    for name, attribute in (("vocabulary", "vocab_size"), ("channels", "channels"), ("classes", "classes"), ("outputs", "outputs")):
+    for name, attribute in (("vocabulary", "vocab_size"), ("channels", "channels"), ("classes", "classes"),
+                            ("class_names", "class_names"), ("outputs", "outputs")):
         if hasattr(source, attribute):
             facts[name] = getattr(source, attribute)
     return facts | {"first": source.first(), "bad_lines": list(getattr(source, "skipped", []))}

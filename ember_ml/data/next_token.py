@@ -14,6 +14,7 @@ from ember_ml.data.files import fingerprint
 from ember_ml.data.markov import interpolated_bits
 from ember_ml.data.packing import Packed
 from ember_ml.data.padding import Padded
+from ember_ml.data.text.tokenizers import Characters
 from ember_ml.data.windows import Windows, in_order
 from ember_ml.errors import DataError
 
@@ -75,6 +76,11 @@ class NextTokenSource:
         highest = int(62 / math.log2(self.vocab_size)) - 1
         bits = interpolated_bits(counted, judged, tuple(k for k in (0, 1, 2, 3, 4, 5) if k <= highest), self.vocab_size)
         return {"uniform": math.log2(self.vocab_size), **{f"counting, order {k}": b for k, b in bits.items()}}
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """Fields of the [data] table that the data decided: kept with a run, they make its alphabet known without the data."""
+        return {"letters": self.alphabet.letters} if isinstance(self.alphabet, Characters) else {}
 
     def describe(self) -> str:
         """One line about the data."""

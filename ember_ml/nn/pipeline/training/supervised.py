@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,16 @@ class SupervisedTraining:
         run: the configuration. folder: where to log and save. resume: go on from the folder's last checkpoint.
         callbacks: told of all that happens.
 
-    Attributes: data, model, objective, trainer; report, which tensors `adapter.weights` gave; fused, how exactly LoRA was fused.
+    Attributes: run, with what the data decided written in; data, model, objective, trainer; report, which tensors `adapter.weights` gave; fused, how exactly LoRA was fused.
 
     Raises ConfigError for tables that do not fit, WeightsError for weights that do not, MissingExtra for data whose package is missing,
     DataError for a folder whose run began with other data or another model file.
     """
 
     def __init__(self, run: RunConfig, folder: RunFolder | None = None, resume: bool = False, callbacks: Iterable[Callback] = ()):
-        self.run = run
         with using(run.backend) if run.backend else nullcontext():
             self.data = data.open_source(run.data, run.seed)
+            self.run = run = replace(run, data={**run.data, **getattr(self.data, "settled", {})})
             start = _start(run)
             if folder is not None:
                 folder.remember_data([*self.data.fingerprint(), *fingerprint(start)])
