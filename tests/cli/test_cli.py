@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from ember_ml import nn
+from ember_ml.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,3 +139,11 @@ main(["--help"])
     loaded = json.loads((tmp_path / "loaded.json").read_text())
     assert "typer" in loaded
     assert not {"numpy", "mlx", "torch", "cupy", "matplotlib", "jinja2", "pydantic", "ml_dtypes"} & set(loaded)
+
+
+def test_the_page_names_every_verb_and_option():
+    page = (ROOT / "docs/command.md").read_text()
+    for verb, found in typer.main.get_command(app).commands.items():
+        assert f"| `{verb}" in page
+        options = {} if verb == "parity" else {o for p in found.params for o in p.opts if o.startswith("--")}     # parity: its own help
+        assert [o for o in options if f"`{o}" not in page] == []
