@@ -19,9 +19,9 @@ def write(path: Path) -> Path:
 
 
 def _scores(known: facts.Facts) -> list[str]:
-    if not known.evaluations:
+    scores = known.scores
+    if not scores:
         return []
-    scores = known.evaluations[-1]["eval"]
     lines = [f"| | {known.score} |", "|---|---|", f"| this model | {next(iter(scores.values())):.4f} |"]
     lines += [f"| {name} | {value:.4f} |" for name, value in known.baselines.items()]
     others = [f"{name} {value:.4f}" for name, value in list(scores.items())[1:]]

@@ -42,6 +42,11 @@ class Facts:
         return [r for r in self.rows if r.get("eval")]
 
     @property
+    def scores(self) -> dict[str, float]:
+        """Of the model on held-out data; {} before the first evaluation."""
+        return self.summary.get("held_out") or (self.evaluations[-1]["eval"] if self.evaluations else {})
+
+    @property
     def baselines(self) -> dict[str, float]:
         """Scores of plain models on the same held-out data."""
         return self.summary.get("baselines", {})
@@ -49,7 +54,7 @@ class Facts:
     @property
     def score(self) -> str:
         """What the first score of an evaluation is called: "bits per base", "accuracy"."""
-        return told(next(iter(self.evaluations[-1]["eval"])), self.unit) if self.evaluations else ""
+        return told(next(iter(self.scores)), self.unit) if self.scores else ""
 
     def about(self) -> list[tuple[str, str]]:
         """(what, value) of the run in a few lines."""

@@ -102,9 +102,9 @@ def run(folder: Path, out: Path | None) -> Path:
 
 
 def _scores(known: facts.Facts) -> list[dict[str, Any]]:
-    if not known.evaluations:
+    if not known.scores:
         return []
-    own = next(iter(known.evaluations[-1]["eval"].values()))
+    own = next(iter(known.scores.values()))
     found = sorted([(value, name) for name, value in known.baselines.items()] + [(own, "this model")], reverse=True)
     return [{"name": name, "value": f"{value:.4f}", "this": name == "this model"} for value, name in found]
 

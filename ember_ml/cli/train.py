@@ -43,13 +43,14 @@ def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output
                    f"{folder.path}/adapter/ holds it as peft's files")
     model.save(folder.model)
     known = facts.read(folder.path)
-    final = known.evaluations[-1]
-    summary |= {"steps": final["step"], "seconds": final["seconds"], "held_out": final["eval"], "baselines": data.baselines()}
+    final, chosen = known.evaluations[-1], stage.trainer.progress.best if run.training.final == "best" else None
+    judged = next((row for row in known.evaluations if row["step"] == chosen), final)        # of the weights that the model has
+    summary |= {"steps": final["step"], "seconds": final["seconds"], "held_out": judged["eval"], "baselines": data.baselines()}
     facts.write_summary(folder, summary)
     draw_curves(known.rows, summary["baselines"], data.unit, folder.plot)
     card.write(folder.path)
     output.say()
-    scores(output, final["eval"], summary["baselines"], data.unit)
+    scores(output, judged["eval"], summary["baselines"], data.unit)
     output.say(f"trained for {final['seconds']:.0f} s; {folder.path}/ holds model.safetensors, model_card.md, metrics.jsonl, metrics.csv, "
                "loss.png, config.toml")
     output.result({"run": str(folder.path), **summary})

@@ -202,3 +202,12 @@ def test_data(command, job):
     assert shown.code == 0 and "3,000 bases in all" in shown.out and "SHA-256" in shown.out
     (job / "empty.toml").write_text("seed = 1\n")
     assert "has no table [data]" in command("data", "empty.toml").err
+
+
+def test_a_run_that_keeps_its_best_weights_tells_their_score(command, job):
+    done = command(*TRAIN, "--set", "training.final=best", "--set", "optimizer.rate=0.3", "--set", "training.eval_every=1", "--json")
+    assert done.code == 0, done.err
+    best = min(row["eval"]["bits"] for row in map(json.loads, (job / "run/metrics.jsonl").read_text().splitlines()) if "eval" in row)
+    assert json.loads(done.out)["held_out"]["bits"] == best
+    assert f"| this model | {best:.4f} |" in (job / "run/model_card.md").read_text()
+    assert json.loads(command("eval", "run", "--backend", "numpy", "--json").out)["scores"]["bits"] == pytest.approx(best, abs=1e-9)
