@@ -108,6 +108,8 @@ def test_the_fused_model_computes_the_same_without_adapters(backend):
     names, tokens = list(m.parameters()), em.tensor(TOKENS)
     add_lora(m, LoRAConfig(rank=2), em.random.key(1))
     adapted = get(stirred(m)(tokens)[0])
+    with pytest.raises(WeightsError, match="blocks.0.layer.in_proj has an adapter, .*fuse.*save_peft"):
+        m.save("never.safetensors")
     found = fuse(m, tokens)
     assert abs(found.changed) < 1e-6 < 1e-3 < found.without
     assert not adapters(m) and list(m.parameters(trainable=True)) == names

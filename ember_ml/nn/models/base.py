@@ -177,7 +177,11 @@ class Model(Module):
         write_table(path, without_defaults(self.config))
 
     def save(self, path, metadata: dict[str, str] | None = None):
-        """Writes weights and config into one safetensors file, atomically."""
+        """Writes weights and config into one safetensors file, atomically. Raises WeightsError for a model with adapters."""
+        adapted = [name for name, m in self.modules().items() if getattr(m, "adapter", None) is not None]
+        if adapted:
+            raise WeightsError(f"save: {adapted[0]} has an adapter, which the config does not describe; nn.adapters.fuse(model, inputs) first, "
+                               "or keep it by itself with nn.adapters.save_peft(model, folder)")
         weights.save(path, self.tensors(), config=to_dict(self.config), metadata=metadata)
 
     @staticmethod
