@@ -59,7 +59,7 @@ class Retention(SequenceMixer):
         c, (batch, length, d) = self.config, x.shape
         wide, width = c.expand_v * d, d // c.heads
         q, k, v, g = split(self.in_proj(x), (d, d, wide, wide), axis=-1)
-        turn = turns(positions(batch, length, state, x), RoPEConfig(), width, x.dtype)
+        turn = turns(positions(batch, length, state, x), RoPEConfig(interleaved=True), width, x.dtype)
 
         def turned(t):
             heads_first = permute_dims(reshape(t, (batch, length, c.heads, width)), (0, 2, 1, 3))
