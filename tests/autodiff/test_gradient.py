@@ -139,7 +139,8 @@ def test_checkpoint_gives_the_same_and_runs_twice(backend, mode):
     again = em.value_and_grad(loss, (0, 1), mode=mode)(x, w, em.checkpoint(body))
     assert len(calls) >= 2
     for a, b in zip(tree.tensors(plain), tree.tensors(again)):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+        # torch's own gradient runs inside the tape's here, and rounds sums that cancel in another order
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-6 * np.abs(b.numpy()).max())
 
 
 def test_the_tape_frees_what_it_kept_without_a_collection():
