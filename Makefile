@@ -11,12 +11,13 @@ CASES  ?= tests/golden/data
 BIN    := .venv/bin
 STAMP  := .venv/.installed
 PEERS  := .venv/.peers
+SUITE  := .venv/.arrayapi
 EXTRAS := train,dna,torch,mlx,dev
 ifeq ($(shell uname -sm),Darwin x86_64)
 EXTRAS := train,dna,dev# neither torch nor mlx is built for Intel Macs: NumPy alone
 endif
 
-.PHONY: help demo test test-slow bench golden docs dist clean
+.PHONY: help demo test test-slow bench golden array-api docs dist clean
 
 help:
 	@echo "make demo              train a small HyenaDNA on a bacterial chromosome, sample from it, compare the engines"
@@ -24,6 +25,7 @@ help:
 	@echo "make test-slow         tests that take long or need more than pip brings: nvcc (Debian: nvidia-cuda-toolkit)"
 	@echo "make bench             side by side with the engines' own code and other projects (installs them); writes benchmarks/results/"
 	@echo "make golden CASES=DIR  every reference case below DIR, on every engine (default: $(CASES))"
+	@echo "make array-api ARRAY_API_TESTS=DIR  the array API standard's suite on every engine; DIR: a checkout of data-apis/array-api-tests"
 	@echo "make docs              a page a layer, docs/layers/, from the docstrings"
 	@echo "make dist              wheel and sdist, in dist/"
 	@echo "make clean             removes what was built; .venv and runs/ stay"
@@ -44,6 +46,11 @@ bench: $(PEERS)
 
 golden: $(STAMP)
 	$(BIN)/python -m tests.golden "$(CASES)"
+
+array-api: $(SUITE)
+	@test -n "$(ARRAY_API_TESTS)" || { echo "ember: say where the suite is: git clone --recurse-submodules" \
+		"https://github.com/data-apis/array-api-tests, then make array-api ARRAY_API_TESTS=<its folder>"; exit 1; }
+	$(BIN)/python -m tests.array_api "$(ARRAY_API_TESTS)"
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_layers.py
@@ -67,6 +74,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "ember: installing ember-ml[$(EXTRAS)] with pip into .venv (the first time takes minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { \
 		echo "ember: the installation failed; see pip's message above. To start afresh: rm -rf .venv"; exit 1; }
+	@touch $@
+
+$(SUITE): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS),arrayapi]" || { \
+		echo "ember: the installation of what the array API's suite needs failed; see pip's message above"; exit 1; }
 	@touch $@
 
 $(PEERS): $(STAMP)

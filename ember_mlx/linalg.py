@@ -1,6 +1,6 @@
 """Factorizations, search and sets on MLX: its own on the CPU, and what it lacks through NumPy (see `host`).
 
-MLX factorizes on the CPU only (memory is shared), real matrices and, for eigenvalues and singular values, complex ones. Results whose
+MLX factorizes on the CPU only (memory is shared), real matrices and, in eigh and svd, complex ones. Results whose
 shape depends on values have no form on a lazy engine.
 """
 
@@ -42,7 +42,8 @@ TABLE = {
     "det": _real(lambda x: mx.linalg.det(x, stream=mx.cpu), "det"),
     "slogdet_parts": _real(lambda x: tuple(mx.linalg.slogdet(x, stream=mx.cpu)), "slogdet_parts"),
     "solve_rows": _real(_solve, "solve_rows"),
-    "eigh_parts": lambda x: tuple(mx.linalg.eigh(x, stream=mx.cpu)), "eig_parts": lambda x: tuple(mx.linalg.eig(x, stream=mx.cpu)),
+    "eigh_parts": lambda x: tuple(mx.linalg.eigh(x, stream=mx.cpu)),
+    "eig_parts": _real(lambda x: tuple(mx.linalg.eig(x, stream=mx.cpu)), "eig_parts"),   # MLX 0.32 conjugates the vectors of complex ones
     "qr_parts": _real(_qr, "qr_parts"), "svd_parts": _svd,
     **{name: through_numpy(name) for name in HOST},
 }

@@ -30,12 +30,14 @@ def _sign(x):
     if _is_complex(x):
         size = mx.abs(x)
         return mx.where(size == 0, mx.zeros_like(x), x / mx.where(size == 0, 1.0, size))
-    return mx.sign(x)
+    return mx.sign(x) if _is_integer(x) else mx.where(mx.isnan(x), x, mx.sign(x))    # MLX has no sign of nan but 0
 
 
 def _accumulate(fn):
     """Sums and products, whose dtype MLX chooses otherwise for small integers."""
     def call(x, axis=None, dtype=None, keepdims=False):
+        if dtype is None and x.dtype not in _SMALL:
+            return fn(x, axis=axis, keepdims=keepdims)
         native = _SMALL.get(x.dtype, x.dtype) if dtype is None else getattr(mx, dt.dtype(dtype).name)
         return fn(x.astype(native), axis=axis, keepdims=keepdims).astype(native)
     return call

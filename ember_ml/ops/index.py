@@ -17,7 +17,7 @@ from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import clip, where
 from ember_ml.ops.reduce import max as largest
 from ember_ml.ops.reduce import min as smallest
-from ember_ml.ops.shape import broadcast_to, checked_axes, expand_dims, reshape
+from ember_ml.ops.shape import broadcast_to, checked_axis, expand_dims, reshape
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common.dtypes import of_scalar
 from ember_ml.tensor.common.index import Slot
@@ -58,7 +58,7 @@ def checked_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor
             raise IndexError(f"{name}: expected indices in [{-length}, {length - 1}], got {low if low < -length else high}")
     if indices.backend.name == "numpy":
         return indices
-    return clip(where(indices < 0, indices + length, indices), min=0, max=length - 1)
+    return clip(where(indices < 0, indices + length, indices), 0, length - 1)
 
 
 @op(vjp=(lambda g, _y, x, indices, *, axis=0: scatter_add(x.zeros_like(), indices, g, axis=axis), None))
@@ -80,7 +80,7 @@ def take(x: EmberTensor, indices: EmberTensor, axis: int | None = 0) -> EmberTen
     """
     if axis is None and x.ndim != 1:
         raise ShapeError(f"take: expected an axis for a tensor of shape {x.shape}, got None")
-    (axis,) = checked_axes(axis, x.ndim, "take")
+    axis = checked_axis(axis or 0, x.ndim, "take")
     return take_axis(x, checked_indices("take", indices, x.shape[axis]), axis=axis)
 
 
@@ -98,7 +98,7 @@ def gather_along(x, indices, *, axis):
 
 def take_along_axis(x: EmberTensor, indices: EmberTensor, axis: int = -1) -> EmberTensor:
     """y[..., j, ...] = x[..., indices[..., j, ...], ...] along `axis`; indices has x's other lengths (or 1)."""
-    (axis,) = checked_axes(axis, x.ndim, "take_along_axis")
+    axis = checked_axis(axis, x.ndim, "take_along_axis")
     shape = tuple(indices.shape[i] if i == axis else n for i, n in enumerate(x.shape))
     indices = checked_indices("take_along_axis", broadcast_to(indices, shape), x.shape[axis])
     return gather_along(x, indices, axis=axis)
@@ -190,8 +190,6 @@ def nonzero(x: EmberTensor) -> tuple[EmberTensor, ...]:
 
 def _sole_mask(x: EmberTensor, key) -> EmberTensor | None:
     """The mask that is the whole index of x, on engines that take none."""
-    if x.backend.masks:
-        return None
     (mask,) = key if isinstance(key, tuple) and len(key) == 1 else (key,)
     if not isinstance(mask, EmberTensor) or mask.dtype.kind != "bool":
         return None
@@ -210,7 +208,7 @@ def _check_mask(x, mask, axis):
 
 
 def _getitem(x: EmberTensor, key, /) -> EmberTensor:
-    mask = _sole_mask(x, key)
+    mask = None if x.backend.masks else _sole_mask(x, key)
     if mask is not None:
         return take_axis(_flat(x, mask), nonzero_places(reshape(mask, (-1,)))[0], axis=0)
     static, tensors = _parse(x, key)
@@ -223,7 +221,7 @@ def _setitem(x: EmberTensor, key, value, /):
         raise TypeError(f"index: expected values that {x.dtype} can hold, got {given}; cast one side with .astype(...)")
     if not isinstance(value, EmberTensor):
         value = tensor(value, dtype=x.dtype, like=x)
-    mask, value = _sole_mask(x, key), value.astype(x.dtype)
+    mask, value = None if x.backend.masks else _sole_mask(x, key), value.astype(x.dtype)
     if mask is None:
         static, tensors = _parse(x, key)
         new = set_at(x, value, *tensors, index=static)

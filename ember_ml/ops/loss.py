@@ -41,7 +41,7 @@ def checked_labels(name: str, labels: EmberTensor, classes: int, ignore: int | N
             raise IndexError(f"{name}: expected labels in [0, {classes - 1}], got {low if low < 0 else high}; rows without a label are "
                              "left out with ignore=...")
         return labels, seen
-    return clip(labels, min=0, max=classes - 1), seen
+    return clip(labels, 0, classes - 1), seen
 
 
 def cross_entropy(logits: EmberTensor, labels: EmberTensor, ignore: int | None = None) -> EmberTensor:

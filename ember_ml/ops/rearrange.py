@@ -7,7 +7,7 @@ from ember_ml.ops.creation import arange, tensor
 from ember_ml.ops.elementwise import where
 from ember_ml.ops.index import take
 from ember_ml.ops.shape import (
-    broadcast_to, checked_axes, concat, cut, expand_dims, permute_dims, reshape, split, squeeze, swap_axes,
+    broadcast_to, checked_axes, checked_axis, concat, cut, expand_dims, permute_dims, reshape, split, squeeze, swap_axes,
 )
 from ember_ml.tensor import EmberTensor
 
@@ -39,7 +39,7 @@ def roll(x: EmberTensor, shift: int | tuple[int, ...], axis: int | tuple[int, ..
     if len(shifts) != len(axes):
         raise ShapeError(f"roll: expected a shift per axis, got {len(shifts)} shifts and {len(axes)} axes")
     for by, a in zip(shifts, axes):
-        (a,) = checked_axes(a, x.ndim, "roll")
+        a = checked_axis(a, x.ndim, "roll")
         n = x.shape[a]
         if n and by % n:
             x = concat([cut(x, n - by % n, n, axis=a), cut(x, 0, n - by % n, axis=a)], axis=a)
@@ -53,7 +53,7 @@ def repeat(x: EmberTensor, repeats: int | EmberTensor, axis: int | None = None) 
     """
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
-    (axis,) = checked_axes(axis, x.ndim, "repeat")
+    axis = checked_axis(axis, x.ndim, "repeat")
     if isinstance(repeats, EmberTensor):
         counts = repeats.tolist() if repeats.ndim else [repeats.item()]
         counts = counts * x.shape[axis] if len(counts) == 1 else counts
@@ -78,7 +78,7 @@ def tile(x: EmberTensor, repetitions: tuple[int, ...]) -> EmberTensor:
 
 def unstack(x: EmberTensor, axis: int = 0) -> tuple[EmberTensor, ...]:
     """The pieces of x along `axis`, without that axis."""
-    (axis,) = checked_axes(axis, x.ndim, "unstack")
+    axis = checked_axis(axis, x.ndim, "unstack")
     return tuple(squeeze(piece, axis) for piece in split(x, x.shape[axis], axis)) if x.shape[axis] else ()
 
 

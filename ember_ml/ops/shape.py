@@ -49,6 +49,13 @@ def checked_axes(axis, ndim: int, name: str) -> tuple[int, ...]:
     return tuple(a % ndim for a in axes)
 
 
+def checked_axis(axis: int, ndim: int, name: str) -> int:
+    """`axis` as a non-negative int. Raises AxisError."""
+    if not -ndim <= axis < ndim:
+        raise AxisError(f"{name}: expected an axis in [{-ndim}, {ndim - 1}], got {axis}")
+    return axis % ndim
+
+
 def expand_dims(x: EmberTensor, axis: int | tuple[int, ...]) -> EmberTensor:
     """x with new axes of length one at the places `axis` of the result."""
     if type(axis) is int and -x.ndim - 1 <= axis <= x.ndim:
@@ -61,10 +68,13 @@ def expand_dims(x: EmberTensor, axis: int | tuple[int, ...]) -> EmberTensor:
 
 def squeeze(x: EmberTensor, axis: int | tuple[int, ...]) -> EmberTensor:
     """x without the axes `axis`. Raises ShapeError if the length of one is not one."""
-    gone = checked_axes(axis, x.ndim, "squeeze")
-    if any(x.shape[i] != 1 for i in gone):
-        raise ShapeError(f"squeeze: expected an axis of length 1, got axis {axis} of shape {x.shape}")
-    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in gone))
+    shape = x.shape
+    gone = (checked_axis(axis, len(shape), "squeeze"),) if type(axis) is int else checked_axes(axis, len(shape), "squeeze")
+    for i in sorted(gone, reverse=True):
+        if shape[i] != 1:
+            raise ShapeError(f"squeeze: expected an axis of length 1, got axis {axis} of shape {x.shape}")
+        shape = shape[:i] + shape[i + 1:]
+    return reshape(x, shape)
 
 
 def _concat_grad(g, _y, *xs, axis=0):

@@ -10,7 +10,7 @@ from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import where
 from ember_ml.ops.index import gather_along, take_along_axis
 from ember_ml.ops.reduce import argmax
-from ember_ml.ops.shape import checked_axes, cut, expand_dims, stack, swap_axes
+from ember_ml.ops.shape import checked_axis, cut, expand_dims, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 
 #: up to this k, taking the largest k times beats a sort, unless there are few numbers in all
@@ -28,7 +28,7 @@ def argsort(x, *, axis=-1, descending=False, stable=True):
 
 def sort(x: EmberTensor, axis: int = -1, descending: bool = False, stable: bool = True) -> EmberTensor:
     """x in order along `axis`; always stable."""
-    (axis,) = checked_axes(axis, x.ndim, "sort")
+    axis = checked_axis(axis, x.ndim, "sort")
     return gather_along(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
 

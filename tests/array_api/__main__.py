@@ -24,7 +24,8 @@ def main() -> int:
         outcomes = run(engine, checkout, args.select)
         known, failed = xfails(engine), [test for test, outcome in outcomes.items() if outcome == "failed"]
         absent = left_out(engine)
-        print(f"\n{engine}{f' (without {', '.join(absent)})' if absent else ''}\n{'module':<36}{'passed':>8}{'failed':>8}")
+        without = f" (without {', '.join(absent)})" if absent else ""
+        print(f"\n{engine}{without}\n{'module':<36}{'passed':>8}{'failed':>8}")
         for module, count in by_module(outcomes).items():
             print(f"{module:<36}{count['passed']:>8}{count['failed']:>8}")
         print(f"{'total':<36}{sum(o == 'passed' for o in outcomes.values()):>8}{len(failed):>8}", flush=True)

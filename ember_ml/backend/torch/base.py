@@ -27,14 +27,19 @@ def _reduce(fn):
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
+#: dtype of a sum or product of each dtype
+_ACCUMULATED = {getattr(torch, d.name): getattr(torch, dt.accumulator(d).name) for d in dt.ALL}
+
+
 def _formed_in(x, dtype):
     """(dtype of a sum or product, dtype that torch forms it in)."""
-    chosen = dt.accumulator(dt.dtype(str(x.dtype).removeprefix("torch."))) if dtype is None else dt.dtype(dtype)
-    native = getattr(torch, chosen.name)
+    native = _ACCUMULATED[x.dtype] if dtype is None else getattr(torch, dt.dtype(dtype).name)
     return native, torch.int64 if native in _UNSIGNED else native
 
 
 def _sum(x, axis=None, dtype=None, keepdims=False):
+    if dtype is None and x.dtype.is_floating_point and axis != ():
+        return torch.sum(x, _axes(x, axis), keepdim=keepdims)
     native, wide = _formed_in(x, dtype)
     return torch.sum(x.to(wide), _axes(x, axis), keepdim=keepdims, dtype=wide).to(native) if axis != () else x.to(native)
 
