@@ -33,13 +33,14 @@ def _sign(x):
     return mx.sign(x) if _is_integer(x) else mx.where(mx.isnan(x), x, mx.sign(x))    # MLX has no sign of nan but 0
 
 
-def _accumulate(fn):
-    """Sums and products, whose dtype MLX chooses otherwise for small integers."""
+def _accumulate(fn, of_nothing):
+    """Sums and products. MLX chooses other dtypes for small integers, and may leave the result of one over no elements unwritten."""
     def call(x, axis=None, dtype=None, keepdims=False):
-        if dtype is None and x.dtype not in _SMALL:
+        if dtype is None and x.dtype not in _SMALL and x.size:
             return fn(x, axis=axis, keepdims=keepdims)
         native = _SMALL.get(x.dtype, x.dtype) if dtype is None else getattr(mx, dt.dtype(dtype).name)
-        return fn(x.astype(native), axis=axis, keepdims=keepdims).astype(native)
+        out = fn(x.astype(native), axis=axis, keepdims=keepdims).astype(native)
+        return out if x.size else mx.full(out.shape, of_nothing, native)
     return call
 
 
@@ -355,7 +356,7 @@ TABLE = {
     "where": mx.where, "equal": mx.equal, "not_equal": mx.not_equal, "less": mx.less, "less_equal": mx.less_equal,
     "greater": mx.greater, "greater_equal": mx.greater_equal, "logical_and": mx.logical_and,
     "logical_or": mx.logical_or, "logical_not": mx.logical_not, "isfinite": mx.isfinite,
-    "sum": _accumulate(mx.sum), "prod": _accumulate(mx.prod),
+    "sum": _accumulate(mx.sum, 0), "prod": _accumulate(mx.prod, 1),
     "mean": _mean, "max": mx.max, "min": mx.min, "argmax": _place_of(mx.argmax), "argmin": _place_of(mx.argmin),
     "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False), "logsumexp": _logsumexp,
     "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis), "cummax": lambda x, axis=0: mx.cummax(x, axis=axis),

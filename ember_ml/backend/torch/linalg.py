@@ -30,5 +30,5 @@ TABLE = {
     "svd_parts": _svd, "svdvals": torch.linalg.svdvals,
     "nonzero_places": lambda x: tuple(i.int() for i in torch.nonzero(x, as_tuple=True)),
     "unique_parts": _unique,
-    "searchsorted_rows": lambda x, values, right=False: torch.searchsorted(x, values, right=right, out_int32=True),
+    "searchsorted_rows": lambda x, values, right=False: torch.searchsorted(x.contiguous(), values.contiguous(), right=right, out_int32=True),
 }
