@@ -15,13 +15,14 @@ Row = dict[str, Any]
 
 
 def row(case: str, engine: str, quantity: str, got: np.ndarray, expected: np.ndarray, tolerance: float,
-        dtype: str = "float32") -> Row:
+        dtype: str = "float32", least: float = 0.0) -> Row:
     """One comparison, fit for JSON.
 
         error = max |got - expected| / max |expected|         (max |got| where expected is all zero; integers: share that differs)
 
     Args:
         case, quantity: what is compared. engine: who computed `got`. tolerance: largest error that passes.
+        least: a smaller max |expected| counts as this, for what is a difference of larger numbers.
     """
     if got.shape != expected.shape:
         error = float("inf")
@@ -29,7 +30,7 @@ def row(case: str, engine: str, quantity: str, got: np.ndarray, expected: np.nda
         error = float(np.mean(got != expected)) if got.size else 0.0
     else:
         difference = np.abs(got.astype(np.complex128) - expected.astype(np.complex128))
-        largest = float(np.abs(expected).max(initial=0.0))
+        largest = max(float(np.abs(expected).max(initial=0.0)), least)
         error = float(difference.max(initial=0.0)) / (largest or 1.0)
     return {"case": case, "engine": engine, "dtype": dtype, "quantity": quantity, "error": error, "tolerance": tolerance,
             "pass": bool(error <= tolerance)}

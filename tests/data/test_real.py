@@ -84,3 +84,27 @@ def test_near_names():
 def test_says_what_is_wrong_with_a_series(text, words):
     with pytest.raises(DataError, match=words):
         parse_ts(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, holds", [
+    ("mnist_5k", {"x": (4000, 28, 28), "y": (4000,), "x_test": (1000, 28, 28), "y_test": (1000,)}),
+    ("japanese_vowels", {"x": (270, 26, 12), "y": (270,), "lengths": (270,), "x_test": (370, 29, 12), "y_test": (370,), "lengths_test": (370,)}),
+    ("osu_leaf", {"x": (200, 427, 1), "y": (200,), "lengths": (200,), "x_test": (242, 427, 1), "y_test": (242,), "lengths_test": (242,)}),
+])
+def test_the_real_archives(name, holds, tmp_path, monkeypatch):
+    """pip fetches them into an empty cache; what is in them is what the data set says."""
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path))
+    (file,) = fetch(name)
+    with np.load(file) as z:
+        assert {n: z[n].shape for n in z.files} == holds
+        for end in ("", "_test"):
+            counts = np.bincount(z[f"y{end}"])
+            assert counts.min() > 0 and (name != "mnist_5k" or set(counts) == {400 if end == "" else 100})
+
+
+@pytest.mark.slow
+def test_the_other_real_archives(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path))
+    assert sum(p.stat().st_size for p in fetch("shakespeare")) == 5_057_198 and len(fetch("shakespeare")) == 42
+    assert np.load(fetch("pulse")[0]).shape == (68_475,)

@@ -18,6 +18,13 @@ def test_rows_measure_relative_to_the_largest_element():
     assert row("c", "numpy", "q", np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), 0.0)["error"] == 0.25
 
 
+def test_what_is_a_difference_of_larger_numbers_has_a_smallest_yardstick():
+    got, expected = np.array([1e-3 + 1e-7]), np.array([1e-3])
+    assert row("c", "e", "loss", got, expected, 1e-6)["error"] == pytest.approx(1e-4)
+    assert row("c", "e", "loss", got, expected, 1e-6, least=1.0)["error"] == pytest.approx(1e-7)
+    assert row("c", "e", "loss", 5e3 * got, 5e3 * expected, 1e-6, least=1.0)["error"] == pytest.approx(1e-4)
+
+
 def test_compare_runs_on_every_engine_and_reports_errors_as_rows():
     present = [n for n in ("numpy", "torch", "mlx") if engines.installed(n)]
     x = np.linspace(0.1, 2.0, 7, dtype=np.float32)
