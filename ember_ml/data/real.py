@@ -154,7 +154,7 @@ DATA_SETS = {
     "japanese_vowels": RealData(*_AEON, _ts("JapaneseVowels"), "640 utterances of two vowels by 9 speakers, 12 LPC cepstra a frame, 7 to "
                                 "29 frames; 270 to train on. UCI, Kudo et al. 1999; BSD-3 package"),
     "pulse": RealData("heartpy==1.2.7", "heartpy-1.2.7-py3-none-any.whl", "c9df4fbd427bc10b9eaa951a34958a451a586e3c7ec0d1c46488b491abcb8ab7",
-                      _pulse, "19 minutes of a pulse wave (photoplethysmogram) at about 62 Hz, 68,475 values; MIT package"),
+                      _pulse, "19 minutes of a pulse wave (photoplethysmogram) at about 62 Hz, 68,476 values; MIT package"),
     "osu_leaf": RealData(*_AEON, _ts("OSULeaf"), "442 outlines of leaves of 6 species as series of 427 distances; 200 to train on. "
                          "UCR archive; BSD-3 package"),
 }
