@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 
-from ember_ml.errors import ShapeError, UnsupportedOp
+from ember_ml.errors import DataError, ShapeError, UnsupportedOp
 from ember_ml.nn.module import Module
-from ember_ml.ops import arange, expand_dims, logical_and, logical_not, where
+from ember_ml.ops import arange, concat, expand_dims, logical_and, logical_not, logical_or, where
 from ember_ml.ops.conv import same_segment
+from ember_ml.ops.index import checks_values
 from ember_ml.ops.recurrence.cumulative import cummax
+from ember_ml.ops.shape import cut
 from ember_ml.tensor import EmberTensor
 
 _current: ContextVar[Packing | None] = ContextVar("ember_packing", default=None)
@@ -63,17 +65,33 @@ def packed(segments: EmberTensor, module: Module, pooled: bool = False):
         pooled: a row is one document and then padding, as for a model that gives one output a row. What looks at the past alone never meets
             padding then, and need not know where it begins.
 
-    Raises ShapeError for segments that are no (batch, length) of integers, UnsupportedOp with the layer that cannot, and why.
+    Raises ShapeError for segments that are no (batch, length) of integers, UnsupportedOp with the layer that cannot, and why; on NumPy and
+    under `em.debug_checks` DataError for numbers that do not rise from document to document.
     """
     if not isinstance(segments, EmberTensor) or segments.ndim != 2 or not segments.dtype.is_integer:
         got = f"{segments.dtype}{list(segments.shape)}" if isinstance(segments, EmberTensor) else type(segments).__name__
         raise ShapeError(f"packed: expected segments of integers, (batch, length): documents 1, 2, ... along a row, 0 for padding; got {got}")
+    _check_order(segments)
     for name, part in module.modules().items():
         if part.cannot_pack is not None and not (pooled and part.only_looks_back):
             raise UnsupportedOp(f"packed: {name or 'the module'} ({type(part).__name__}) cannot keep the documents of a row apart: "
                                 f"{part.cannot_pack}; give it a row a document")
     with again(segments):
         yield
+
+
+def _check_order(segments: EmberTensor):
+    """A number that comes again after another one would be one document to attention and two to a recurrence."""
+    if not checks_values(segments) or not segments.size:
+        return
+    highest, length = cummax(segments, axis=1), segments.shape[1]
+    before = concat([cut(highest, 0, 1, axis=1) * 0, cut(highest, 0, length - 1, axis=1)], axis=1)
+    starts = logical_and(logical_not(same_segment(segments, 1)), segments != 0)
+    wrong = logical_or(logical_and(starts, segments <= before), segments < 0)
+    if wrong.any().item():
+        row = wrong.any(axis=1).tolist().index(True)
+        raise DataError(f"packed: expected documents 1, 2, ... in this order along a row, each in one piece, and 0 for padding; got "
+                        f"{segments[row].tolist()[:20]} in row {row}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import nn
-from ember_ml.errors import ConfigError, RegistryError, ShapeError, WeightsError
+from ember_ml.errors import ConfigError, DataError, RegistryError, ShapeError, WeightsError
 from ember_ml.registry import models, to_dict
 from tests.nn._help import close, get, numbers, put, same_trees
 
@@ -376,5 +376,9 @@ def test_segments_fit_the_tokens_and_no_state():
     tokens = em.ops.zeros((1, 9), "int32")
     with pytest.raises(em.ShapeError, match=r"segments of shape \(batch, length\) = \(1, 9\), and no state; got \(1, 8\)$"):
         model(tokens, segments=tokens[:, 1:])
+    with em.debug_checks():
+        for row in ([1, 1, 2, 2, 1, 1, 3, 0, 0], [1, 1, 0, 1, 2, 2, 3, 0, 0], [0, 0, 1, 1, -1, 0, 0, 0, 0]):
+            with pytest.raises(DataError, match=r"each in one piece, and 0 for padding; got \[.*\] in row 1"):
+                model(em.ops.zeros((2, 9), "int32"), segments=em.tensor([[1] * 9, row], dtype="int32"))
     with pytest.raises(em.ShapeError, match="a state: packed rows begin anew"):
         model(tokens, model.initial_state(1), segments=tokens)
