@@ -26,7 +26,7 @@ help:
 	@echo "make bench             side by side with the engines' own code and other projects (installs them); writes benchmarks/results/"
 	@echo "make golden CASES=DIR  every reference case below DIR, on every engine (default: $(CASES))"
 	@echo "make array-api ARRAY_API_TESTS=DIR  the array API standard's suite on every engine; DIR: a checkout of data-apis/array-api-tests"
-	@echo "make docs              a page a layer, docs/layers/, from the docstrings"
+	@echo "make docs              a page a layer, docs/layers/, and what runs where, docs/support.md"
 	@echo "make dist              wheel and sdist, in dist/"
 	@echo "make clean             removes what was built; .venv and runs/ stay"
 
@@ -54,6 +54,7 @@ array-api: $(SUITE)
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_layers.py
+	$(BIN)/python docs/make_support.py
 
 # The wheel is built from the sdist, so that the sdist is known to be whole.
 dist: $(STAMP)

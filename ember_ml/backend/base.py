@@ -46,6 +46,10 @@ class BackendBase:
             raise UnsupportedDtype(f"{self.name}: arrays of dtype {x.dtype} are not tensors; expected one of "
                                    f"{', '.join(d.name for d in self.dtypes)}") from None
 
+    def holds(self, dtype, device: str) -> bool:
+        """Whether arrays of the dtype can be on that device of this engine."""
+        return dt.dtype(dtype) in self.dtypes
+
     def native_dtype(self, dtype):
         """The engine's own dtype for an Ember dtype (or its name). Raises UnsupportedDtype with what to use."""
         dtype = dt.dtype(dtype)

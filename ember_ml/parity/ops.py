@@ -85,7 +85,7 @@ def gradient_rows(case: Case, engine: str) -> list[Row]:
 def holds(engine: str, dtype: str) -> bool:
     """Whether tensors of the dtype can be on that engine and device."""
     backend, device = parse(engine)
-    return any(d.name == dtype for d in backend.dtypes)
+    return backend.holds(dtype, device)
 
 
 def _row(case: Case, engine: str, dtype: str, quantity: str, error_of: Callable) -> Row:

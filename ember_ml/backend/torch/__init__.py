@@ -10,8 +10,12 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.backend.torch import base, cuda, fftconv, linalg, moe, random, rnn, scan, state_dict
 from ember_ml.backend.torch.runtime import TorchRuntime
-from ember_ml.errors import UnsupportedDevice
+from ember_ml.errors import UnsupportedDevice, UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
+
+
+#: what Apple's GPUs cannot compute
+_MPS_LACKS = (dt.float64, dt.complex128)
 
 
 class TorchBackend(BackendBase):
@@ -55,7 +59,12 @@ class TorchBackend(BackendBase):
     def device_of(self, x) -> str:
         return str(x.device)
 
+    def holds(self, dtype, device: str) -> bool:
+        return super().holds(dtype, device) and not (device.startswith("mps") and dt.dtype(dtype) in _MPS_LACKS)
+
     def astype(self, x, dtype):
+        if x.is_mps:
+            self._check_mps(dtype)
         return x.to(self.native_dtype(dtype))
 
     def from_python(self, data, dtype, device):
@@ -69,7 +78,7 @@ class TorchBackend(BackendBase):
             native = torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
         else:
             native = torch.from_numpy(array)
-        return native.to(self._device(device), self.dtypes[wanted])
+        return native.to(self._device(device, wanted), self.dtypes[wanted])
 
     def to_numpy(self, x):
         x = x.detach().cpu().resolve_conj().resolve_neg()
@@ -78,7 +87,7 @@ class TorchBackend(BackendBase):
         return x.numpy().copy()
 
     def to_device(self, x, device: str):
-        return x.to(self._device(device))
+        return x.to(self._device(device, self.dtype_of(x)))
 
     def to_dlpack(self, x, **kw):
         return x.detach().__dlpack__(**kw)
@@ -91,24 +100,34 @@ class TorchBackend(BackendBase):
         return found if found.device == self._device(device) else None
 
     def full(self, shape, value, dtype, device):
-        return torch.full(shape, value, dtype=self.native_dtype(dtype), device=self._device(device))
+        return torch.full(shape, value, dtype=self.native_dtype(dtype), device=self._device(device, dtype))
 
     def arange(self, start, stop, step, dtype, device):
         if (stop - start) * step <= 0:                       # torch refuses what is empty by its sign
-            return torch.empty(0, dtype=self.native_dtype(dtype), device=self._device(device))
-        return torch.arange(start, stop, step, dtype=self.native_dtype(dtype), device=self._device(device))
+            return torch.empty(0, dtype=self.native_dtype(dtype), device=self._device(device, dtype))
+        return torch.arange(start, stop, step, dtype=self.native_dtype(dtype), device=self._device(device, dtype))
 
     def read_state_dict(self, path) -> dict[str, torch.Tensor]:
         """Tensors by name of one of torch's checkpoint files: see `ember_ml.backend.torch.state_dict`."""
         return state_dict.read_state_dict(path)
 
-    def _device(self, device: str | None) -> torch.device:
+    def _check_mps(self, dtype):
+        if dt.dtype(dtype) in _MPS_LACKS:
+            near = "float32" if dt.dtype(dtype) is dt.float64 else "complex64"
+            raise UnsupportedDtype(f"torch: Apple GPUs have no {dt.dtype(dtype)}; use {near} there, or the device 'torch:cpu'")
+
+    def _device(self, device: str | None, dtype=None) -> torch.device:
+        """The torch device, where it is there and can hold the dtype."""
         try:
             found = torch.device(device or self.default_device)
         except RuntimeError:
             raise UnsupportedDevice(f"torch: has no device {device!r}; expected cpu, cuda:0, ... or mps") from None
         if found.type == "cuda" and not torch.cuda.is_available():
             raise UnsupportedDevice(f"torch: device {device!r} was asked for, but torch finds no NVIDIA GPU; use 'torch:cpu'")
+        if found.type == "mps" and not torch.backends.mps.is_available():
+            raise UnsupportedDevice(f"torch: device {device!r} was asked for, but torch finds no Apple GPU; use 'torch:cpu'")
+        if found.type == "mps" and dtype is not None:
+            self._check_mps(dtype)
         return found
 
 
