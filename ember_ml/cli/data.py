@@ -27,16 +27,16 @@ def table(path: Path, sets: list[str]) -> dict[str, Any]:
 def run(path: Path, sets: list[str], output: Output):
     """Prints counts, a histogram of lengths, the files with their hashes, a first sample, and lines that cannot be read."""
     facts = inspect(table(path, sets))
-    lengths, unit = facts["lengths"], facts["unit"]
+    lengths = facts["lengths"]
     output.say(f"{facts['kind']}: {facts['summary']}")
     for file in facts["files"]:
         output.say(f"  {file['name']}, {file['size']:,} bytes, SHA-256 {file['sha256']}")
     sizes = ", ".join(f"{name} {facts[name]:,}" for name in ("vocabulary", "channels", "classes", "outputs") if name in facts)
     output.say(f"task {facts['task']}, {sizes}; {facts['items']:,} items, {facts['batches']:,} batches a pass")
     output.say(f"length: {lengths['min']:,} to {lengths['max']:,}, median {lengths['median']:,.0f}, mean {lengths['mean']:,.1f}, "
-               f"{lengths['total']:,} {unit}s in all")
+               f"{lengths['total']:,} in all")
     most = max(b["count"] for b in lengths["histogram"])
-    for b in lengths["histogram"]:
+    for b in (b for b in lengths["histogram"] if b["to"] >= lengths["min"]):
         output.say(f"  {b['from']:>12,} to {b['to']:>12,} {b['count']:>12,} {'#' * -(-_BAR * b['count'] // most)}")
     output.say(f"first: {facts['first']!r}")
     for line in facts["bad_lines"][:10]:

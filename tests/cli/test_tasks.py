@@ -46,6 +46,8 @@ def test_whole_sequences(command, arrays, config, score):
     assert compared.code == 0 and "outputs" in compared.out and "tokens" not in compared.out, compared
     page = command("report", "run")
     assert page.code == 0 and f"<th>{score}</th>" in (arrays / "run/report.html").read_text()
+    planned = json.loads(command("plan", f"{config}.toml", "--backend", "numpy", "--json").out)
+    assert planned["parts"][0]["layer"] == "dense" and planned["parts"][0]["parameters"] == 2 * 8 + 8 and planned["length"] == 6
     refused = command("generate", "run")
     assert refused.code == 2 and "expected a model that tells the next token" in refused.err
 

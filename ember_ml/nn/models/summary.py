@@ -57,9 +57,10 @@ def summarize(model, length: int = 256) -> Summary:
             if model.embedding is None:
                 x = full((1, length, model.config.blocks[0].d_input), 0.01)
             else:
-                tokens, before = zeros((1, length), "int32"), outline.flops
-                x = model.embedding(tokens)
-                rows.append(_row("embedding", "embedding", model.embedding, seen, outline.flops - before, length))
+                inputs = zeros((1, length), "int32") if model.config.vocab_size else full((1, length, model.config.inputs), 0.01)
+                before = outline.flops
+                x = model.embedding(inputs)
+                rows.append(_row("embedding", "embedding" if model.config.vocab_size else "dense", model.embedding, seen, outline.flops - before, length))
             for i, block in enumerate(model.blocks):
                 before = outline.flops
                 y, _ = block(x)
