@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -182,10 +183,13 @@ def test_nan_names_its_batch_and_is_never_saved(tmp_path, straight, batches, wor
     assert result(tmp_path / "run")[0] == straight[0]
 
 
-def test_nan_among_accumulated_batches(tmp_path):
-    t = trainer(tmp_path / "run", batch=spoilt, accumulate=3)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_nan_among_accumulated_batches(tmp_path, prefetch):
+    t = trainer(tmp_path / "run", batch=spoilt, accumulate=3, prefetch=prefetch)
     with pytest.raises(FloatingPointError, match=r"loss of update 3 is nan; it came with batch 6, 7, 8.*array 0 of batch 7"):
         t.train()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ember-prefetch"]
 
 
 class Press(Callback):

@@ -79,11 +79,11 @@ def test_accumulated_gradients_are_those_of_the_big_batch(engine, dtype, compile
 def test_the_trainer_accumulates_batch_after_batch(backend):
     batches = parts()
 
-    def make(accumulate, batch, steps):
+    def make(accumulate, batch, steps):                      # prefetching changes nothing
         return Trainer(model(), TASK.loss, optimizers.SGD(optimizers.SGDConfig(rate=0.1)), batch, TrainingConfig(
-            steps=steps, accumulate=accumulate, log_every=1, compile=False), count=TASK.count)
+            steps=steps, accumulate=accumulate, log_every=1, compile=False, prefetch=accumulate - 1), count=TASK.count)
 
-    one, many = make(1, lambda i: whole(batches[2 * i:2 * i + 2]), 2), make(2, lambda i: batches[i], 2)
+    one, many = make(1, lambda i: whole(batches[2 * i:2 * i + 2]), 2), make(2, lambda i: batches[i % 4], 2)
     a, b = one.train(), many.train()
     assert a["tokens"] == b["tokens"] == sum(TASK.count(x) for x in batches)
     assert b["loss"] == pytest.approx(a["loss"], rel=1e-5) and b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)

@@ -46,21 +46,27 @@ class Checkpoints:
         return self.file(steps[-1]) if steps else None
 
     def save(self, state: dict, progress: Progress) -> Path:
-        """Writes the state, atomically: after a crash the file is there whole, or not at all. Then removes what is too much.
+        """Writes the state, atomically: after a crash the file is there whole, or not at all. Then tidies up.
 
         Returns the file. Raises OSError; the checkpoints before stay.
         """
         self.path.mkdir(exist_ok=True)
         path = self.file(progress.step)
         weights.save_tree(path, state, metadata={"progress": progress.to_text()}, checksum=True)
+        self.tidy(progress)
+        return path
+
+    def tidy(self, progress: Progress):
+        """Links the newest and the best checkpoint of a run that stands there, and removes what is too much."""
         self._point("last", progress.step)
         if progress.best is not None and self.file(progress.best).exists():
             self._point("best", progress.best)
+        else:
+            (self.path / "best.safetensors").unlink(missing_ok=True)
         kept = {*self.steps()[-self.keep:], progress.step, progress.best}
         for step in self.steps():
             if step not in kept:
                 self.file(step).unlink()
-        return path
 
     def load(self, template: dict, device: str, step: int | None = None) -> tuple[dict, Progress]:
         """(state, progress) of the newest whole checkpoint, or of that of an update; the state has the form of `template`.

@@ -27,7 +27,8 @@ class TrainingConfig:
         eval_every, checkpoint_every, log_every: in updates; the last update is always evaluated and saved, and so is the best one.
         keep: how many of the newest checkpoints stay, beside the best.
         accumulate: batches an update, for updates by more than fits the memory at once; every target weighs the same.
-        clip: largest global norm of the gradients, None for no clipping.
+        prefetch: batches that a thread makes ahead of time, for data that take long to read or lay out; 0: each when it is due.
+        clip: largest global norm of the gradients; None, or inf in a file, for no clipping.
         ema: decay of a moving average of the parameters, such as 0.999, which is what is evaluated and kept as the model. None: none.
         precision: "bfloat16" computes in it, with parameters, gradients and optimiser states in float32; None: as the model is.
         recompute: keep only each block's input for the gradient and compute its inside again: less memory, about a third more time.
@@ -42,10 +43,11 @@ class TrainingConfig:
     checkpoint_every: Size = 500
     log_every: Size = 10
     keep: Size = 2
-    clip: float | None = 1.0
+    clip: Positive | None = 1.0
     compile: bool | None = None
     epochs: Positive | None = None
     accumulate: Size = 1
+    prefetch: Annotated[int, pydantic.Field(ge=0)] = 0
     ema: Rate | None = None
     precision: Literal["bfloat16"] | None = None
     recompute: bool = False

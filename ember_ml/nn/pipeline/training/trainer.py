@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 from ember_ml.autodiff import tree
+from ember_ml.data.prefetch import Prefetch
 from ember_ml.errors import ConfigError
 from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers.base import Optimizer
@@ -72,6 +74,7 @@ class Trainer:
         checkpoints = self.folder.checkpoints(self.config.keep)
         if checkpoints.steps():
             self.state, self.progress = checkpoints.load(self.state, self.device)
+            checkpoints.tidy(self.progress)                  # a run that was killed may not have come to it
         self.folder.rewind(self.progress.step)
         rows = self.folder.rows()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -89,7 +92,7 @@ class Trainer:
         self.runtime.reset_peak_memory()
         self._tell("start", self)
         try:
-            with self.runtime.long_run(), deferred_interrupt() as asked:
+            with self.runtime.long_run(), self._prefetched() as self._batch, deferred_interrupt() as asked:
                 self._run(asked)
         finally:
             self._tell("end", self.last)
@@ -131,11 +134,15 @@ class Trainer:
         if config.final == "best":
             self._install_best()
 
+    def _prefetched(self):
+        many, ahead = self.config.accumulate, self.config.prefetch
+        return Prefetch(self.batch, self.progress.step * many, ahead) if ahead else nullcontext(self.batch)
+
     def _update(self) -> dict:
         """One update. Returns its metrics."""
         many = self.config.accumulate
         first = self.progress.step * many
-        arrays = [self.batch(i) for i in range(first, first + many)]
+        arrays = [self._batch(i) for i in range(first, first + many)]
         counts = [self.count(a) for a in arrays]
         batches = (tuple(tensor(a, device=self.device) for a in batch) for batch in arrays)
         self.state, metrics = self.step(self.state, next(batches)) if many == 1 else self.step(self.state, batches, counts)
@@ -153,7 +160,7 @@ class Trainer:
         found = self._guard.check()
         if found is not None:
             many, saved = self.config.accumulate, self.folder and self.folder.checkpoints().newest()
-            batches = {i: self.batch(i) for i in range((found[0] - 1) * many, found[0] * many)}
+            batches = {i: self._batch(i) for i in range((found[0] - 1) * many, found[0] * many)}
             raise FloatingPointError(explain(*found, batches, saved))
 
     def _log(self, metrics, rate: float):
