@@ -132,16 +132,17 @@ def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name 
          test: Annotated[int, typer.Option(help="Sequences to judge on.")] = 256,
          seed: Annotated[int, typer.Option(help="Of data, weights and order.")] = 0,
          out: Annotated[Path, typer.Option(help="Folder for mad.json and mad.png.")] = Path("runs/mad"),
-         backend: Engine = None):
+         backend: Engine = None, json: Json = False):
     """Train small models on six probe tasks.
 
     MAD's synthetic tasks, for models of any layers: ember mad --layers hyena mamba self_attention.
     """
     from ember_ml.cli import mad
+    from ember_ml.cli.output import Output
     from ember_ml.nn.pipeline.training.probes import ProbeConfig
     chosen = {"tasks": tasks} if tasks else {}
     mad.run(ProbeConfig([*layers, *(more or [])], steps=steps, batch=batch, rate=rate, d_input=d_input, depth=depth, train=train, test=test,
-                        seed=seed, **chosen), out, backend)
+                        seed=seed, **chosen), out, backend, Output(json))
 
 
 @app.command("report")
@@ -194,6 +195,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(f"{e.filename}: {e.strerror}" if e.filename is not None else str(e), 2)
     except FloatingPointError as e:
         _fail(str(e), 3)
+    except (MemoryError, RuntimeError) as e:                 # torch and MLX raise RuntimeErrors when memory is at its end
+        if not isinstance(e, MemoryError) and "memory" not in str(e).lower() and "allocate" not in str(e).lower():
+            raise
+        _fail(f"out of memory ({str(e).splitlines()[0] if str(e) else type(e).__name__}); lower data.batch or data.length, or set "
+              "training.recompute; ember plan CONFIG tells what fits", 2)
 
 
 def _fail(text: str, code: int) -> NoReturn:

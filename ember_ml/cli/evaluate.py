@@ -33,7 +33,10 @@ def run(path: Path, other: Path | None, sets: list[str], backend: str | None, ou
 
 def _check(model: Model, source):
     """Raises ConfigError if the data is for a model of another kind."""
+    if source.task == "next_token" and model.config.head not in ("tied", "dense"):
+        raise ConfigError(f"eval: the data asks for the next {source.unit}; this model has head={model.config.head!r}")
     for field, value in model_fields(source, {}).items():
         have = getattr(model.config, field, value)
-        if field != "family" and (have < value if field == "vocab_size" and have else have != value):
+        fits = have is not None and have >= value if field == "vocab_size" else have == value
+        if field != "family" and not fits:
             raise ConfigError(f"eval: the data is for a model with {field}={value!r}; this one has {have!r}")

@@ -211,3 +211,19 @@ def test_a_run_that_keeps_its_best_weights_tells_their_score(command, job):
     assert json.loads(done.out)["held_out"]["bits"] == best
     assert f"| this model | {best:.4f} |" in (job / "run/model_card.md").read_text()
     assert json.loads(command("eval", "run", "--backend", "numpy", "--json").out)["scores"]["bits"] == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("error, told", [(MemoryError("Unable to allocate 8 GiB"), True), (RuntimeError("CUDA out of memory. Tried\nmore"), True),
+                                         (RuntimeError("[malloc] Unable to allocate 9 bytes."), True), (RuntimeError("a fault"), False)])
+def test_out_of_memory_says_what_to_do(command, monkeypatch, error, told):
+    from ember_ml.cli import train
+
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(train, "run", fail)
+    if not told:
+        with pytest.raises(RuntimeError, match="a fault"):
+            command(*TRAIN)
+        return
+    done = command(*TRAIN)
+    assert done.code == 2 and "out of memory" in done.err and "ember plan" in done.err and done.err.count("\n") == 1

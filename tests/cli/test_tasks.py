@@ -48,6 +48,9 @@ def test_whole_sequences(command, arrays, config, score):
     assert page.code == 0 and f"<th>{score}</th>" in (arrays / "run/report.html").read_text()
     planned = json.loads(command("plan", f"{config}.toml", "--backend", "numpy", "--json").out)
     assert planned["parts"][0]["layer"] == "dense" and planned["parts"][0]["parameters"] == 2 * 8 + 8 and planned["length"] == 6
+    for data, words in (("job.toml", "asks for the next base"), ("classes.toml" if score == "mse" else "numbers.toml", "head=")):
+        other = command("eval", "run", "--data", data)
+        assert other.code == 2 and words in other.err
     refused = command("generate", "run")
     assert refused.code == 2 and "expected a model that tells the next token" in refused.err
 

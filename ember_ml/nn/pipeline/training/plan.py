@@ -114,7 +114,7 @@ def extrapolate(found: list[Measured], batch: int) -> float:
 
 
 def at_least(counts: Counts) -> int:
-    """Bytes that a step takes on any engine: the state, and a gradient of every weight."""
+    """Bytes that a step takes on any engine: the state, the weights that are frozen, and a gradient of each of the others."""
     return counts.state_bytes + counts.parameter_bytes
 
 
