@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, reduce
 
 from ember_ml import backend as engines
@@ -37,16 +38,22 @@ def tensor(data, dtype=None, device: str | None = None, like: EmberTensor | None
     return EmberTensor(backend.from_python(data, wanted, where), backend)
 
 
-@lru_cache(maxsize=256)
-def _constant(values, dtype, backend, where):
+def _made(build, static, dtype, backend, where):
     with backend.runtime.untraced():                     # it outlives the graph in which it is first asked for
-        return backend.from_python(values, dt.dtype(dtype), where)
+        return backend.from_python(build(*static), dtype, where)
 
 
-def constant(values: tuple, dtype, like: EmberTensor) -> EmberTensor:
-    """A tensor of Python numbers that a formula needs at every call, beside `like`: made once for each engine and device."""
+_kept = lru_cache(maxsize=256)(_made)
+
+
+def constant(build: Callable, *static, dtype, like: EmberTensor) -> EmberTensor:
+    """The Python numbers that `build(*static)` returns as a tensor beside `like`: made once for each engine and device.
+
+    For what a formula needs at every call and no input changes, such as masks and rates.
+    """
     backend = like.backend
-    return EmberTensor(_constant(values, dtype, backend, backend.device_of(like.data)), backend)
+    make = _kept if backend.remembered else _made
+    return EmberTensor(make(build, static, dt.dtype(dtype), backend, backend.device_of(like.data)), backend)
 
 
 def from_native(array) -> EmberTensor:

@@ -248,6 +248,11 @@ def matmul(x, y):
     return integer_matmul(x, y)
 
 
+def unit_inverse(a):
+    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return torch.linalg.solve_triangular(one - a, one.expand(a.shape), upper=False, unitriangular=True)
+
+
 def linear(x, weight, bias=None):
     """torch's own; for integers, which it has not everywhere, by `matmul`."""
     if x.is_floating_point():
@@ -301,6 +306,7 @@ TABLE = {
     "split_all": lambda x, sizes, axis=0: tuple(torch.split_with_sizes(x, sizes, axis)),
     "flip": lambda x, axis=None: torch.flip(x, (axis,) if isinstance(axis, int) else _axes(x, axis)), "matmul": matmul,
     "linear_rows": linear,
+    "unit_inverse": unit_inverse,
     "take_axis": _take, "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: torch.take_along_dim(x, i.long(), axis),
     "put_add_along_axis": lambda x, i, u, axis: torch.scatter_add(x, axis, i.long(), u.to(x.dtype)),

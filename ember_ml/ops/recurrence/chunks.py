@@ -149,7 +149,7 @@ def over_chunks(fn: Callable, carry: Sequence[EmberTensor], xs: Sequence[EmberTe
     if len(lengths) != 1 or 0 in lengths or chunk < 1:
         raise ShapeError(f"over_chunks: expected inputs of one length of at least 1, and a chunk of at least 1 step; got inputs of shapes "
                          f"{[x.shape for x in xs]} and chunk {chunk}")
-    if lengths == {1}:                                   # nothing lies between two chunks
+    if max(lengths) <= chunk:                            # no more is kept than the inside of one chunk
         return fn(tuple(carry), tuple(xs), tuple(weights))
     out = chunked_scan(*carry, *xs, *weights, fn=fn, counts=(len(carry), len(xs)), chunk=chunk)
     borders = len(carry) * (-(-xs[0].shape[1] // chunk) - 1)

@@ -23,7 +23,7 @@ from ember_ml.ops.recurrence.checks import check_tensors
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_attention import by_group, check, from_chunks, per_step, sizes, to_chunks
 from ember_ml.ops.recurrence.linear_scan import state_dtype
-from ember_ml.ops.recurrence.pairs import earlier, from_here, later, not_later, pairs, to_here, two
+from ember_ml.ops.recurrence.pairs import earlier, from_here, head_weights, later, not_later, pairs, to_here, two
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, reshape, split, stack, swap_axes
 from ember_ml.tensor import EmberTensor
@@ -46,7 +46,7 @@ def _inverse_grad(g, x, _a):
     return where(not_later(g.shape[-1], 1, g), matmul(x, matmul(g, x)), 0.0)
 
 
-@op(vjp=(_inverse_grad,))
+@op(vjp=(_inverse_grad,), owns_gradient=True)
 def unit_inverse(a):
     """(I - a)^{-1} of strictly lower triangular a (..., C, C), C a power of two.
 
@@ -137,18 +137,24 @@ def _segment(carry, xs, _weights, *, steps, scale):
 
 
 def _gated_segment(carry, xs, _weights, *, steps, scale):
-    """The same where b_t = -beta_t alpha_t k_t: inputs W = beta V - beta alpha U take the place of V and U."""
+    """The same where b_t = -beta_t alpha_t k_t, with one decay a head: inputs W = beta (V - alpha U) take the place of V and U, and
+    alpha_t completes the decays of what step t asks of the state before it to those of a query at t."""
     (state,), (q, k, v, beta, *g) = carry, xs
     length, groups, shape = v.shape[1], q.shape[2], state.shape
     if length == 1:
         return _gated_one_step(carry, xs, scale=scale)
     q, k, v, beta, *g = (to_chunks(x, steps, groups) for x in (q * scale, k, v, expand_dims(beta, -1), *g))
     g = g[0] if g else None
-    read, asked, to_end, whole = _decays(q, k, g)
-    from_q, from_k = (reshape(x, (*x.shape[:-2], steps)) for x in _scores(q, k, expand_dims(k, -3), g))
-    rate = -beta if g is None else -beta * exp(g)
-    solved = unit_inverse(rate * from_k)
-    known, asked, writing = matmul(solved, beta * v), matmul(solved, rate * asked), swap_axes(to_end(k))
+    weights, keys = head_weights(g, steps, q), swap_axes(k)
+    from_q, from_k = (products * weights for products in split(matmul(concat([q, k], axis=-2), keys), 2, axis=-2))
+    solved = unit_inverse(-beta * where(not_later(steps, 1, q), from_k, 0.0))
+    if g is None:
+        read, asked, writing, whole = q, k, keys, None
+    else:                                                # decays from the first step to each one, and from each one to the last
+        here = cut(weights, 0, 1, axis=-1) * exp(cut(g, 0, 1, axis=-2))
+        read, asked, writing = q * here, k * here, keys * cut(weights, steps - 1, steps, axis=-2)
+        whole = split(cut(here, steps - 1, steps, axis=-2), g.shape[3], axis=3)
+    known, asked = matmul(solved, beta * v), matmul(solved, -beta * asked)
     before, last = _states(matmul(writing, asked), matmul(writing, known), whole, expand_dims(by_group(state, groups), 3))
     o = matmul(from_q, known + matmul(asked, before)) + matmul(read, before)
     return (reshape(last, shape),), (from_chunks(o, length),)

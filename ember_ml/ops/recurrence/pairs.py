@@ -10,7 +10,7 @@ Several kinds of queries meet several kinds of keys at once (m and n of them), s
 
 from __future__ import annotations
 
-from ember_ml.ops.creation import arange
+from ember_ml.ops.creation import constant
 from ember_ml.ops.elementwise import exp, where
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.recurrence.cumulative import cumsum
@@ -45,8 +45,11 @@ def from_here(g: EmberTensor) -> EmberTensor:
 
 def not_later(n: int, gap: int, like: EmberTensor) -> EmberTensor:
     """bool (n, n): j <= i - gap."""
-    places = arange(n, like=like)
-    return expand_dims(places, 0) <= expand_dims(places - gap, 1)
+    return constant(_triangle, n, gap, dtype="bool", like=like)
+
+
+def _triangle(n, gap):
+    return [[j <= i - gap for j in range(n)] for i in range(n)]
 
 
 def _between(g):
@@ -55,6 +58,15 @@ def _between(g):
     counts = expand_dims(not_later(n, 1, g), -1)
     steps = where(counts, broadcast_to(expand_dims(g, -2), (*g.shape[:-1], n, g.shape[-1])), 0.0)
     return exp(cumsum(steps, axis=-3))
+
+
+def head_weights(g, steps: int, like: EmberTensor) -> EmberTensor:
+    """The factors in A of one decay a head, (..., C, C): zero for j > i. g (..., C, 1), None for no decay."""
+    seen = not_later(steps, 0, like)
+    if g is None:
+        return seen.astype(like.dtype)
+    g = where(not_later(steps, 1, g), broadcast_to(g, (*g.shape[:-1], steps)), 0.0)
+    return where(seen, exp(cumsum(g, axis=-2)), 0.0)
 
 
 def _products(q, k):

@@ -76,9 +76,9 @@ class GatedDeltaNet(SequenceMixer):
         c, (batch, length, _) = self.config, x.shape
         qkv, z = split(self.in_proj(x), (sum(self.widths), self.widths[2]), axis=-1)
         qkv, conv = self.conv(qkv, None if state is None else state["conv"])
-        q, k, v = (reshape(part, (batch, length, -1, width)) for part, width in
-                   zip(split(qkv, self.widths, axis=-1), (c.key_dim, c.key_dim, c.value_dim)))
-        q, k = (t * rsqrt(total(square(t), axis=-1, keepdims=True) + LENGTH_EPS) for t in (q, k))
+        qk, v = split(qkv, (2 * self.widths[0], self.widths[2]), axis=-1)
+        qk, v = reshape(qk, (batch, length, -1, c.key_dim)), reshape(v, (batch, length, -1, c.value_dim))
+        q, k = split(qk * rsqrt(total(square(qk), axis=-1, keepdims=True) + LENGTH_EPS), 2, axis=2)
         b, a = split(self.gates(x), 2, axis=-1)
         decay = softplus(a + self.dt_bias) * -exp(self.A_log)
         y, S = gated_delta_rule(q, k, v, sigmoid(b), decay, initial=None if state is None else state["S"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Annotated
 
 import pydantic
@@ -56,19 +55,18 @@ def turns(positions: EmberTensor, c: RoPEConfig, width: int, dtype) -> tuple[Emb
     Both entries of a pair turn by the same angle, the first one backwards: its sine is that of -angle.
     """
     wide = "float64" if str(dtype) == "float64" else "float32"
-    rates = constant(_signed_rates(c, (c.dims or width) // 2), wide, like=positions)
+    rates = constant(_signed_rates, c, (c.dims or width) // 2, dtype=wide, like=positions)
     angles = reshape(positions, (positions.shape[0], 1, -1, 1)).astype(wide) * rates
     return cos(angles), sin(angles)
 
 
-@lru_cache(maxsize=64)
-def _signed_rates(c: RoPEConfig, half: int) -> tuple[float, ...]:
+def _signed_rates(c: RoPEConfig, half: int) -> list[float]:
     """Radians a position for each channel, in Python's double precision: far positions magnify an error."""
     rates = c.rates or [_slowed(c.base ** (-i / half), c.llama3) for i in range(half)]
     if len(rates) != half:
         raise ConfigError(f"rope: expected {half} rates, one for each pair of the {2 * half} channels that turn, received {len(rates)}")
     rates = [r / c.scale for r in rates]
-    return tuple(r for rate in rates for r in (-rate, rate)) if c.interleaved else (*(-r for r in rates), *rates)
+    return [r for rate in rates for r in (-rate, rate)] if c.interleaved else [*(-r for r in rates), *rates]
 
 
 def _slowed(rate: float, f: Llama3Config | None) -> float:
