@@ -35,11 +35,12 @@ def recording():
 def pull(fn, inputs: list[EmberTensor], cotangents: list[EmberTensor]) -> list[EmberTensor | None]:
     """Gradients of sum(output * cotangent) for the outputs of `fn(list of tensors)`, one per input, None without a path.
 
-    For rules that run a function again to differentiate it, by the engine's own gradient if it has one for this. Where inputs or
-    cotangents are recorded themselves, by an enclosing gradient that will be differentiated, so is the walk back; else nothing is kept.
+    For rules that run a function again to differentiate it: by the engine's own gradient if it has one for this and the rule serves that,
+    else by the tape. Where inputs or cotangents are recorded themselves, by an enclosing gradient that will be differentiated, so is
+    the walk back; else nothing is kept.
     """
     live, backend = any(x.node is not None for x in (*inputs, *cotangents)), inputs[0].backend
-    if not live and backend.runtime.pull is not None:
+    if not live and not _depth.get() and backend.runtime.pull is not None:
         grads = backend.runtime.pull(lambda natives: [y.data for y in fn([EmberTensor(x, backend) for x in natives])],
                                      [x.data for x in inputs], [g.data for g in cotangents])
         if grads is not None:

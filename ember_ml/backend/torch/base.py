@@ -249,8 +249,10 @@ def matmul(x, y):
 
 
 def unit_inverse(a):
-    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    return torch.linalg.solve_triangular(one - a, one.expand(a.shape), upper=False, unitriangular=True)
+    """By substitution, in float32 at least: torch's solver has no 16-bit form."""
+    wide = a.to(torch.promote_types(a.dtype, torch.float32))
+    one = torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
+    return torch.linalg.solve_triangular(one - wide, one.expand(a.shape), upper=False, unitriangular=True).to(a.dtype)
 
 
 def linear(x, weight, bias=None):

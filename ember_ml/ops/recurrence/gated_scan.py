@@ -131,7 +131,8 @@ def _walk_back(cell, resets, x, R, *rest):
         stacks = [stack([zero if s is None else s for s in group], axis=1) for group in groups]
         by_gate.append([split(s, steps, axis=0) for s in stacks])
         by_state.append([None if s is None else split(s, steps, axis=0) for s in of_state])
-    back, given, dzs = swap_axes(R), [split(d, steps, axis=0) for d in given], []
+    given, dzs = [split(d, steps, axis=0) for d in given], []
+    back = reshape(reshape(swap_axes(R), (-1,)), (R.shape[0], R.shape[2], R.shape[1]))       # in rows, which products read fastest
     ds = [d + part[-1] for d, part in zip(ds, given)]
     for t in reversed(range(steps)):
         wide = [expand_dims(d, 1) for d in ds]
