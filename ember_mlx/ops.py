@@ -47,7 +47,7 @@ def _accumulate(fn, of_nothing):
 def _signbit(x):
     """MLX has none: the top bit of the number's bits."""
     bits = {2: mx.uint16, 4: mx.uint32}[x.itemsize]
-    return (x.view(bits) >> (8 * x.itemsize - 1)).astype(mx.bool_)
+    return (_fixed(x).view(bits) >> (8 * x.itemsize - 1)).astype(mx.bool_)
 
 
 def _expm1(x):
@@ -75,6 +75,16 @@ def _beside_vjp(primals, g, out):
 
 def _complex(x, y):
     return x.astype(mx.complex64) + y.astype(mx.complex64) * 1j
+
+
+def _tanh(x):
+    """MLX gives the zero imaginary part beside an infinite real one the sign of sin(2 b), the standard that of b."""
+    y = mx.tanh(x)
+    if not _is_complex(x):
+        return y
+    a, b = mx.real(x), mx.imag(x)
+    edge = mx.isinf(a) & mx.isfinite(b)
+    return mx.where(edge, _beside(mx.where(a < 0, -1.0, 1.0), _copysign(mx.zeros_like(b), b)), y)
 
 
 def _copysign(x, y):
@@ -343,7 +353,7 @@ TABLE = {
     "floor_divide": mx.floor_divide, "remainder": mx.remainder, "pow": _pow, "maximum": mx.maximum,
     "minimum": mx.minimum, "negative": mx.negative, "abs": mx.abs, "sign": _sign, "square": mx.square,
     "sqrt": mx.sqrt, "rsqrt": mx.rsqrt, "exp": mx.exp, "exp2": _exp2, "expm1": _expm1, "log": mx.log, "log1p": mx.log1p,
-    "atan2": mx.arctan2, "sin": mx.sin, "cos": mx.cos, "tanh": mx.tanh, "erf": mx.erf, "erfinv": mx.erfinv,
+    "atan2": mx.arctan2, "sin": mx.sin, "cos": mx.cos, "tanh": _tanh, "erf": mx.erf, "erfinv": mx.erfinv,
     "floor": _keep(mx.floor), "round": _keep(mx.round),
     "ceil": _keep(mx.ceil), "trunc": _keep(mx.trunc), "tan": mx.tan, "asin": mx.arcsin, "acos": mx.arccos, "atan": mx.arctan,
     "sinh": mx.sinh, "cosh": mx.cosh, "asinh": mx.arcsinh, "acosh": mx.arccosh, "atanh": mx.arctanh, "hypot": _hypot,

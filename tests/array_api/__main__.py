@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.array_api.suite import by_module, check_checkout, keep_counts, left_out, run, xfails
+from tests.array_api.suite import by_module, check_checkout, keep_counts, label, left_out, run, xfails
 
 
 def main() -> int:
@@ -22,20 +22,21 @@ def main() -> int:
     unknown = False
     for engine in args.engines or available():
         outcomes = run(engine, checkout, args.select)
-        known, failed = xfails(engine), [test for test, outcome in outcomes.items() if outcome == "failed"]
+        name = label(engine)
+        known, failed = xfails(name), [test for test, outcome in outcomes.items() if outcome == "failed"]
         absent = left_out(engine)
         without = f" (without {', '.join(absent)})" if absent else ""
-        print(f"\n{engine}{without}\n{'module':<36}{'passed':>8}{'failed':>8}")
+        print(f"\n{name}{without}\n{'module':<36}{'passed':>8}{'failed':>8}")
         for module, count in by_module(outcomes).items():
             print(f"{module:<36}{count['passed']:>8}{count['failed']:>8}")
         print(f"{'total':<36}{sum(o == 'passed' for o in outcomes.values()):>8}{len(failed):>8}", flush=True)
         for test in failed:
             if test not in known:
                 unknown = True
-                print(f"not in xfails_{engine}.txt: {test}")
+                print(f"not in xfails_{name}.txt: {test}")
         for test in known:
             if outcomes.get(test) == "passed":
-                print(f"passes now, take it out of xfails_{engine}.txt: {test}")
+                print(f"passes now, take it out of xfails_{name}.txt: {test}")
         if not args.select:
             keep_counts(engine, outcomes, checkout, get(engine).runtime.describe()["version"])
     return 1 if unknown else 0

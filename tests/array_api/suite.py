@@ -3,7 +3,7 @@
 `xfails_<engine>.txt` holds one failure a line, `test id  # reason`. `counts.json` is what the last runs came to:
 
     {"standard": "2025.12", "suite": <commit of the checkout>, "examples": 20,
-     "engines": {engine: {"version": <of the engine's library>, "left_out": [dtypes that the engine does not declare],
+     "engines": {label of the engine: {"version": <of the engine's library>, "left_out": [dtypes that the engine does not declare],
                           "passed": n, "failed": n, "skipped": n,
                           "modules": {module: {"passed": n, "failed": n, "skipped": n}}}}}
 
@@ -42,12 +42,20 @@ def left_out(engine: str) -> list[str]:
     return [name for name in every if name not in declared]
 
 
+def label(engine: str) -> str:
+    """What the engine is called in counts.json and in names of xfails files: "torch", or "torch-cuda" where its default device is a GPU."""
+    from ember_ml.backend import get
+    kind = get(engine).default_device.partition(":")[0]
+    return engine if kind == "cpu" or engine == "cupy" else f"{engine}-{kind}"
+
+
 def run(engine: str, checkout: Path, select: str = "") -> dict[str, str]:
     """Test id -> "passed", "failed" or "skipped", of the whole suite or of the tests that `select` (pytest's -k) names."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.json"
         env = {
-            **os.environ, "PYTHONPATH": str(HERE.parents[1]), "EMBER_ARRAY_API_RECORD": str(record), "MLX_ENABLE_TF32": "0",
+            **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE.parents[1]), os.environ.get("PYTHONPATH")))),
+            "EMBER_ARRAY_API_RECORD": str(record), "MLX_ENABLE_TF32": "0",
             "ARRAY_API_TESTS_MODULE": f"exec('import ember_ml; xp = ember_ml.namespace(\"{engine}\")')",
             "ARRAY_API_TESTS_VERSION": "2025.12", "ARRAY_API_TESTS_SKIP_DTYPES": ",".join(left_out(engine)),
         }
@@ -74,7 +82,7 @@ def by_module(outcomes: dict[str, str]) -> dict[str, Counter]:
 
 
 def xfails(engine: str) -> dict[str, str]:
-    """Test id -> reason, of the failures that are known."""
+    """Test id -> reason, of the failures that are known; `engine` as in `label`."""
     path = HERE / f"xfails_{engine}.txt"
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -90,5 +98,5 @@ def keep_counts(engine: str, outcomes: dict[str, str], checkout: Path, version: 
     commit = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     modules = {name: {k: count[k] for k in ("passed", "failed", "skipped")} for name, count in by_module(outcomes).items()}
     total = {k: sum(m[k] for m in modules.values()) for k in ("passed", "failed", "skipped")}
-    engines = {**kept["engines"], engine: {"version": version, "left_out": left_out(engine), **total, "modules": modules}}
+    engines = {**kept["engines"], label(engine): {"version": version, "left_out": left_out(engine), **total, "modules": modules}}
     COUNTS.write_text(json.dumps({"standard": "2025.12", "suite": commit, "examples": EXAMPLES, "engines": engines}, indent=1) + "\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import cupy
+import numpy as np
 
 from ember_ml.backend.cupy.kernels import KERNELS
 from ember_ml.backend.numpy import ArrayModuleBackend, NumpyRuntime
+from ember_ml.backend.numpy.ops import remainder
 from ember_ml.errors import BackendMissing, UnsupportedDevice
 
 
@@ -52,6 +54,12 @@ class CupyBackend(ArrayModuleBackend):
     def to_numpy(self, x):
         return cupy.asnumpy(x)
 
+    def from_numpy(self, array, dtype, device):
+        """CuPy fills arrays without axes by their value, and -0.0 with zero bits: through one axis all bits arrive."""
+        self._check(device)
+        array = np.asarray(array)
+        return cupy.array(array.reshape(-1), dtype=self.dtypes[dtype] if dtype else array.dtype).reshape(array.shape)
+
     def to_device(self, x, device: str):
         self._check(device)
         with cupy.cuda.Device(int(device.partition(":")[2] or 0)):
@@ -88,7 +96,7 @@ def _open() -> CupyBackend:
         raise BackendMissing("cupy: the driver reports no NVIDIA GPU; use the numpy or torch engine on this machine")
     from cupyx.scipy import special                      # needs CUDA's libraries, so only once a device is known
     engine = CupyBackend("cupy", cupy, CupyRuntime(), add_into)
-    engine.table.update(erf=special.erf, erfinv=special.erfinv)
+    engine.table.update(erf=special.erf, erfinv=special.erfinv, remainder=remainder(cupy))
     return engine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 from contextlib import nullcontext
@@ -69,6 +70,8 @@ class ArrayModuleBackend(BackendBase):
         x = self.xp.asarray(x)
         if self.xp is np and not x.flags.writeable and kw.get("max_version") is None:
             x = x.copy()                                   # DLPack before 1.0 cannot say that memory is only to be read
+        if kw.get("copy") and kw.get("dl_device") in (None, x.__dlpack_device__()):
+            x, kw = x.copy(), {k: v for k, v in kw.items() if k != "copy"}      # CuPy copies to the CPU only
         return x.__dlpack__(**kw)
 
     def dlpack_device(self, x):
@@ -83,7 +86,8 @@ class ArrayModuleBackend(BackendBase):
     def full(self, shape, value, dtype, device):
         self._check(device)
         if value == 0:                                     # memory that is zero until someone writes costs nothing until then
-            return self.xp.zeros(shape, self.dtypes[dtype])
+            zeros = self.xp.zeros(shape, self.dtypes[dtype])
+            return -zeros if isinstance(value, float) and math.copysign(1.0, value) < 0 else zeros
         return self.xp.full(shape, value, self.dtypes[dtype])
 
     def arange(self, start, stop, step, dtype, device):

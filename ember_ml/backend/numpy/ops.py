@@ -160,6 +160,20 @@ def build(xp, add_into) -> dict:
     }
 
 
+def remainder(xp):
+    """x - y floor(x / y) for an array module, such as CuPy, that has nan for an infinite y, and a zero with the sign of x."""
+    def call(x, y):
+        like = x if hasattr(x, "dtype") else y
+        x, y = (v if hasattr(v, "dtype") else xp.asarray(v, like.dtype) for v in (x, y))
+        out = xp.remainder(x, y)
+        if out.dtype.kind in "iu":
+            return out
+        inside = (x == 0) | (xp.signbit(x) == xp.signbit(y))          # of [0, y), where y is infinite
+        out = xp.where(xp.isinf(y) & xp.isfinite(x), xp.where(inside, x, y), out)
+        return xp.where(out == 0, xp.copysign(out, y), out)
+    return call
+
+
 def _rounds(xp, key, x, y):
     """Threefry-2x32 with 20 rounds on two arrays of counters."""
     rotations = ((13, 15, 26, 6), (17, 29, 16, 24))

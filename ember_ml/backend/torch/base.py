@@ -117,6 +117,17 @@ def _expm1(x):
     return torch.complex(real, imag)
 
 
+def _tanh(x):
+    """torch leaves the sign of a zero imaginary part to chance beside an infinite real one, and loses a zero real one beside nan."""
+    y = torch.tanh(x)
+    if not x.is_complex():
+        return y
+    a, b = torch.real(x), torch.imag(x)
+    real = torch.where((a == 0) & ~torch.isfinite(b), a, torch.real(y))
+    imag = torch.where(torch.isinf(a) & torch.isfinite(b), torch.copysign(torch.zeros_like(b), b), torch.imag(y))
+    return torch.complex(real, imag)
+
+
 def _shift(fn, out_of_range):
     """Shifts by the width or more, which are undefined in C."""
     def call(x, y):
@@ -277,7 +288,7 @@ TABLE = {
     "maximum": _extreme(torch.maximum, "min"), "minimum": _extreme(torch.minimum, "max"),
     "negative": torch.neg, "abs": torch.abs, "sign": lambda x: torch.where(torch.isnan(x), x, torch.sgn(x)) if x.is_floating_point() else torch.sgn(x), "square": torch.square, "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": _expm1, "log": torch.log, "log1p": torch.log1p,
-    "atan2": _numbers(torch.atan2), "sin": torch.sin, "cos": torch.cos, "tanh": torch.tanh, "erf": torch.erf, "erfinv": torch.erfinv,
+    "atan2": _numbers(torch.atan2), "sin": torch.sin, "cos": torch.cos, "tanh": _tanh, "erf": torch.erf, "erfinv": torch.erfinv,
     "floor": _floats_only(torch.floor), "round": _floats_only(torch.round),
     "ceil": _floats_only(torch.ceil), "trunc": _floats_only(torch.trunc),
     "tan": torch.tan, "asin": torch.asin, "acos": torch.acos, "atan": torch.atan, "sinh": torch.sinh, "cosh": torch.cosh,
