@@ -39,7 +39,7 @@ def test_an_error_of_the_data_ends_the_run(tmp_path):
             raise ValueError("bad sector")
         return whole(i)
 
-    run._ahead._batch = broken
+    run.trainer.batch = broken
     with pytest.raises(ValueError, match="bad sector"):
         run()
     assert run.trainer.progress.step == 4 and not [t for t in threading.enumerate() if t.name == "ember-prefetch"]

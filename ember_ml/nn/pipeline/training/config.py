@@ -34,7 +34,6 @@ class TrainingConfig:
         recompute: keep only each block's input for the gradient and compute its inside again: less memory, about a third more time.
         patience: end after so many evaluations without a better one; None: never.
         final: whose weights the model has in the end, those of the last update or of the best evaluation.
-        prefetch: batches that a thread makes ahead, for data that is slow to lay out; 0 for none. The batches are the same.
         compile: compile the step (or the loss) where the engine can; None for what pays there: yes on mlx, no elsewhere.
     """
 
@@ -47,7 +46,6 @@ class TrainingConfig:
     compile: bool | None = None
     epochs: Positive | None = None
     accumulate: Size = 1
-    prefetch: Annotated[int, pydantic.Field(ge=0)] = 0
     ema: Rate | None = None
     precision: Literal["bfloat16"] | None = None
     recompute: bool = False

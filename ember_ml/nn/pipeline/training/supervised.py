@@ -11,7 +11,6 @@ from typing import Any
 from ember_ml import autodiff, data
 from ember_ml.backend import using
 from ember_ml.data.files import fingerprint
-from ember_ml.data.prefetch import Prefetch
 from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.nn.adapters import adapt, adapters, fuse, save_peft
 from ember_ml.nn.models.base import Model
@@ -85,16 +84,14 @@ class SupervisedTraining:
             self.report = None if run.adapter is None else adapt(self.model, run.adapter, random.fold_in(random.key(run.seed), 1))
         self.folder, self.fused = folder, None
         training = run.training if run.training.epochs is None else run.training.in_steps(self.data.per_epoch)
-        self._ahead = Prefetch(self.data.batch, training.prefetch) if training.prefetch else None
-        self.trainer = Trainer(self.model, self.objective.loss, build_optimizer(run.optimizer), self._ahead or self.data.batch, training,
+        self.trainer = Trainer(self.model, self.objective.loss, build_optimizer(run.optimizer), self.data.batch, training,
                                run.seed, folder, self._evaluate, self.objective.higher, self.objective.count, callbacks)
         self._compiled = None
         if resume:
             self.trainer.resume()
 
     def __call__(self, _=None) -> Model:
-        with self._ahead or nullcontext():
-            self.trainer.train()
+        self.trainer.train()
         if adapters(self.model):
             self._fuse()
         return self.model

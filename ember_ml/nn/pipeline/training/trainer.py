@@ -135,8 +135,7 @@ class Trainer:
             self._install_best()
 
     def _prefetched(self):
-        many, ahead = self.config.accumulate, self.config.prefetch
-        return Prefetch(self.batch, self.progress.step * many, ahead) if ahead else nullcontext(self.batch)
+        return Prefetch(self.batch, self.config.prefetch) if self.config.prefetch else nullcontext(self.batch)
 
     def _update(self) -> dict:
         """One update. Returns its metrics."""
