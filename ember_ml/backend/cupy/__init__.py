@@ -71,19 +71,49 @@ class CupyBackend(ArrayModuleBackend):
 
 
 #: what CUDA's atomic additions, and so cupy.add.at, know
-_ADDED = frozenset("int32 uint32 uint64 float16 float32 float64 complex64 complex128".split())
+_ADDED = frozenset("int32 uint32 uint64 float16 float32 float64".split())
 
 
 def add_into(array, index, values):
-    """cupy.add.at for every dtype: others are added in a wider one, int64 by its bits."""
+    """cupy.add.at for every dtype: others are added in a wider one, complex numbers by their parts, int64 by its bits."""
     if array.dtype.name in _ADDED:
         cupy.add.at(array, index, values)
+    elif array.dtype.kind == "c":
+        parts = array.real.copy(), array.imag.copy()
+        for part, value in zip(parts, (values.real, values.imag)):
+            cupy.add.at(part, index, value)
+        array[...] = parts[0] + 1j * parts[1]
     elif array.dtype.name == "int64":
         cupy.add.at(array.view("uint64"), index, values.astype("int64").view("uint64"))
     else:
         wide = array.astype("float32" if array.dtype.name == "bfloat16" else "int32")
         cupy.add.at(wide, index, values.astype(wide.dtype))
         array[...] = wide.astype(array.dtype)
+
+
+_HALVES = ("float16", "bfloat16")
+#: ops that CuPy has no bfloat16 of, or whose result it leaves in float32
+_SINGLE = ("where", "floor_divide", "cumsum", "cumprod", "argsort", "sort")
+
+
+def in_single(fn, names=("bfloat16",)):
+    """`fn`, which arrays of those dtypes reach as float32; a result in float32 goes back to theirs."""
+    def call(*args, **kw):
+        narrow = next((a.dtype for a in args if isinstance(a, cupy.ndarray) and a.dtype.name in names), None)
+        if narrow is None:
+            return fn(*args, **kw)
+        out = fn(*(a.astype("float32") if isinstance(a, cupy.ndarray) and a.dtype == narrow else a for a in args), **kw)
+        return out.astype(narrow) if out.dtype.name == "float32" else out
+    return call
+
+
+def solve(a, b):
+    """cupy.linalg.solve, which wants the leading axes of both to be there."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if 0 in (*lead, *b.shape[-2:]):
+        return cupy.zeros((*lead, *b.shape[-2:]), b.dtype)
+    a, b = (x if x.shape[:-2] == lead else cupy.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (a, b))
+    return cupy.linalg.solve(a, b)
 
 
 def _open() -> CupyBackend:
@@ -96,7 +126,9 @@ def _open() -> CupyBackend:
         raise BackendMissing("cupy: the driver reports no NVIDIA GPU; use the numpy or torch engine on this machine")
     from cupyx.scipy import special                      # needs CUDA's libraries, so only once a device is known
     engine = CupyBackend("cupy", cupy, CupyRuntime(), add_into)
-    engine.table.update(erf=special.erf, erfinv=special.erfinv, remainder=remainder(cupy))
+    engine.table.update({name: in_single(engine.table[name]) for name in _SINGLE if name in engine.table})
+    engine.table.update(erf=in_single(special.erf, _HALVES), erfinv=in_single(special.erfinv, _HALVES), solve_rows=solve,
+                        remainder=remainder(cupy))
     return engine
 
 

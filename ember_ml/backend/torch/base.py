@@ -227,7 +227,9 @@ def _adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
     # The fused kernel reads memory in order, whatever the strides are: all of it has to be contiguous.
     gs = [g.contiguous() for g in tensors[n:2 * n]]
     ps, ms, vs = ([x.clone(memory_format=torch.contiguous_format) for x in tensors[i * n:(i + 1) * n]] for i in (0, 2, 3))
-    if get_proxy_mode() is not None:                       # a compiler is reading: it fuses the formula by itself
+    first = ps[0]
+    # A compiler that is reading fuses the formula by itself; the fused kernel on a GPU knows neither float64 nor tensors of nothing.
+    if get_proxy_mode() is not None or first.is_cuda and (first.dtype is torch.float64 or not all(p.numel() for p in ps)):
         scale1, scale2 = (-1.0 / torch.expm1(t * math.log(max(beta, 1e-300))) for beta in (beta1, beta2))
         for p, g, m, v, decay in zip(ps, gs, ms, vs, decays):
             m.lerp_(g, 1.0 - beta1)
