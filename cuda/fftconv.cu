@@ -26,7 +26,7 @@ __device__ inline void spectrum(const float* k, const float* k_reverse, const fl
 
 // y. Rows of one head follow each other, so that they find its spectrum in the cache.
 template <class P, typename T>
-__device__ inline void forward(const T* u, const T* v, const T* q, const float* filter, const float* D,
+__device__ inline void forward(const T* u, const T* v, const T* q, const float* filter, const float* tails, const float* D,
                                const float* mask, const float* table, T* y, float* shared, unsigned batch,
                                unsigned heads, int length, Strides us, Strides vs, Strides qs) {
   const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
@@ -39,8 +39,24 @@ __device__ inline void forward(const T* u, const T* v, const T* q, const float* 
   multiply<P>(z, (const float2*)filter + size_t(head) * P::M + me, P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f, false);
   inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
   if (P::ROWS > 1 && unit >= units) return;
+  if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
   const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
   store_output<P>(z, q + qs.of(b, head) + first, factor, y + (size_t(b) * heads + head) * length + first, left);
+}
+
+// tails[b, h, n] = sum of x[j] k[h, points + n - j] over the whole row, n < TAILS: what a convolution of 2 M = `points`
+// numbers has no room for, so that it comes back. Lengths of 2^j + 2 have three of them, and need no longer transform.
+template <bool GATED, typename T>
+__device__ inline void tail(const T* u, const T* v, const float* k, float* tails, unsigned batch, unsigned heads,
+                            int length, int taps, int points, Strides us, Strides vs) {
+  const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, n = at % TAILS, row = at / TAILS;
+  if (row >= batch * heads) return;
+  const unsigned b = row / heads, head = row % heads;
+  const T *own_u = u + us.of(b, head), *own_v = v + vs.of(b, head);
+  float sum = 0.0f;
+  for (int j = points + int(n) - taps + 1; j < length; j++)
+    sum = fmaf(GATED ? float(own_u[j]) * float(own_v[j]) : float(own_u[j]), k[size_t(head) * taps + points + n - j], sum);
+  tails[at] = sum;
 }
 
 // Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.
@@ -137,14 +153,21 @@ FFTCONV_KERNEL fftconv_spectrum(const float* k, const float* k_reverse, const fl
 }
 
 template <typename T, FFTCONV_PLAN>
-FFTCONV_KERNEL fftconv_forward(const T* u, const T* v, const T* q, const float* filter, const float* D,
+FFTCONV_KERNEL fftconv_forward(const T* u, const T* v, const T* q, const float* filter, const float* tails, const float* D,
                                const float* mask, const float* table, T* y, unsigned batch, unsigned heads,
                                unsigned length, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel,
                                size_t q_batch, size_t q_channel) {
   extern __shared__ float shared_memory[];
   using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS>;
-  fftconv::forward<P>(u, v, q, filter, D, mask, table, y, shared_memory, batch, heads, length, {u_batch, u_channel},
+  fftconv::forward<P>(u, v, q, filter, tails, D, mask, table, y, shared_memory, batch, heads, length, {u_batch, u_channel},
                       {v_batch, v_channel}, {q_batch, q_channel});
+}
+
+template <typename T, bool GATED>
+__global__ void fftconv_tail(const T* u, const T* v, const float* k, float* tails, unsigned batch, unsigned heads,
+                             unsigned length, unsigned taps, unsigned points, size_t u_batch, size_t u_channel,
+                             size_t v_batch, size_t v_channel) {
+  fftconv::tail<GATED>(u, v, k, tails, batch, heads, length, taps, points, {u_batch, u_channel}, {v_batch, v_channel});
 }
 
 // KEEP: see fftconv::backward.
@@ -171,12 +194,12 @@ FFTCONV_KERNEL fftconv_filter_grad(const float* partial, const float* table, flo
 
 template <typename T, int OUTER, int LOG_INNER, unsigned OPTIONS, fftconv::ColumnStage STAGE>
 __global__ void __launch_bounds__(256) fftconv_columns(
-    const T* g, const T* u, const T* v, const T* q, const float* mask, const float* table, float* work, T* out, T* dv,
-    unsigned batch, unsigned heads, unsigned row, unsigned length, unsigned taps_reverse, size_t g_batch,
+    const T* g, const T* u, const T* v, const T* q, const float* tails, const float* mask, const float* table,
+    float* work, T* out, T* dv, unsigned batch, unsigned heads, unsigned row, unsigned length, unsigned taps_reverse, size_t g_batch,
     size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel, size_t q_batch,
     size_t q_channel) {
   using P = fftconv::Columns<OUTER, LOG_INNER, OPTIONS>;
-  fftconv::columns<P, STAGE>(g, u, v, q, mask, table, work, out, dv, batch, heads, row, length, taps_reverse,
+  fftconv::columns<P, STAGE>(g, u, v, q, tails, mask, table, work, out, dv, batch, heads, row, length, taps_reverse,
                              {g_batch, g_channel}, {u_batch, u_channel}, {v_batch, v_channel}, {q_batch, q_channel});
 }
 

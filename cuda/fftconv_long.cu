@@ -11,9 +11,9 @@ enum ColumnStage { SIGNAL, GRADIENT, FILTER, OUTPUT, TURN, BACK, FILTER_GRADIENT
 // SIGNAL, GRADIENT, FILTER: from u v, g or k to the workspace. OUTPUT, BACK, FILTER_GRADIENT: from there to y, to du and
 // dv, to dk. TURN: from the convolution's values there to their gradient, and dq. Rows are those from `row` on.
 template <class P, ColumnStage STAGE, typename T>
-__device__ inline void columns(const T* g, const T* u, const T* v, const T* q, const float* mask, const float* table,
-                               float* work, T* out, T* dv, unsigned batch, unsigned heads, unsigned row, int length,
-                               int taps_reverse, Strides gs, Strides us, Strides vs, Strides qs) {
+__device__ inline void columns(const T* g, const T* u, const T* v, const T* q, const float* tails, const float* mask,
+                               const float* table, float* work, T* out, T* dv, unsigned batch, unsigned heads,
+                               unsigned row, int length, int taps_reverse, Strides gs, Strides us, Strides vs, Strides qs) {
   constexpr unsigned BLOCKS_OF_ROW = (P::INNER + 255) / 256;
   const int first = blockIdx.x % BLOCKS_OF_ROW * 256 + threadIdx.x, left = length - first;
   const unsigned local = blockIdx.x / BLOCKS_OF_ROW, head = (row + local) / batch, b = (row + local) % batch;
@@ -41,7 +41,10 @@ __device__ inline void columns(const T* g, const T* u, const T* v, const T* q, c
       if (i % 2 == 0) z[i] = product(z[i], twist);
     }
     levels<GIVEN, true, false, P::bits(0)>(z, power);
-    if constexpr (STAGE == OUTPUT) store_output<P>(z, q + qs.of(b, head) + first, factor, out + own, left);
+    if constexpr (STAGE == OUTPUT) {
+      if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
+      store_output<P>(z, q + qs.of(b, head) + first, factor, out + own, left);
+    }
     if constexpr (STAGE == BACK)
       store_gradient<P>(z, u + us.of(b, head) + first, v + vs.of(b, head) + first, out + own, dv + own, left);
     if constexpr (STAGE == FILTER_GRADIENT)

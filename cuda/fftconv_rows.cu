@@ -95,6 +95,20 @@ __device__ inline void load_ahead(float* ahead, const T* row, int i, int side, i
   }
 }
 
+// What would be at 2 M + n has come back to n with the other sign. It is added again (from `tail`, see there), to the real part
+// that `real_part` will find.
+template <class P>
+__device__ inline void mend(float2* z, const float* tails, int first) {
+#pragma unroll
+  for (int i = 0; i < P::POINTS; i++) {
+    const int n = step<P, 0>(i);
+    if (n >= TAILS || first + n >= TAILS) continue;
+    const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (6 - P::bits(0)));
+    const float more = tails[first + n];
+    z[i] = float2{fmaf(more, c.x, z[i].x), fmaf(more, c.y, z[i].y)};
+  }
+}
+
 // The end of the forward: y of the convolution's values.
 template <class P, typename T>
 __device__ inline void store_output(const float2* z, const T* q, float factor, T* y, int left) {

@@ -23,8 +23,11 @@ constexpr unsigned LANES = 32;  // threads of a warp
 // Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place.
 constexpr int AHEAD = 16;
 
-// What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M).
+// What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M). TAIL: the
+// convolution is up to TAILS numbers longer than 2 M.
 constexpr unsigned GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
+constexpr unsigned TAIL = 256;
+constexpr int TAILS = 8;
 
 // cos(pi i / 128)
 __device__ constexpr float COSINE[65] = {
@@ -43,7 +46,7 @@ template <unsigned OPTIONS>
 struct Options {
   static constexpr bool GATED = OPTIONS & GATE_BEFORE, GATED_AFTER = OPTIONS & GATE_AFTER, SKIPS = OPTIONS & SKIP;
   static constexpr bool MASKED = OPTIONS & MASK, CURVED = OPTIONS & GELU, MIRRORED = OPTIONS & REVERSE;
-  static constexpr bool FOLDED = OPTIONS & FOLD, CUT = OPTIONS & RAGGED;
+  static constexpr bool FOLDED = OPTIONS & FOLD, CUT = OPTIONS & RAGGED, TAILED = OPTIONS & TAIL;
   static constexpr int HALVES = FOLDED ? 2 : 1;
 };
 

@@ -82,17 +82,29 @@ def spectrum(plan: Plan, k: mx.array, k_reverse: mx.array | None) -> mx.array:
     return out
 
 
-def forward(plan: Plan, u, f, D=None, v=None, q=None, mask=None, gelu=False) -> mx.array:
-    """y of `fftconv` for a spectrum f of `spectrum`."""
+def forward(plan: Plan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None) -> mx.array:
+    """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
     options = plans.options(plan, u.shape[2], v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    options, tails = (options, None) if tail is None else (options | plans.TAIL, _tails(plan, u, v, _floats(tail)))
     if isinstance(plan, LongPlan):
-        return _Long(plan, options).forward(u, f, _floats(D), v, q, _floats(mask))
-    inputs = _there(u=u, v=v, q=q, f=f, D=_floats(D), mask=_floats(mask), table=_table(plan.passes))
+        return _Long(plan, options).forward(u, f, _floats(D), v, q, _floats(mask), tails)
+    inputs = _there(u=u, v=v, q=q, f=f, tails=tails, D=_floats(D), mask=_floats(mask), table=_table(plan.passes))
     v_, q_, D_, mask_ = (name if name in inputs else other for name, other in (("v", "u"), ("q", "u"), ("D", "f"), ("mask", "f")))
+    tails_ = "f" if tails is None else "tails"
     y, = _launch_rows("forward", plan, options, u.shape[0] * u.shape[1], inputs, {"y": (u.shape, u.dtype)},
-                      f"u, {v_}, {q_}, f, {D_}, {mask_}, table, y, uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), "
+                      f"u, {v_}, {q_}, f, {tails_}, {D_}, {mask_}, table, y, uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), "
                       f"{_strides('u')}, {_strides(v_)}, {_strides(q_)}")
     return y
+
+
+def _tails(plan, u, v, k) -> mx.array:
+    """What the convolution has beyond 2 M numbers, (B, H, TAILS)."""
+    batch, heads, length = u.shape
+    inputs = {**_there(u=u, v=v), "k": k, "batch": batch, "heads": heads, "length": length, "taps": k.shape[1], "points": 2 * plan.m}
+    v_ = "u" if v is None else "v"
+    return _launch("tail", str(v is not None).lower(), 0, -(-batch * heads * plans.TAILS // 256), 256, inputs,
+                   {"tails": ((batch, heads, plans.TAILS), mx.float32)},
+                   f"u, {v_}, k, tails, batch, heads, int(length), int(taps), int(points), {_strides('u')}, {_strides(v_)}")[0]
 
 
 def backward(plan: Plan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
@@ -126,7 +138,7 @@ def backward(plan: Plan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, 
 
 #: options that a stage of the columns looks at
 _LOOKED_AT = {"SIGNAL": plans.GATE_BEFORE, "GRADIENT": plans.MASK, "FILTER": plans.REVERSE, "BACK": plans.GATE_BEFORE,
-              "OUTPUT": plans.GATE_AFTER | plans.MASK | plans.GELU, "TURN": plans.GATE_AFTER | plans.MASK | plans.GELU,
+              "OUTPUT": plans.GATE_AFTER | plans.MASK | plans.GELU | plans.TAIL, "TURN": plans.GATE_AFTER | plans.MASK | plans.GELU,
               "FILTER_GRADIENT": plans.REVERSE}
 
 
@@ -142,12 +154,12 @@ class _Long:
         return (rows, self.plan.m, 2), mx.float32
 
     def columns(self, stage, batch, heads, length, outputs: dict, taps_reverse=0, options=None, **given) -> list[mx.array]:
-        """`given`: g, u, v, q, mask, and the workspace that is read as `work`. What is not there is the table, which nobody reads."""
+        """`given`: g, u, v, q, tails, mask, and the workspace that is read as `work`. What is not there is the table, which nobody reads."""
         arrays = _there(**given)
         inputs = {**arrays, "table": self.column_table, "batch": batch, "heads": heads, "length": length,
                   "taps_reverse": taps_reverse}
         options = (self.options if options is None else options) & (_LOOKED_AT[stage] | plans.FOLD | plans.RAGGED)
-        names = [n if n in arrays else "table" for n in ("g", "u", "v", "q", "mask")]
+        names = [n if n in arrays else "table" for n in ("g", "u", "v", "q", "tails", "mask")]
         strides = [_strides(n) if n in arrays and arrays[n].ndim == 3 else "fftconv::Strides{0, 0, 0}" for n in "guvq"]
         to, *rest = outputs
         own = [n for n in outputs if n != "to"] or [to]
@@ -174,12 +186,12 @@ class _Long:
                              u=k[None], v=k_reverse)
         return self.rows("SPECTRUM", heads, 1, work, heads)[0]
 
-    def forward(self, u, f, D, v, q, mask):
+    def forward(self, u, f, D, v, q, mask, tails):
         batch, heads, length = u.shape
         place, rows = (batch, heads, length), batch * heads
         work, = self.columns("SIGNAL", *place, {"to": self.space(rows)}, u=u, v=v)
         work, = self.rows("CONVOLVE", rows, batch, work, rows, f, D)
-        return self.columns("OUTPUT", *place, {"y": (u.shape, u.dtype)}, q=q, mask=mask, work=work)[0]
+        return self.columns("OUTPUT", *place, {"y": (u.shape, u.dtype)}, q=q, tails=tails, mask=mask, work=work)[0]
 
     def backward(self, g, u, f, taps, taps_reverse, D, v, q, mask):
         batch, heads, length = u.shape
@@ -215,8 +227,10 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
-    plan = _plan(u, k, k_reverse)
-    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu)
+    size, tailed = plans.forward_size(u.shape[2], plans.met(u, k, k_reverse), plans.is_both_ways(k, k_reverse))
+    plan = plans.metal_plan(size)
+    tail = (k if isinstance(k, mx.array) else k.k.data)[:, :u.shape[2]] if tailed else None
+    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:

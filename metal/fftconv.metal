@@ -28,7 +28,7 @@ inline void spectrum(Filter k, Reverse k_reverse, const device float* table, dev
 
 // y. Rows of one head follow each other, so that they find its spectrum in the cache.
 template <class P, typename U, typename V, typename Q, typename Skip, typename Mask, typename T>
-inline void forward(U u, V v, Q q, const device float* filter, Skip D, Mask mask, const device float* table,
+inline void forward(U u, V v, Q q, const device float* filter, const device float* tails, Skip D, Mask mask, const device float* table,
                     device T* y, uint batch, uint heads, int length, Strides us, Strides vs, Strides qs,
                     threadgroup float* shared, uint group, uint place) {
   const int me = place % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
@@ -42,9 +42,27 @@ inline void forward(U u, V v, Q q, const device float* filter, Skip D, Mask mask
   multiply<P>(z, (const device float2*)filter + size_t(head) * P::M + me, skip, false);
   inverse<P>(z, shared + slot * P::SHARED, (const device float2*)table, me);
   if (P::ROWS > 1 && unit >= units) return;
+  if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
   const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
   store_output<P>(z, q + qs.of(b, head) + first * qs.along, qs.along, factor,
                   y + (size_t(b) * heads + head) * length + first, left);
+}
+
+// tails[b, h, n] = sum of x[j] k[h, points + n - j] over the whole row, n < TAILS: what a convolution of 2 M = `points`
+// numbers has no room for, so that it comes back. Lengths of 2^j + 2 have three of them, and need no longer transform.
+template <bool GATED, typename U, typename V, typename Filter>
+inline void tail(U u, V v, Filter k, device float* tails, uint batch, uint heads, int length, int taps, int points,
+                 Strides us, Strides vs, uint group, uint lane) {
+  const uint at = group * 256 + lane, n = at % TAILS, row = at / TAILS;
+  if (row >= batch * heads) return;
+  const uint b = row / heads, head = row % heads;
+  float sum = 0.0f;
+  for (int j = points + int(n) - taps + 1; j < length; j++) {
+    float x = float(u[us.of(b, head) + j * us.along]);
+    if constexpr (GATED) x *= float(v[vs.of(b, head) + j * vs.along]);
+    sum = fma(x, k[size_t(head) * taps + points + n - j], sum);
+  }
+  tails[at] = sum;
 }
 
 // Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.

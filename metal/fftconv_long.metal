@@ -10,9 +10,9 @@ enum ColumnStage { SIGNAL, GRADIENT, FILTER, OUTPUT, TURN, BACK, FILTER_GRADIENT
 
 // SIGNAL, GRADIENT, FILTER: from u v, g or k to the workspace `to`. OUTPUT, BACK, FILTER_GRADIENT: from the workspace
 // `from` to y, to du and dv, to dk. TURN: from the convolution's values there to their gradient, and dq.
-template <class P, ColumnStage STAGE, typename G, typename U, typename V, typename Q, typename Mask, typename To,
-          typename Out, typename More>
-inline void columns(G g, U u, V v, Q q, Mask mask, const device float* table, const device float* from, To to, Out out,
+template <class P, ColumnStage STAGE, typename G, typename U, typename V, typename Q, typename Tails, typename Mask,
+          typename To, typename Out, typename More>
+inline void columns(G g, U u, V v, Q q, Tails tails, Mask mask, const device float* table, const device float* from, To to, Out out,
                     More dv, uint batch, uint heads, int length, int taps_reverse, Strides gs, Strides us, Strides vs,
                     Strides qs, uint group, uint lane) {
   constexpr uint GROUPS_OF_ROW = (P::INNER + 255) / 256;
@@ -43,6 +43,8 @@ inline void columns(G g, U u, V v, Q q, Mask mask, const device float* table, co
       if (i % 2 == 0) z[i] = product(z[i], twist);
     }
     levels<GIVEN, true, false, P::bits(0)>(z, power);
+    if constexpr (STAGE == OUTPUT && P::TAILED)
+      mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
     if constexpr (STAGE == OUTPUT)
       store_output<P>(z, q + qs.of(b, head) + first * qs.along, qs.along, weight, out + own, left);
     if constexpr (STAGE == BACK)

@@ -102,6 +102,20 @@ inline void load_ahead(thread float* ahead, Row row, int along, int i, int side,
   }
 }
 
+// What would be at 2 M + n has come back to n with the other sign. It is added again (from `tail`, see there), to the real part
+// that `real_part` will find.
+template <class P>
+inline void mend(thread float2* z, const device float* tails, int first) {
+#pragma clang loop unroll(full)
+  for (int i = 0; i < P::POINTS; i++) {
+    const int n = step<P, 0>(i);
+    if (n >= TAILS || first + n >= TAILS) continue;
+    const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (6 - P::bits(0)));
+    const float more = tails[first + n];
+    z[i] = float2(fma(more, c.x, z[i].x), fma(more, c.y, z[i].y));
+  }
+}
+
 // The end of the forward: y of the convolution's values.
 template <class P, typename Gate, typename T>
 inline void store_output(thread const float2* z, Gate q, int along, float factor, device T* y, int left) {

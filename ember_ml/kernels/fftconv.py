@@ -191,7 +191,10 @@ def _reversed(number: int, bits: int) -> int:
 
 
 #: bits of a kernel's OPTIONS, as the kernels name them
-GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED = (1 << i for i in range(8))
+GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED, TAIL = (1 << i for i in range(9))
+
+#: numbers by which a causal convolution may be longer than 2 M, as the kernels name them; HyenaDNA's lengths, 2^j + 2, have 3
+TAILS = 8
 
 
 def options(plan: Plan, length: int, *, v: bool, q: bool, D: bool, mask: bool, gelu: bool) -> int:
@@ -204,6 +207,14 @@ def options(plan: Plan, length: int, *, v: bool, q: bool, D: bool, mask: bool, g
 def log_m(length: int, taps: int) -> int:
     """log2 of the points that convolve rows of `length` with filters of `taps`: 2 M >= length + taps - 1."""
     return max((length + taps) // 2 - 1, 1).bit_length()
+
+
+def forward_size(length: int, taps: int, both_ways: bool) -> tuple[int, int]:
+    """(log2 of the points, TAIL or 0) of the forward kernel, which mends the few numbers that came back, if no filter looks ahead."""
+    least = log_m(length, taps)
+    left = length + taps - 1 - (1 << least)                # beyond 2 M for the next smaller M
+    tailed = not both_ways and least > min(_CUDA) and 0 < left <= TAILS and max(length, taps) <= 1 << least
+    return (least - 1, TAIL) if tailed else (least, 0)
 
 
 _INPUTS = (("u", "T"), ("k", "float32"), ("D", "float32"), ("v", "T"), ("q", "T"), ("k_reverse", "float32"),
@@ -219,10 +230,20 @@ def met(u, k, k_reverse) -> int:
     return min(u.shape[2], max(f.shape[1] for f in filters if f is not None))
 
 
-def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> bool:
+def is_both_ways(k, k_reverse) -> bool:
+    """Whether there is a filter of the future; a prepared filter holds its own."""
+    return (k_reverse if hasattr(k, "shape") else k.k_reverse) is not None
+
+
+def _serves_grad(_g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1, size=None) -> bool:
     """One channel a head, something to do, and a transform that is not too long."""
     language = "metal" if type(u).__module__.startswith("mlx") else "cuda"
-    return head_dim == 1 and 0 not in u.shape and log_m(u.shape[2], met(u, k, k_reverse)) <= LONGEST[language]
+    return head_dim == 1 and 0 not in u.shape and (size or log_m(u.shape[2], met(u, k, k_reverse))) <= LONGEST[language]
+
+
+def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, **static) -> bool:
+    size, _ = forward_size(max(u.shape[2], 1), max(met(u, k, k_reverse), 1), is_both_ways(k, k_reverse))
+    return _serves_grad(None, u, k, D, v, q, k_reverse, dropout_mask, **static, size=size)
 
 
 def _sample() -> tuple[list, ...]:
@@ -238,4 +259,4 @@ FFTCONV = KernelSpec("fftconv", (FORWARD,), _sample, registers=128, serves=_serv
 #: fftconv_grad(g, and the same) -> gradients in u, k, D, v, q and k_reverse, None for what is not there. Those in u, v and q
 #: have u's dtype, the others are float32.
 FFTCONV_GRAD = KernelSpec("fftconv_grad", (BACKWARD,), lambda: (sample_values(2, 3, 37, seed=8), *_sample()), registers=168,
-                          serves=lambda g, *args, **static: _serves(*args, **static))
+                          serves=_serves_grad)

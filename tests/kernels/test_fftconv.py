@@ -156,6 +156,34 @@ def test_three_passes_of_some_rows_at_a_time(cuda_machine, monkeypatch):
     check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
+@pytest.mark.parametrize("length, taps, options", [(66, 66, "gated"), (65, 65, "plain"), (68, 68, "gelu"), (70, 66, "skip"), (130, 130, "mask")])
+def test_some_numbers_more_than_a_transform_holds(machine, length, taps, options):
+    """HyenaDNA's 2^j + 2: the forward does without a transform of twice the points, and mends what came back."""
+    assert plans.forward_size(length, taps, False) == ((length - 1).bit_length() - 1, plans.TAIL)
+    arrays = case(length, taps, OPTIONS[options])
+    check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+def test_some_numbers_more_in_three_passes(machine, monkeypatch):
+    long_plan(monkeypatch, 1)
+    arrays = case(514, 514, OPTIONS["all"].replace(" k_reverse", ""), batch=2)
+    del arrays[0]["D"]
+    native = {n: machine.array(x) for n, x in arrays[0].items()}
+    y = machine.numpy(machine.kernels.KERNELS["fftconv"](*(native.get(n) for n in NAMES), gelu=True))
+    want = definition(*arrays)["y"]
+    assert plans.forward_size(514, 514, False) == (9, plans.TAIL) and np.linalg.norm(y - want) < 1e-6 * np.linalg.norm(want)
+
+
+def test_when_a_few_numbers_are_mended():
+    assert plans.forward_size(1026, 1026, False) == (10, plans.TAIL) and plans.forward_size(1026, 1026, True) == (11, 0)
+    assert plans.forward_size(1024, 1024, False) == (10, 0) and plans.forward_size(1029, 1029, False) == (11, 0)
+    assert plans.forward_size(34, 34, False) == (5, plans.TAIL) and plans.forward_size(18, 18, False) == (5, 0)
+    for length in range(1, 300):
+        for taps in {1, length // 2 + 1, length}:
+            size, tailed = plans.forward_size(length, taps, False)
+            assert (length + taps - 1 <= 2 << size) != bool(tailed) and length <= 2 << size
+
+
 def long_rows(machine, log_m):
     arrays = case(1 << log_m, 300, OPTIONS["plain"], batch=1, heads=1)
     with using(check=False):

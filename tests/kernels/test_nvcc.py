@@ -69,6 +69,9 @@ def test_the_long_convolutions_plans_leave_room_for_their_blocks(log_m, tmp_path
              f"{plan.blocks}{more}>"
              for kind, plan, more in (("forward", forward, ""), ("backward", backward, f", {backward.keep}"))
              for dtype, options in (("float", 0), ("float", gates), ("float", everything), ("__nv_bfloat16", everything))]
+    tailed = gates | fftconv.FOLD | fftconv.RAGGED | fftconv.TAIL
+    names.append(f"fftconv_forward<float, {forward.log_m}, {forward.log_points}, {forward.rows}, {str(forward.split).lower()}, {tailed}, "
+                 f"{forward.blocks}>")
     for mangled, registers, shared in resources("fftconv", names, tmp_path):
         plan = backward if "backward" in mangled else forward
         assert shared == 0 and -(-registers // 8) * 8 * plan.threads * plan.blocks <= 65536, f"{mangled} uses {registers} registers"

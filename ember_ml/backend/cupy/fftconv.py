@@ -99,19 +99,33 @@ def spectrum(plan: CudaPlan, k: Array, k_reverse: Array | None) -> Array:
     return out
 
 
-def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False) -> Array:
-    """y of `fftconv` for a spectrum f of `spectrum`."""
+def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None) -> Array:
+    """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
     batch, heads, length = u.shape
     y, c_type = _like(u), _C_TYPES[_name(u)]
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    options |= 0 if tail is None else plans.TAIL
     if isinstance(plan, LongPlan):
-        _Long(plan, u, options).forward(u, f, D, v, q, mask, y)
+        _Long(plan, u, options).forward(u, f, D, v, q, mask, y, _NULL if tail is None else _tails(plan, u, v, tail))
         return y
+    tails = _NULL if tail is None else _tails(plan, u, v, tail)
     (u, *us), (v_, *vs), (q_, *qs) = _rows(u), _rows(v), _rows(q)
     _launch("fftconv_forward", plan, options, batch * heads,
-            (u, v_, q_, f, _floats(D), _floats(mask), _table(plan, u), y, np.uint32(batch), np.uint32(heads),
+            (u, v_, q_, f, tails, _floats(D), _floats(mask), _table(plan, u), y, np.uint32(batch), np.uint32(heads),
              np.uint32(length), *us, *vs, *qs), c_type)
     return y
+
+
+def _tails(plan, u, v, k) -> Array:
+    """What the convolution has beyond 2 M numbers, (B, H, TAILS)."""
+    batch, heads, length = u.shape
+    tails = _empty((batch, heads, plans.TAILS), u)
+    (u_, *us), (v_, *vs) = _rows(u), _rows(v)
+    kernel = _kernel("fftconv_tail", f"{_C_TYPES[_name(u)]}, {str(v is not None).lower()}")
+    _started(kernel, -(-batch * heads * plans.TAILS // 256), 256,
+             (u_, v_, _floats(k), tails, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(k.shape[1]),
+              np.uint32(2 * plan.m), *us, *vs))
+    return tails
 
 
 def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
@@ -152,15 +166,15 @@ class _Long:
     def space(self, rows: int) -> Array:
         return _empty((rows, self.plan.m, 2), self.like)
 
-    def columns(self, stage, rows, batch, heads, row, length, work, *, g=None, u=None, v=None, q=None, mask=_NULL, out=_NULL,
-                dv=_NULL, taps_reverse=0, options=None, c_type=""):
+    def columns(self, stage, rows, batch, heads, row, length, work, *, g=None, u=None, v=None, q=None, tails=_NULL, mask=_NULL,
+                out=_NULL, dv=_NULL, taps_reverse=0, options=None, c_type=""):
         """`rows` rows from number `row` on, of which each head has `batch`."""
         given = [_rows(x) for x in (g, u, v, q)]
         inner = self.plan.inner.log_m
         options = self.options if options is None else options
         kernel = _kernel("fftconv_columns", f"{c_type}, {self.plan.outer}, {inner}, {options}, fftconv::{stage}")
         _started(kernel, rows * max(1, (1 << inner) // 256), 256,
-                 (*(x for x, *_ in given), mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
+                 (*(x for x, *_ in given), tails, mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
                   np.uint32(row), np.uint32(length), np.uint32(taps_reverse), *(s for _, *strides in given for s in strides)))
 
     def rows(self, stage, units, batch, row, work, filter_=_NULL, D=_NULL, kept=_NULL, sums=_NULL):
@@ -176,7 +190,7 @@ class _Long:
                      taps_reverse=0 if k_reverse is None else k_reverse.shape[1], options=options)
         self.rows("SPECTRUM", heads, 1, 0, out)
 
-    def forward(self, u, f, D, v, q, mask, y):
+    def forward(self, u, f, D, v, q, mask, y, tails):
         batch, heads, length = u.shape
         given = {"c_type": _C_TYPES[_name(u)]}
         mask, D, chunk = _floats(mask), _floats(D), min(self.plan.together(1), batch * heads)
@@ -185,7 +199,7 @@ class _Long:
             rows = min(chunk, batch * heads - row)
             self.columns("SIGNAL", rows, batch, heads, row, length, work, u=u, v=v, **given)
             self.rows("CONVOLVE", rows, batch, row, work, f, D)
-            self.columns("OUTPUT", rows, batch, heads, row, length, work, q=q, mask=mask, out=y, **given)
+            self.columns("OUTPUT", rows, batch, heads, row, length, work, q=q, tails=tails, mask=mask, out=y, **given)
 
     def backward(self, g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse):
         batch, heads, length = u.shape
@@ -224,8 +238,10 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
-    plan, _ = _plans(u, k, k_reverse)
-    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu)
+    size, tailed = plans.forward_size(u.shape[2], plans.met(u, k, k_reverse), plans.is_both_ways(k, k_reverse))
+    plan, _ = plans.cuda_plans(size)
+    tail = (k if hasattr(k, "shape") else k.k.data)[:, :u.shape[2]] if tailed else None
+    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
