@@ -1,6 +1,7 @@
 """What `ember plan --probe` says against what the run then takes, on the same engine in the same process; and how long help takes.
 
-Memory: predicted from steps on a quarter and a half of the batch, against the engine's own peak over a run (target: within 15%).
+Memory: what two updates tell, and what the line through a quarter and a half of the batch tells where whole ones would not be tried, against
+the engine's own peak over a run (target: within 15%).
 Time: an update in the probe against the median update of the run.
 
     python benchmarks/plan.py
@@ -49,14 +50,15 @@ def job(file: Path, block: dict, backend: str) -> RunConfig:
 def beside(name: str, run: RunConfig) -> dict:
     """One row: the plan, then the run."""
     predicted, found, _ = plan.memory(run, plan.count(run))
+    by_line = plan.extrapolate([found[0], plan.measure(run, BATCH // 2)], BATCH)
     probe, rows = plan.measure(run, updates=6), Rows()
     SupervisedTraining(run, callbacks=[rows])()
     updates = [row for row in rows.rows if "loss" in row]
     peak = max(row["memory"] for row in updates)
     ends = [row["seconds"] for row in updates]
     seconds = statistics.median(b - a for a, b in zip(ends[2:], ends[3:]))
-    return {"what": f"{run.backend} {name}", "from_batches": "+".join(str(m.batch) for m in found), "predicted_MiB": predicted / 2**20,
-            "measured_MiB": peak / 2**20, "memory_ratio": predicted / peak, "probe_s": probe.seconds, "run_s": seconds,
+    return {"what": f"{run.backend} {name}", "plan_MiB": predicted / 2**20,
+            "measured_MiB": peak / 2**20, "memory_ratio": predicted / peak, "by_line_ratio": by_line / peak, "probe_s": probe.seconds, "run_s": seconds,
             "time_ratio": probe.seconds / seconds}
 
 

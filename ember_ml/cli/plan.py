@@ -48,8 +48,9 @@ def _source(found: list[plan.Measured], batch: int) -> str:
     if not found:
         return ", at least: weights, gradients and optimizer alone; nothing was run"
     if found[-1].batch == batch:
-        return ", measured on a whole batch"
-    return f", from steps on {' and '.join(str(m.batch) for m in found)} of {batch} sequences: {', '.join(_bytes(m.peak) for m in found)}"
+        return ", in two updates"
+    return (f", from updates by {' and '.join(str(m.batch) for m in found)} of {batch} sequences: {', '.join(_bytes(m.peak) for m in found)}; "
+            "whole batches were not tried")
 
 
 def _bytes(n: float) -> str:

@@ -190,7 +190,7 @@ def test_plan(command):
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["parameters"] == sum(part["parameters"] for part in found["parts"][:-1]) and found["fits"]
-    assert [m["batch"] for m in found["from"]] == [2, 4] and found["probe"]["batch"] == 8 and found["probe"]["seconds"] > 0
+    assert [m["batch"] for m in found["from"]] == [2, 8] and found["probe"]["batch"] == 8 and found["probe"]["seconds"] > 0
     large = command("plan", "job.toml", "--backend", "numpy", "--set", "model.d_inner=1000000000")
     assert large.code == 1 and "it does not fit" in large.out and "nothing was run" in large.out
 

@@ -1,10 +1,10 @@
-"""What a run will take, told before it starts: numbers counted in outline, memory from short steps on part of a batch.
+"""What a run will take, told before it starts: numbers counted in outline, memory asked of the engine in two updates.
 
-Parameters, FLOPs and bytes of state come from shapes alone, in no memory and no time. Memory is asked of the engine itself: one cannot
-read off a graph what a compiler fuses and when an allocator frees. A training step is run on two parts of a batch; what it takes beyond
-is in proportion to the sequences, since each sequence has its own activations:
+Parameters, FLOPs and bytes of state come from shapes alone, in no memory and hardly any time. No count of a graph tells the peak memory:
+compilers fuse, allocators free late, scans choose their chunks by what fits. So the run itself is tried, carefully: first on a quarter of
+a batch, and on the whole one only if that leaves room. Where it seems not to, on a half, and the line through both is the prediction:
 
-    peak(batch) = peak(b) + (batch - b) (peak(b) - peak(a)) / (b - a)
+    peak(batch) = peak(half) + (batch - half) (peak(half) - peak(quarter)) / (half - quarter)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 from ember_ml.ops import tensor
 
 #: updates of a short run: the first allocates and compiles, the second meets the state before it
-_UPDATES = 3
+_UPDATES = 2
 #: batches among which the largest is looked for
 _LOOK = 64
 
@@ -50,7 +50,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A short run: sequences an update, the engine's peak memory in bytes, seconds an update (the median but the first two)."""
+    """A short run: sequences an update, the engine's peak memory in bytes, seconds an update (without the first one, which compiles)."""
 
     batch: int
     peak: int
@@ -97,20 +97,20 @@ def measure(run: RunConfig, batch: int | None = None, updates: int = _UPDATES) -
         trainer.batch = lambda i: part
     trainer.train()
     ends = [row["seconds"] for row in rows.rows]
-    return Measured(len(trainer.batch(0)[0]), rows.rows[-1]["memory"],
-                    statistics.median(b - a for a, b in zip(ends[1:], ends[2:])))
+    return Measured(len(trainer.batch(0)[0]), rows.rows[-1]["memory"], statistics.median(b - a for a, b in zip(ends, ends[1:])))
 
 
-def parts(batch: int) -> tuple[int, ...]:
-    """The parts of a batch to run: a quarter and a half of it, or all of it where there is no quarter."""
-    return (batch // 4, batch // 2) if batch >= 4 else (batch,)
+def parts(batch: int) -> list[int]:
+    """The parts of a batch to try before it: a quarter and a half, as far as they are less than it."""
+    return sorted({max(1, batch // 4), max(1, batch // 2)} - {batch})
 
 
 def extrapolate(found: list[Measured], batch: int) -> float:
-    """Peak memory in bytes of a step on `batch` sequences, from one or two short runs."""
+    """Peak memory in bytes of a step on `batch` sequences: by the line through two short runs, or, too much, in proportion to one."""
     last = found[-1]
-    slope = (last.peak - found[0].peak) / (last.batch - found[0].batch) if len(found) > 1 else 0.0
-    return last.peak + (batch - last.batch) * slope
+    if len(found) == 1:
+        return last.peak * batch / last.batch
+    return last.peak + (batch - last.batch) * (last.peak - found[0].peak) / (last.batch - found[0].batch)
 
 
 def at_least(counts: Counts) -> int:
@@ -119,17 +119,21 @@ def at_least(counts: Counts) -> int:
 
 
 def memory(run: RunConfig, counts: Counts) -> tuple[float, list[Measured], int]:
-    """(predicted peak bytes, the short runs that it comes from, bytes there are on the device).
+    """(peak bytes, the short runs that tell it, bytes that the device has).
 
-    A run whose state alone is too large for the device is not started: `at_least` is the prediction then, and the list is empty.
+    The last of the short runs is one of whole batches if those fit. A run whose state alone is too large is not tried at all: `at_least`
+    is what is told then, and the list is empty.
     """
     backend, device = parse(run.backend)
-    limit = backend.memory(device)
+    limit, found = backend.memory(device), []
     if at_least(counts) > limit:
-        return at_least(counts), [], limit
-    found = []
+        return at_least(counts), found, limit
     for part in parts(counts.batch):
         found.append(measure(run, part))
-        if extrapolate(found, counts.batch) > limit:
+        if extrapolate(found, counts.batch) <= limit:
             break
-    return extrapolate(found, counts.batch), found, limit
+    else:
+        if found:
+            return extrapolate(found, counts.batch), found, limit
+    found.append(measure(run, counts.batch))
+    return found[-1].peak, found, limit
