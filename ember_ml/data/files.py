@@ -52,11 +52,16 @@ def _matches(name: str) -> list[Path]:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, plain or gzipped, each with its line end. Raises DataError if it is not there or its gzip data is damaged."""
+    """The lines of a file, plain or gzipped, each with its line end; a byte order mark before them is left out.
+
+    Raises DataError if the file is not there or its gzip data is damaged.
+    """
     try:
         with path.open("rb") as f:
             packed = f.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if packed else path.open("rb") as f:
+            first = f.readline()
+            yield first.removeprefix(b"\xef\xbb\xbf")
             yield from f
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None

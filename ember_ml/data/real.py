@@ -74,9 +74,12 @@ def real(name: str) -> list[Path]:
 
 
 def cache() -> Path:
-    """The folder where fetched data lies; made if it is not there."""
+    """The folder where fetched data lies; made if it is not there. Raises DataError if it cannot be."""
     folder = Path(os.environ.get("EMBER_CACHE") or "~/.cache/ember-ml").expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"real: cannot make the folder {folder} for fetched data ({e.strerror}); name another in EMBER_CACHE") from None
     return folder
 
 

@@ -70,6 +70,12 @@ def test_pip_that_cannot_fetch_says_what_to_do(archives, monkeypatch):
         fetch("osu_leaf")
 
 
+def test_a_cache_that_cannot_be_made(archives, monkeypatch):
+    monkeypatch.setenv("EMBER_CACHE", str(archives / "toy-1.whl" / "cache"))
+    with pytest.raises(DataError, match="cannot make the folder .*name another in EMBER_CACHE"):
+        fetch("shakespeare")
+
+
 def test_near_names():
     with pytest.raises(DataError, match="received 'mnist'; did you mean mnist_5k"):
         fetch("mnist")

@@ -205,6 +205,14 @@ def test_says_what_is_wrong_with_a_line(tmp_path, raw, words):
         open_source(table(path), 0)
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    for name, kind, text in (("x.txt", "text", "to be or not to be"), ("x.jsonl", "jsonl", '{"text": "to be or not to be"}\n{"text": "is it?"}\n')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        source = open_source({"kind": kind, "files": str(tmp_path / name), "layout": "windows", "length": 2, "batch": 1, "held_out": 0.2,
+                              "split": "tail"}, 0)
+        assert source.first().startswith("to be")
+
+
 def test_bad_lines_can_be_left_out_and_are_counted(jsonl):
     with jsonl.open("a") as f:
         f.write('nonsense\n{"text": "cut')
