@@ -56,6 +56,14 @@ def ops() -> str:
     return f"| op | {' | '.join(ENGINES)} | kernel | gradient |\n|---|---|---|---|---|---|---|\n" + "\n".join(rows)
 
 
+def composed() -> str:
+    """Public functions that are no ops themselves, by name."""
+    from ember_ml import ops as public
+    names = [n for n in public.__all__ if callable(getattr(public, n)) and n not in REGISTRY and not isinstance(getattr(public, n), type)]
+    draws = [f"random.{n}" for n in public.random.__all__]
+    return ", ".join(f"`{n}`" for n in (*(n for n in names if n not in ("op", "support")), *draws))
+
+
 def counted() -> str:
     have = tables()
     lines = []
@@ -154,6 +162,10 @@ table holds.
 {counted()}
 
 {ops()}
+
+## Functions made of ops
+
+They run wherever their parts do, gradients included: {composed()}.
 """
 
 
