@@ -3,6 +3,7 @@
 Each ends in an error that says what to do, with what was saved before whole; and the run that goes on ends as if nothing had been.
 """
 
+import dataclasses
 import errno
 import os
 import resource
@@ -21,6 +22,7 @@ from ember_ml import nn
 from ember_ml.errors import ConfigError, DataError, StorageError, WeightsError
 from ember_ml.nn import optimizers
 from ember_ml.nn.pipeline.training import Callback, RunConfig, RunFolder, Trainer, TrainingConfig
+from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.interrupt import Interrupted
 from ember_ml.nn.pipeline.training.lock import FolderLock
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
@@ -299,6 +301,17 @@ def test_data_that_changed_are_refused_at_resume(tmp_path):
     assert stage.trainer.progress.step == 2
     stage()
     assert stage.trainer.progress.step == 4
+
+
+def test_a_resumed_run_keeps_the_order_of_its_data(tmp_path):
+    (tmp_path / "x.fna").write_text(">x\n" + "ACGTTGCA" * 80)
+    stage = dna(tmp_path / "run", tmp_path / "x.fna")
+    configs.write(stage.folder.config, stage.run)
+    stage()
+    for change, words in (({"data": {**stage.run.data, "batch": 3}}, "batch was 2, is 3"), ({"seed": 8}, "seed was 0, is 8")):
+        with pytest.raises(ConfigError, match=f"resume: the data would not come as the run began: {words}; change that back"):
+            SupervisedTraining(dataclasses.replace(stage.run, **change), RunFolder(tmp_path / "run", resume=True), resume=True)
+    dna(tmp_path / "run", tmp_path / "x.fna", resume=True)()
 
 
 def test_a_data_file_without_its_last_newline_is_read_whole(tmp_path):

@@ -55,6 +55,24 @@ def test_classes_are_judged_by_accuracy_and_numbers_by_their_error(backend):
     assert found == {"mse": pytest.approx(((rows - wanted) ** 2).mean(), rel=1e-5), "mae": pytest.approx(np.abs(rows - wanted).mean(), rel=1e-5)}
 
 
+@pytest.mark.parametrize("fields", [{"head": "tied"}, {"head": "dense", "head_bias": True, "logit_cap": 2.0}, {"head": "tied", "logit_scale": 0.5},
+                                    {"head": "dense", "head_bias": True, "logit_scale": 0.5}])
+def test_a_large_head_gives_the_same_without_all_its_logits(backend, monkeypatch, fields):
+    m = nn.Model.from_config({"vocab_size": 9, "blocks": [{"d_input": 8, "layer": "min_gru"}], "norm": "rms_norm", **fields}, key=em.random.key(1))
+    x, y = (em.tensor(RNG.integers(0, 9, (2, 6)).astype(np.int32)) for _ in range(2))
+    y[0, :2] = -100
+    segments = em.tensor(np.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]], np.int32))
+    both = nn.value_and_grad(m, OBJECTIVES["next_token"].loss)
+    want, grads = both(m.parameters(), {}, em.random.key(0), x, y, segments)
+    monkeypatch.setattr("ember_ml.nn.models.base.MANY_LOGITS", 9 * 12 - 1)
+    if fields.get("head_bias") is None or "logit_scale" not in fields:
+        monkeypatch.setattr(nn.Model, "_run", lambda *_: pytest.fail("all logits were made"))
+    got, found = both(m.parameters(), {}, em.random.key(0), x, y, segments)
+    assert got.loss.item() == pytest.approx(want.loss.item(), rel=1e-5)
+    for name, g in grads.items():
+        assert np.allclose(found[name].numpy(), g.numpy(), atol=1e-6), name
+
+
 class Source:
     """Six sequences of three channels whose mean tells class and number."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,8 +103,11 @@ def read(path: str | Path, change: Callable[[dict], dict] = lambda values: value
 
 
 def write(path: str | Path, value: RunConfig):
-    """Writes a config as TOML or JSON that `read` gives back."""
-    write_table(path, to_dict(value))
+    """Writes a config as TOML or JSON that `read` gives back, in the place of an old file at once."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    write_table(temporary, to_dict(value))
+    os.replace(temporary, path)
 
 
 def take_kind(table: dict[str, Any], key: str, known, where: str) -> tuple[str, dict[str, Any]]:

@@ -61,7 +61,7 @@ class RunFolder:
                 raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
                                   "or another folder with --out")
             self._clear()
-        for left in (*self.path.glob(".*.tmp"), *self.path.glob("checkpoints/.*.tmp")):     # by a save that was killed
+        for left in (*self.path.glob(".*.tmp*"), *self.path.glob("checkpoints/.*.tmp")):     # by a save that was killed
             left.unlink()
 
     def _clear(self):

@@ -15,11 +15,12 @@ from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.nn.adapters import adapt, adapters, fuse, save_peft
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.pipeline.training.callbacks import Callback
-from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer
+from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer, read
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.trainer import Trainer
 from ember_ml.ops import random, tensor
+from ember_ml.registry import to_dict
 from ember_ml.tensor import EmberTensor
 
 
@@ -59,6 +60,15 @@ def _start(run: RunConfig) -> list[Path]:
     return [Path(file) for file in named.values() if file is not None]
 
 
+def _check_order(before: RunConfig, now: RunConfig):
+    """Raises ConfigError, naming the fields, if the batches of a run that goes on would not be those that it began with."""
+    old, new = ({**{k: v for k, v in to_dict(run.data).items() if v is not None}, "seed": run.seed} for run in (before, now))
+    changed = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
+    if changed:
+        raise ConfigError(f"resume: the data would not come as the run began: {'; '.join(changed)}; change that back, or start a new run "
+                          "(one may begin from the weights of this one, see [model] file)")
+
+
 class SupervisedTraining:
     """A training run described by a RunConfig; a stage of a Pipeline, too: called, it trains and returns the model.
 
@@ -77,6 +87,8 @@ class SupervisedTraining:
             self.data = data.open_source(run.data, run.seed)
             self.run = run = replace(run, data={**run.data, **getattr(self.data, "settled", {})})
             start = _start(run)
+            if resume and folder.config.exists():
+                _check_order(read(folder.config), run)
             if folder is not None:
                 folder.remember_data([*self.data.fingerprint(), *fingerprint(start)])
             self.objective = OBJECTIVES[self.data.task]

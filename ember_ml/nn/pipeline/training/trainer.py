@@ -69,8 +69,10 @@ class Trainer:
     def resume(self):
         """Goes back to the newest whole checkpoint of the folder; where there is none, to the start.
 
-        Raises WeightsError if it does not fit the model; the trainer is then as it was.
+        Raises WeightsError if it does not fit the model; the trainer is then as it was. ConfigError without a folder.
         """
+        if self.folder is None:
+            raise ConfigError("resume: expected a trainer with a folder; pass folder=RunFolder(path, resume=True)")
         checkpoints = self.folder.checkpoints(self.config.keep)
         if checkpoints.steps():
             self.state, self.progress = checkpoints.load(self.state, self.device)
@@ -173,6 +175,8 @@ class Trainer:
         """Evaluates, and returns whether it is the best so far."""
         self.install()
         scores = self.evaluate(self.model)
+        if not scores:
+            raise ConfigError("trainer: expected `evaluate` to return at least one number by name, got none")
         improved = self.progress.judge(next(iter(scores.values())), self.higher)
         if improved and self.folder is None and self.config.final == "best":
             self._best = self.model.tensors()
