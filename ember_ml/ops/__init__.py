@@ -42,7 +42,7 @@ from ember_ml.ops.rearrange import (
     broadcast_arrays, broadcast_shapes, matrix_transpose, meshgrid, moveaxis, repeat, roll, tile, tril, triu, unstack,
 )
 from ember_ml.ops.recurrence import (
-    cfc, cumlogsumexp, cummax, cumprod, cumsum, cumulative_prod, cumulative_sum, delta_rule, diff, gated_delta_rule, gated_scan, gru, linear_attention, linear_scan, lstm,
+    cfc, cumlogsumexp, cummax, cummin, cumprod, cumsum, cumulative_prod, cumulative_sum, delta_rule, diff, gated_delta_rule, gated_scan, gru, linear_attention, linear_scan, lstm,
     ltc, mlstm, over_chunks, rnn, selective_scan, wkv,
 )
 from ember_ml.ops.reduce import (

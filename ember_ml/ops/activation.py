@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ember_ml.ops.declare import op
-from ember_ml.ops.elementwise import abs, erf, exp, expm1, log, maximum, minimum, tanh, where
+from ember_ml.ops.elementwise import abs, erf, exp, expm1, log1p, maximum, minimum, tanh, where
 from ember_ml.ops.reduce import logsumexp
 from ember_ml.ops.reduce import max as largest
 from ember_ml.ops.reduce import sum as total
@@ -64,7 +64,7 @@ def _gelu_tanh_slope(x):
 @op(rule="float", vjp=(lambda g, _y, x: g * sigmoid(x),))
 def softplus(x):
     """log(1 + exp(x)), elementwise, without overflow."""
-    return maximum(x, 0) + log(1.0 + exp(-abs(x)))
+    return maximum(x, 0) + log1p(exp(-abs(x)))
 
 
 @op(rule="float", vjp=(lambda g, y, _x, *, axis=-1: (g - total(g * y, axis=axis, keepdims=True)) * y,))

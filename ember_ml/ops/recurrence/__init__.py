@@ -2,7 +2,7 @@
 
 from ember_ml.ops.recurrence.cfc import cfc
 from ember_ml.ops.recurrence.chunks import over_chunks
-from ember_ml.ops.recurrence.cumulative import cumlogsumexp, cummax, cumprod, cumsum, cumulative_prod, cumulative_sum, diff
+from ember_ml.ops.recurrence.cumulative import cumlogsumexp, cummax, cummin, cumprod, cumsum, cumulative_prod, cumulative_sum, diff
 from ember_ml.ops.recurrence.delta_rule import delta_rule, gated_delta_rule
 from ember_ml.ops.recurrence.gated_scan import gated_scan
 from ember_ml.ops.recurrence.linear_attention import linear_attention

@@ -115,6 +115,11 @@ def cummax_since(x, reset):
     return x
 
 
+def cummin(x, *, axis=0):
+    """Running minimum along `axis`: y[i] = min(x[0], ..., x[i]). Gradient at a tie: to the first of the equal elements."""
+    return -cummax(-x, axis=axis)
+
+
 def _cumlogsumexp_grad(g, y, x, *, axis=0):
     """dx_i = e^{x_i - y_i} lam_i with lam_i = g_i + e^{y_i - y_{i+1}} lam_{i+1}: no exponent is positive."""
     if x.size == 0:

@@ -56,3 +56,19 @@ row("where", lambda c, x: ops.where(c, x, 0.0), [ints(3, 4) > 2, X], lambda c, x
 row("clip", lambda x: ops.clip(x, min=-0.9, max=1.1), [X], lambda x: np.clip(x, -0.9, 1.1), empty=(0,), scalar=True)
 row("astype", lambda x: x.astype("float32") * 1.0, [X], lambda x: x, empty=(0,), scalar=True,
     result={**WIDENED, "float64": "float32"})
+
+
+def _elu(x, alpha=1.0):
+    return np.where(x > 0, x, alpha * np.expm1(x))
+
+
+for _name, _expect in {
+        "log_sigmoid": lambda x: -np.log1p(np.exp(-x)), "relu_squared": lambda x: np.maximum(x, 0) ** 2, "relu6": lambda x: np.clip(x, 0, 6),
+        "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x), "elu": _elu, "selu": lambda x: 1.0507009873554805 * _elu(x, 1.6732632423543772),
+        "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))), "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+        "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6, "softsign": lambda x: x / (1 + np.abs(x)), "tanh_shrink": lambda x: x - np.tanh(x),
+}.items():
+    row(_name, getattr(ops, _name), [3.7 * X + 0.021], _expect, empty=(0,), scalar=True)
+row("softplus", ops.softplus, [np.array([-9.0, -30.0, -60.0])], lambda x: np.log1p(np.exp(x)), (), label="far below zero",
+    single="it comes near float16's smallest numbers")
+row("glu", ops.glu, [real(3, 6)], lambda x: x[:, :3] / (1 + np.exp(-x[:, 3:])), empty=(0,))

@@ -36,3 +36,6 @@ for _axis in (0, 1):
     row("cumlogsumexp", lambda x, axis=_axis: ops.cumlogsumexp(x, axis=axis), [_WAVES],
         lambda x, axis=_axis: np.logaddexp.accumulate(x, axis), label=f"axis {_axis}", empty=(0,))
 row("cumlogsumexp", lambda x: ops.cumlogsumexp(x, axis=-1), [_WAVES * 50.0], lambda x: np.logaddexp.accumulate(x, -1), label="large")
+row("cummin", lambda x: ops.cummin(x, axis=1), [_WAVES], lambda x: np.minimum.accumulate(x, 1), also="i", empty=(0,))
+row("norm", lambda x: ops.norm(x, axis=-1), [X], lambda x: np.linalg.norm(x, axis=-1), also="c", empty=(0,))
+row("normalize", ops.normalize, [X], lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True), also="c", empty=(0,))
