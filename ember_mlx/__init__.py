@@ -8,7 +8,7 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
-from ember_mlx import fftconv, kernels, linalg
+from ember_mlx import elementwise, fftconv, kernels, linalg
 from ember_mlx.host import from_numpy, to_numpy
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
@@ -26,7 +26,7 @@ class MlxBackend(BackendBase):
     host = linalg.HOST
 
     def __init__(self):
-        super().__init__("mlx", _DTYPES, {**TABLE, **linalg.TABLE, **fftconv.TABLE}, MlxRuntime())
+        super().__init__("mlx", _DTYPES, {**TABLE, **elementwise.TABLE, **linalg.TABLE, **fftconv.TABLE}, MlxRuntime())
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 

@@ -89,7 +89,10 @@ def asarray(obj, dtype=None, device: str | None = None, copy: bool | None = None
     if isinstance(obj, EmberTensor):
         where = None if device is None else ":".join((engines.parse(device)[0].name, engines.parse(device)[1]))
         if copy is False and (dtype is not None and dt.dtype(dtype) is not obj.dtype or where not in (None, obj.device)):
-            raise ValueError(f"asarray: expected a copy to be allowed, or a tensor of dtype {dtype} on {device}; got {obj.dtype} on {obj.device}")
+            raise ValueError(f"asarray: expected a copy to be allowed, or a tensor of dtype {dtype or obj.dtype} on {device}; "
+                             f"got {obj.dtype} on {obj.device}")
+        if copy is False:
+            return obj
         found = tensor(obj, dtype, device)
         return EmberTensor(obj.data, obj.backend, obj.node) if copy and found is obj else found
     if hasattr(obj, "__dlpack__") and not hasattr(obj, "__array_interface__"):

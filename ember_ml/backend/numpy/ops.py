@@ -44,6 +44,14 @@ def build(xp, add_into) -> dict:
         real = xp.where(edge, xp.expm1(a), real)
         return _complex(real, xp.where(edge, xp.where(a < 0, xp.zeros_like(a), xp.nan), imag), x.dtype)
 
+    def tanh(x):
+        """NumPy leaves the sign of a zero imaginary part beside an infinite real one to its vector units: it is that of b here."""
+        y = unary(xp.tanh)(x)
+        if x.dtype.kind != "c":
+            return y
+        edge = xp.isinf(x.real) & xp.isfinite(x.imag)
+        return _complex(y.real, xp.where(edge, xp.copysign(xp.zeros_like(x.imag), x.imag), y.imag), x.dtype)
+
     def _complex(real, imag, dtype):
         out = xp.empty(real.shape, dtype)                   # real + 1j * imag would make nan of an infinite part
         out.real, out.imag = real, imag
@@ -128,7 +136,7 @@ def build(xp, add_into) -> dict:
         "maximum": xp.maximum, "minimum": xp.minimum, "negative": xp.negative, "abs": xp.abs,
         "sign": unary(xp.sign), "sqrt": unary(xp.sqrt), "exp": unary(xp.exp), "exp2": unary(xp.exp2), "expm1": expm1,
         "log": unary(xp.log), "log1p": unary(xp.log1p), "atan2": xp.arctan2, "sin": unary(xp.sin), "cos": unary(xp.cos),
-        "tanh": unary(xp.tanh), "floor": unary(xp.floor), "round": unary(xp.round),
+        "tanh": tanh, "floor": unary(xp.floor), "round": unary(xp.round),
         "tan": unary(xp.tan), "asin": unary(xp.arcsin), "acos": unary(xp.arccos), "atan": unary(xp.arctan),
         "sinh": unary(xp.sinh), "cosh": unary(xp.cosh), "asinh": unary(xp.arcsinh), "acosh": unary(xp.arccosh),
         "atanh": unary(xp.arctanh), "hypot": xp.hypot, "log2": unary(xp.log2), "log10": unary(xp.log10),
