@@ -59,6 +59,18 @@ def _expm1(x):
     return torch.complex(real, imag)
 
 
+def _log1p(x):
+    """torch's complex one gives nan for some infinite parts: log |1 + x| + i arg(1 + x), by log1p where x is small."""
+    if not x.is_complex():
+        return torch.log1p(x)
+    a, b = torch.real(x), torch.imag(x)
+    small = (torch.abs(a) < 0.5) & (torch.abs(b) < 0.5)
+    p, q = torch.where(small, a, 0.0), torch.where(small, b, 0.0)
+    near = 0.5 * torch.log1p(p * (2.0 + p) + q * q)
+    far = torch.log(torch.hypot(torch.where(small, 1.0, 1.0 + a), torch.where(small, 0.0, b)))
+    return torch.complex(torch.where(small, near, far), torch.atan2(b, 1.0 + a))
+
+
 def _tanh(x):
     """torch leaves the sign of a zero imaginary part to chance beside an infinite real one, and loses a zero real one beside nan."""
     y = torch.tanh(x)
@@ -89,7 +101,7 @@ TABLE = {
     "maximum": _extreme(torch.maximum, "min"), "minimum": _extreme(torch.minimum, "max"),
     "negative": torch.neg, "abs": torch.abs, "sign": _sign, "square": torch.square,
     "sqrt": torch.sqrt,
-    "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": _expm1, "log": torch.log, "log1p": torch.log1p,
+    "rsqrt": torch.rsqrt, "exp": torch.exp, "exp2": torch.exp2, "expm1": _expm1, "log": torch.log, "log1p": _log1p,
     "atan2": _numbers(torch.atan2), "sin": torch.sin, "cos": torch.cos, "tanh": _tanh, "erf": torch.erf, "erfinv": torch.erfinv,
     "floor": _floats_only(torch.floor), "round": _floats_only(torch.round),
     "ceil": _floats_only(torch.ceil), "trunc": _floats_only(torch.trunc),
