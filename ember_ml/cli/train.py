@@ -12,16 +12,19 @@ from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.config import RunConfig
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
+from ember_ml.registry import to_dict
+from ember_ml.registry.files import to_toml
 
 
 def rehearse(run: RunConfig, output: Output):
-    """Builds data, model and optimiser, tells what they are, and writes nothing."""
+    """Builds data, model and optimiser, tells the whole config and what they are, and writes nothing."""
     stage = SupervisedTraining(run)
+    output.say(to_toml(to_dict(run)))
     summary = stage.model.summary(stage.data.batch(0)[0].shape[1])
     output.say(str(summary))
     output.say(_headline(run, stage))
     output.say(f"{stage.trainer.config.steps} updates; nothing was trained or written. What it will take: ember plan CONFIG")
-    output.result({**facts.summarize(run, stage), "steps": stage.trainer.config.steps,
+    output.result({**facts.summarize(run, stage), "config": to_dict(run), "steps": stage.trainer.config.steps,
                    "parts": [row._asdict() for row in (*summary.rows, summary.total)]})
 
 

@@ -79,6 +79,7 @@ def test_dry_run_builds_everything_and_writes_nothing(command, job):
     assert "hyena" in done.out and "2,800 bases to train on" in done.out and "4 updates; nothing was trained" in done.out
     found = json.loads(command(*TRAIN, "--dry-run", "--json").out)
     assert found["parameters"] == sum(part["parameters"] for part in found["parts"][:-1]) and found["steps"] == 4
+    assert found["config"]["training"]["keep"] == 2 and "keep = 2" in done.out and "steps = 7" in command(*TRAIN, "--dry-run", "--steps", 7).out
     assert command(*TRAIN, "--dry-run", "--set", "data.fasta=gone.fna").code == 2
     assert sorted(job.rglob("*")) == before
 

@@ -107,3 +107,10 @@ def test_a_browser_draws_it(folder, tmp_path):
     assert dom.returncode == 0, dom.stderr
     images = json.loads(re.search(r"<title>(.*?)</title>", dom.stdout, re.DOTALL)[1].replace("&quot;", '"'))
     assert len(images) == 5 and all(complete and width > 300 for _, complete, width in images)
+
+
+def test_of_many_evaluations_the_first_the_last_and_some_between_are_told(folder):
+    rows = [{"step": i, "loss": 1.0} for i in range(1, 101)] + [{"step": i, "seconds": 1.0, "eval": {"bits": 1 / i}} for i in range(1, 101)]
+    folder.metrics.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    steps = [int(cell) for cell in re.findall(r"<tr><td>(\d+)</td>", report.run(folder.path, None).read_text())]
+    assert len(steps) == 40 and steps[0] == 1 and steps[-1] == 100 and steps == sorted(set(steps))
