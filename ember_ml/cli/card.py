@@ -30,7 +30,7 @@ def _scores(known: facts.Facts) -> list[str]:
 
 def _parity(known: facts.Facts) -> list[str]:
     if not known.parity:
-        return ["## Parity", f"Not compared yet: `ember parity {known.folder}`."]
+        return ["## Parity", f"Not compared yet: `ember parity {known.folder.resolve().name}`."]
     failed = [f"{r['quantity']} on {r['engine']}" for r in known.parity if not r["pass"]]
     engines = ", ".join(dict.fromkeys(r["engine"] for r in known.parity))
     tokens = ", generated tokens" if any("tokens" in r["quantity"] for r in known.parity) else ""

@@ -29,7 +29,7 @@ def existing_model(path: Path) -> tuple[configs.RunConfig, Path]:
 
 def run(path: Path, length: int, prompt: str | None, seed: int, backend: str | None, stop: list[str], output: Output, **sampling):
     """Writes the prompt, by default the beginning of the held-out text, and `length` sampled tokens to standard output as they come,
-    up to a stop string."""
+    up to a stop string or the end of the document."""
     config, file = existing_model(path)
     engine, device = engines.parse(backend)
     model = Model.load(file, device=f"{engine.name}:{device}")
@@ -40,7 +40,8 @@ def run(path: Path, length: int, prompt: str | None, seed: int, backend: str | N
     if prompt is None:
         prompt = "ATG" if alphabet is data.Bases else alphabet.decode(data.open_source(config.data, config.seed).sample(_PROMPT)[0])
     tokens = tensor(alphabet.encode(prompt)[None], dtype="int32", device=f"{engine.name}:{device}")
-    out = generate(model, tokens, length, random.key(seed, device=f"{engine.name}:{device}"), allowed=alphabet.samples, **sampling)
+    ends = () if alphabet.end is None or alphabet.end >= alphabet.samples else (alphabet.end,)
+    out = generate(model, tokens, length, random.key(seed, device=f"{engine.name}:{device}"), ends, allowed=alphabet.samples, **sampling)
     texts = stream_text(out, alphabet.decode, stop)
     if output.json:
         output.result({"prompt": prompt, "text": "".join(texts), "seed": seed, "backend": f"{engine.name}:{device}"})

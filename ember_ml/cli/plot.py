@@ -63,7 +63,7 @@ def draw_curves(rows: list[dict], baselines: dict[str, float], unit: str, path: 
 def _curve(axes, rows: list[dict], name: str, color: str, label: str | None, scale: float = 1.0):
     points = [(r["step"], r[name] * scale) for r in rows if name in r]
     if points:
-        axes.plot(*zip(*points), color=color, linewidth=0.8, label=label)
+        axes.plot(*zip(*points), color=color, linewidth=0.8, label=label, marker="." if len(points) == 1 else None)
 
 
 def draw_scores(scores: dict[str, dict[str, float]], tasks: list[str], path: Path):

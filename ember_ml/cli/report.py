@@ -77,8 +77,9 @@ figure { display: inline-block; margin: 1em 1em 1em 0; vertical-align: top; } fi
 </body></html>
 """)
 
-#: columns of the table of metrics, beside the scores
-_COLUMNS = {"loss": "{:.4f}", "rate": "{:.2e}", "grad_norm": "{:.3f}", "tokens_per_second": "{:,.0f}", "memory": "{:,.0f}"}
+#: columns of the table of metrics, beside the scores: what they are called, and how a number is written
+_COLUMNS = {"loss": ("loss", "{:.4f}".format), "rate": ("rate", "{:.2e}".format), "grad_norm": ("gradient norm", "{:.3f}".format),
+            "tokens_per_second": ("tokens/s", "{:,.0f}".format), "memory": ("peak memory, MiB", lambda n: f"{n / 2**20:,.0f}")}
 #: lines of that table at most
 _LINES = 40
 
@@ -116,10 +117,12 @@ def _metrics(known: facts.Facts) -> tuple[list[str], list[list[str]]]:
         chosen = [chosen[i * (len(chosen) - 1) // (_LINES - 1)] for i in range(_LINES)]
     updates = {r["step"]: r for r in known.rows if "loss" in r}
     names = [name for name in _COLUMNS if any(name in updates.get(r["step"], {}) for r in chosen)]
-    scores = list(dict.fromkeys(name for r in chosen for name in r["eval"]))
-    lines = [[f"{r['step']:,}", *(f"{r['eval'][n]:.4f}" if n in r["eval"] else "" for n in scores),
-              *(_COLUMNS[n].format(updates.get(r["step"], {})[n]) if n in updates.get(r["step"], {}) else "" for n in names)] for r in chosen]
-    return ["update", *scores, *(n.replace("_", " ") for n in names)], lines
+    scores, lines = list(dict.fromkeys(name for r in chosen for name in r["eval"])), []
+    for r in chosen:
+        update = updates.get(r["step"], {})
+        lines.append([f"{r['step']:,}", *(f"{r['eval'][n]:.4f}" if n in r["eval"] else "" for n in scores),
+                      *(_COLUMNS[n][1](update[n]) if n in update else "" for n in names)])
+    return ["update", *scores, *(_COLUMNS[n][0] for n in names)], lines
 
 
 def _number(x) -> str:

@@ -63,7 +63,7 @@ def interpolated_bits(train: Documents, test: Documents, orders: tuple[int, ...]
 
     Args: train, test: contexts do not reach over the beginning of a document. letters: size of the alphabet, letters^(order + 1) < 2^63.
 
-    Returns: order -> mean of -log2 p over all tokens of the test documents but the first of each.
+    Returns: order -> mean of -log2 p over the tokens of the test documents but the first of each and those of its prompt.
 
     Source: Witten and Bell 1991, The Zero-Frequency Problem, method C, as interpolated in Chen and Goodman 1999, section 2.5.
     """
@@ -71,7 +71,8 @@ def interpolated_bits(train: Documents, test: Documents, orders: tuple[int, ...]
     if min(orders) < 0 or letters ** (top + 1) >= 1 << 63:
         raise DataError(f"markov: expected orders of 0 and above with letters**(order + 1) < 2**63, got {orders} and letters={letters}")
     seen, asked = np.zeros(train.tokens.size, np.int64), np.zeros(test.tokens.size, np.int64)
-    judged = _inside(test, 1)
+    place = np.arange(test.tokens.size) - np.repeat(test.starts[:-1], test.lengths)
+    judged = place >= np.repeat(np.maximum(test.prompts, 1), test.lengths)
     p, bits = np.full(test.tokens.size, 1.0 / letters), {}
     for k in range(top + 1):
         seen[k:] += train.tokens[:train.tokens.size - k].astype(np.int64) * letters**k

@@ -82,3 +82,7 @@ def test_interpolated_bits_against_counting_with_dictionaries():
                 for s in (test[d].tolist() for d in range(len(test))) for p in range(1, len(s))]
         assert interpolated_bits(train, test, (order,), 5)[order] == pytest.approx(np.mean(bits), abs=1e-12)
     assert set(interpolated_bits(train, test, (0, 1, 3), 5)) == {0, 1, 3}
+    asked = Documents(test.tokens, test.lengths, np.array([6, 0]))               # a prompt is read and not judged
+    bits = [-np.log2(probability(tuple(s[max(0, p - 3):p]), s[p]))
+            for s, first in ((test[0].tolist(), 6), (test[1].tolist(), 1)) for p in range(first, len(s))]
+    assert interpolated_bits(train, asked, (3,), 5)[3] == pytest.approx(np.mean(bits), abs=1e-12)

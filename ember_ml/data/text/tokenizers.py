@@ -15,8 +15,8 @@ class Bytes:
     """UTF-8 bytes are tokens 0 to 255; 256 ends a document."""
 
     unit, size, end = "byte", 257, 256
-    #: tokens below this one are sampled
-    samples = 256
+    #: tokens below this one are sampled; the end mark too, after which nothing more comes
+    samples = 257
 
     @staticmethod
     def encode(text: str) -> np.ndarray:
@@ -41,7 +41,8 @@ class Characters:
     def __init__(self, letters: str):
         if not letters or len(set(letters)) != len(letters):
             raise ConfigError(f"characters: expected letters that are all different, at least one; received {letters!r}")
-        self.letters, self.samples, self.size, self.end = letters, len(letters), len(letters) + 1, len(letters)
+        self.letters, self.end = letters, len(letters)
+        self.size = self.samples = len(letters) + 1
         codes = np.frombuffer(letters.encode("utf-32-le"), np.uint32)
         self._order = np.argsort(codes)
         self._codes = codes[self._order]
@@ -54,11 +55,11 @@ class Characters:
     def encode(self, text: str) -> np.ndarray:
         """uint8, or int32 for more than 255 letters, (characters,). Raises DataError, with its place, for a character without a token."""
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        at = np.minimum(np.searchsorted(self._codes, codes), self.samples - 1)
+        at = np.minimum(np.searchsorted(self._codes, codes), self.end - 1)
         unknown = self._codes[at] != codes
         if unknown.any():
             place = int(np.argmax(unknown))
-            raise DataError(f"characters: expected the {self.samples} characters that the model knows, got {text[place]!r} at place {place}")
+            raise DataError(f"characters: expected the {self.end} characters that the model knows, got {text[place]!r} at place {place}")
         return self._order[at].astype(np.uint8 if self.size <= 256 else np.int32)
 
     def decode(self, tokens) -> str:
