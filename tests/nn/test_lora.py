@@ -52,15 +52,15 @@ def test_the_model_is_as_before_and_only_the_pairs_are_trained(backend):
 
 @pytest.mark.parametrize("root", [False, True])
 def test_what_is_added(root, backend):
-    """y = x W^T + b, rows of one part plus scale x A^T B^T, the others as they are: in NumPy."""
+    """y = x W^T + b, rows of one part plus scale x A^T B, the others as they are: in NumPy."""
     mixer = layers.instantiate("self_attention", 4, heads=2, key=em.random.key(0))
     add_lora(mixer, LoRAConfig(rank=2, alpha=3.0, targets=["in_proj.v_proj"], rank_stabilized=root), em.random.key(1))
     dense, x = stirred(mixer).in_proj, numbers(0, 5, 4)
     pair, scale = dense.adapter.pairs["v_proj"], 3.0 / (2 ** 0.5 if root else 2)
     want = x @ get(dense.weight).T + get(dense.bias)
-    want[:, 8:] += scale * x @ get(pair.A).T @ get(pair.B).T
+    want[:, 8:] += scale * x @ get(pair.A).T @ get(pair.B)
     close(dense(put(x)), want, 1e-5)
-    close(dense.adapter.matrix(), np.concatenate([np.zeros((8, 4)), scale * get(pair.B) @ get(pair.A)]), 1e-6)
+    close(dense.adapter.matrix(), np.concatenate([np.zeros((8, 4)), scale * get(pair.B).T @ get(pair.A)]), 1e-6)
 
 
 @pytest.mark.parametrize("name, fields", CASES)

@@ -10,7 +10,7 @@ from ember_ml.nn import initializers
 from ember_ml.nn.layers.channel_mixing.dense import Dense
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.module import Module, matching, near
-from ember_ml.ops import concat, linear, matmul, random, split, zeros
+from ember_ml.ops import concat, linear, matmul, random, split, swap_axes, zeros
 from ember_ml.registry import Rate, Size, config
 from ember_ml.tensor import EmberTensor
 
@@ -39,7 +39,9 @@ class LoRAConfig:
 
 
 class Pair(Module):
-    """The two matrices of one map. Parameters: A (rank, d_input), uniform in +-1/sqrt(d_input), and B (d_output, rank), zero at first.
+    """The two matrices of one map. Parameters: A (rank, d_input), uniform in +-1/sqrt(d_input), and B (rank, d_output), zero at first.
+
+    B lies the other way round than peft's: all three products with it, of the forward pass and of the gradient, then run along its rows.
 
     Args:
         d_input, d_output: of the map. rank: between them. key: of A.
@@ -47,11 +49,11 @@ class Pair(Module):
 
     def __init__(self, d_input: int, d_output: int, rank: int, key: EmberTensor):
         self.A = initializers.fan_in_uniform(key, (rank, d_input), d_input)
-        self.B = zeros((d_output, rank), like=self.A)
+        self.B = zeros((rank, d_output), like=self.A)
 
 
 class LoRA(Module):
-    """What is added to a Dense's output: scale B A dropout(x), for each of its parts that has a pair; zero for the others.
+    """What is added to a Dense's output: scale dropout(x) A^T B, for each of its parts that has a pair; zero for the others.
 
     Args:
         dense: the layer. pairs: by the name of the part, "all" for a layer of one part. config: see LoRAConfig.
@@ -68,7 +70,7 @@ class LoRA(Module):
         x = dropout(x.astype(pairs[0].A.dtype), self.config.dropout)
         narrow = linear(x, pairs[0].A if len(pairs) == 1 else concat([p.A for p in pairs], axis=0))
         narrow = dict(zip(self.pairs, split(narrow, [p.A.shape[0] for p in pairs], axis=-1)))
-        added = [linear(narrow[name] * self.scale(name), self.pairs[name].B) if name in self.pairs
+        added = [matmul(narrow[name] * self.scale(name), self.pairs[name].B) if name in self.pairs
                  else zeros((*x.shape[:-1], rows), x.dtype, like=x) for name, rows in self._rows.items()]
         return (added[0] if len(added) == 1 else concat(added, axis=-1)).astype(dtype)
 
@@ -79,7 +81,7 @@ class LoRA(Module):
     def matrix(self) -> EmberTensor:
         """All of it as one matrix (d_output, d_input), as it is added to the weight."""
         like = next(iter(self.pairs.values())).A
-        return concat([matmul(self.pairs[name].B, self.pairs[name].A) * self.scale(name) if name in self.pairs
+        return concat([matmul(swap_axes(self.pairs[name].B), self.pairs[name].A) * self.scale(name) if name in self.pairs
                        else zeros((rows, like.shape[1]), like.dtype, like=like) for name, rows in self._rows.items()], axis=0)
 
 

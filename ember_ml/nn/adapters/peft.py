@@ -14,7 +14,7 @@ from ember_ml import weights
 from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.nn.adapters.lora import LoRAConfig, adapters, attach, maps
 from ember_ml.nn.module import Module
-from ember_ml.ops import random
+from ember_ml.ops import random, stack, swap_axes
 from ember_ml.registry import from_dict, read_table
 from ember_ml.weights.atomic import replace
 from ember_ml.weights.header import show
@@ -53,8 +53,8 @@ def save_peft(model: Module, folder: str | Path, names: dict[str, str] | None = 
               "rank_pattern": ranks, "target_modules": sorted(named), "bias": "none"}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights.save(folder / TENSORS, {f"{PREFIX}{name}.lora_{matrix}.weight": getattr(pair, matrix)
-                                    for name, pair in named.items() for matrix in "AB"})
+    weights.save(folder / TENSORS, {f"{PREFIX}{name}.lora_{matrix}.weight": tensor for name, pair in named.items()
+                                    for matrix, tensor in (("A", pair.A), ("B", swap_axes(pair.B)))})
     replace(folder / CONFIG, [(json.dumps(values, indent=2, sort_keys=True) + "\n").encode()])
 
 
@@ -97,7 +97,8 @@ def load_peft(model: Module, folder: str | Path, names: dict[str, str] | None = 
     for place, pair in found.items():
         dense, part = every[ours[place]]
         mine = dense.adapter.pairs[part]
-        mine.A, mine.B = (pair[m].astype("float32") if pair[m].dtype.bits < 32 else pair[m] for m in "AB")
+        A, B = (pair[m].astype("float32") if pair[m].dtype.bits < 32 else pair[m] for m in "AB")
+        mine.A, mine.B = A, stack([B[:, j] for j in range(B.shape[1])])      # transposed and laid out anew, as a checkpoint would give it back
     return [ours[place] for place in found]
 
 
