@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ember_ml.backend.numpy import backend as reference
+from ember_ml.errors import UnsupportedOp
 
 _NARROW = {"float64": "float32", "complex128": "complex64"}
 
@@ -32,6 +33,11 @@ def from_numpy(array: np.ndarray) -> mx.array:
 def through_numpy(name: str):
     """The NumPy engine's function of the op of that name, for MLX arrays."""
     def call(*args, **kw):
-        out = reference.table[name](*(to_numpy(a) if isinstance(a, mx.array) else a for a in args), **kw)
+        try:
+            values = [to_numpy(a) if isinstance(a, mx.array) else a for a in args]
+        except (ValueError, RuntimeError) as e:          # a compiled function has shapes and no values
+            raise UnsupportedOp(f"{name}: goes through NumPy on MLX, so it needs values, which there are none of inside em.compile; "
+                                "call it outside") from e
+        out = reference.table[name](*values, **kw)
         return tuple(map(from_numpy, out)) if isinstance(out, tuple) else from_numpy(out)
     return call

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml.errors import AxisError, ShapeError
+from ember_ml.errors import AxisError, ShapeError, UnsupportedOp
 
 RNG = np.random.default_rng(3)
 A, B = RNG.standard_normal((3, 4)).astype(np.float32), RNG.standard_normal((2, 3, 4)).astype(np.float32)
@@ -110,6 +110,18 @@ def test_sets_keep_nan_apart(backend):
     values, indices, inverse, counts = em.unique_all(x)
     assert values.tolist()[:2] == [-1.0, 2.0] and values.shape == (4,) and counts.tolist() == [1, 3, 1, 1] and inverse.shape == x.shape
     assert indices.tolist()[:2] == [4, 0] and em.unique_counts(x).counts.tolist() == counts.tolist() and em.unique_inverse(x).values.shape == (4,)
+
+
+def test_what_needs_values_says_so_inside_a_compiled_function():
+    pytest.importorskip("mlx.core", reason="mlx is not installed")
+    with em.using("mlx"):
+        x = em.tensor([1.0, 0.0, 2.0])
+        for fn in (lambda x: em.nonzero(x)[0], lambda x: em.unique_values(x), lambda x: x[x > 0]):
+            assert fn(x).shape in ((2,), (3,))
+            with pytest.raises(UnsupportedOp, match="goes through NumPy on MLX.*outside"):
+                em.compile(fn)(x)
+        masked = em.compile(lambda x: em.where(x > 0, x, -1.0))(x)   # this has a shape of its own
+        assert masked.tolist() == [1.0, -1.0, 2.0]
 
 
 def test_gradients_pass_through_compositions(backend):
