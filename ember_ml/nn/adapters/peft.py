@@ -8,18 +8,22 @@ A map that peft calls P has two tensors, `base_model.model.P.lora_A.weight` (ran
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ember_ml import weights
 from ember_ml.errors import ConfigError, WeightsError
-from ember_ml.nn.adapters.lora import LoRAConfig, adapters, attach, maps
+from ember_ml.nn.adapters.lora import LoRAConfig, adapters, attach, maps, parts_of
 from ember_ml.nn.module import Module
 from ember_ml.ops import random, stack, swap_axes
 from ember_ml.registry import from_dict, read_table
+from ember_ml.tensor import EmberTensor
 from ember_ml.weights.atomic import replace
 from ember_ml.weights.header import show
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+
+_KEY = re.compile(re.escape(PREFIX) + r"(?P<map>.+)\.lora_(?P<matrix>[AB])\.weight", re.DOTALL)
 
 #: fields of peft's configuration that would change what is computed, and the values under which they do not
 _PLAIN = {"bias": ("none",), "use_dora": (False, None), "fan_in_fan_out": (False,), "modules_to_save": (None, []),
@@ -74,32 +78,34 @@ def load_peft(model: Module, folder: str | Path, names: dict[str, str] | None = 
             "; adapter_model.bin may run code when it is read: save it again with safetensors" if (folder / "adapter_model.bin").is_file() else ""))
     every, device = maps(model), next(iter(model.tensors().values())).device
     ours = {name if names is None else names[name]: name for name in every if names is None or name in names}
-    tensors, _, _ = weights.load(folder / TENSORS, device=device)
-    found: dict[str, dict] = {}
-    for key, tensor in tensors.items():
-        place, matrix = key.removeprefix(PREFIX).removesuffix(".weight"), None
-        for candidate in "AB":
-            if place.endswith(f".lora_{candidate}"):
-                place, matrix = place.removesuffix(f".lora_{candidate}"), candidate
-        if not key.startswith(PREFIX) or not key.endswith(".weight") or matrix is None or place not in ours:
-            raise WeightsError(f"{folder / TENSORS}: {show(key)} is no LoRA matrix of a linear map of this model; its maps are "
-                               f"{', '.join(list(ours)[:6])}, ...; pass names= for those of another library's model")
-        found.setdefault(place, {})[matrix] = tensor
-    for place, pair in found.items():
-        dense, part = every[ours[place]]
-        rows, rank = (dense.parts or {"all": dense.weight.shape[0]})[part], rank_of(place)
-        want = {"A": (rank, dense.weight.shape[1]), "B": (rows, rank)}
-        got = {matrix: tensor.shape for matrix, tensor in pair.items()}
+    pairs = {ours[place]: pair for place, pair in _read_pairs(folder / TENSORS, ours, device).items()}
+    theirs = {name: place for place, name in ours.items()}
+    for name, pair in pairs.items():
+        dense, part = every[name]
+        rank = rank_of(theirs[name])
+        want, got = {"A": (rank, dense.weight.shape[1]), "B": (parts_of(dense)[part], rank)}, {m: t.shape for m, t in pair.items()}
         if want != got or any(t.dtype.kind != "float" for t in pair.values()):
-            raise WeightsError(f"{folder / TENSORS}: expected {place} with lora_A of shape {want['A']} and lora_B of shape {want['B']}, "
+            raise WeightsError(f"{folder / TENSORS}: expected {theirs[name]} with lora_A of shape {want['A']} and lora_B of shape {want['B']}, "
                                f"got {got}")
-    attach(model, {ours[place]: pair["A"].shape[0] for place, pair in found.items()}, config, random.key(0, device=device))
-    for place, pair in found.items():
-        dense, part = every[ours[place]]
-        mine = dense.adapter.pairs[part]
+    attach(model, {name: pair["A"].shape[0] for name, pair in pairs.items()}, config, random.key(0, device=device))
+    for name, pair in pairs.items():
+        dense, part = every[name]
         A, B = (pair[m].astype("float32") if pair[m].dtype.bits < 32 else pair[m] for m in "AB")
-        mine.A, mine.B = A, stack([B[:, j] for j in range(B.shape[1])])      # transposed and laid out anew, as a checkpoint would give it back
-    return [ours[place] for place in found]
+        dense.adapter.pairs[part].A = A
+        dense.adapter.pairs[part].B = stack([B[:, j] for j in range(B.shape[1])])     # transposed and laid out anew, as a checkpoint gives it
+    return list(pairs)
+
+
+def _read_pairs(path: Path, ours: dict[str, str], device: str) -> dict[str, dict[str, EmberTensor]]:
+    """{"A", "B"} of each map by the name that it has in the file. Raises WeightsError for a tensor that is none of them."""
+    found: dict[str, dict[str, EmberTensor]] = {}
+    for key, tensor in weights.load(path, device=device)[0].items():
+        match = _KEY.fullmatch(key)
+        if match is None or match["map"] not in ours:
+            raise WeightsError(f"{path}: {show(key)} is no LoRA matrix of a linear map of this model; its maps are "
+                               f"{', '.join(list(ours)[:6])}, ...; pass names= for those of another library's model")
+        found.setdefault(match["map"], {})[match["matrix"]] = tensor
+    return found
 
 
 def _read_config(folder: Path):
