@@ -68,8 +68,10 @@ STAND_INS = {
 }
 
 
-def test_every_configuration_is_tried():
+def test_every_configuration_is_tried_and_told_of():
     assert {p.stem for p in CONFIGS} == STAND_INS.keys() | {"dna_hyena"} and len(SCRIPTS) >= 3
+    page = (ROOT / "examples" / "README.md").read_text()
+    assert [p.name for p in SCRIPTS + CONFIGS if f"`{p.name}`" not in page] == []
 
 
 @pytest.mark.parametrize("name", STAND_INS)
