@@ -124,6 +124,15 @@ def linear_scan_grad(g: mx.array, g_final: mx.array, a: mx.array, h: mx.array,
     return tuple(_launch(scan.BACKWARD, [g, g_final, a, h, initial], *_scan_threads(a), outputs))
 
 
+def selective_scan(x, dt, A, B, C, D, initial) -> tuple[mx.array, mx.array]:
+    """y (B, L, D) in x's dtype and the last state (B, D, N) of `ember_ml.ops.selective_scan`; all but x are float32.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    return tuple(_launch(scan.SELECTIVE, [x, dt, A, B, C, D, initial], *_scan_threads(x),
+                         [(x.shape, x.dtype), (initial.shape, mx.float32)]))
+
+
 def moe_swiglu(h: mx.array, activation: str = "silu", glu: bool = True) -> mx.array:
     """silu(h[:, :F]) h[:, F:] for h (R, 2 F), float32, float16 or bfloat16; the options are those that the spec serves.
 
@@ -222,7 +231,7 @@ def moe_gather(x: mx.array, order: mx.array, inverse: mx.array) -> mx.array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
            "moe_combine_backward": moe_combine_backward, "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
            "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

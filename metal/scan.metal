@@ -1,4 +1,4 @@
-// The elementwise linear recurrence h_t = a_t h_{t-1} + b_t, and its gradients.
+// The elementwise linear recurrence h_t = a_t h_{t-1} + b_t, and its gradients; Mamba's selective scan.
 //
 // Twin of cuda/scan.cu: the same names, the same algorithm. A threadgroup owns LANES neighbouring channels of one
 // sequence and walks it tile by tile; in a tile each thread has STEPS steps of one channel, its segment, in registers.
@@ -120,6 +120,68 @@ void linear_backward(Series g, State g_final, Series a, Series h, State initial,
       }
       if (there && oldest) d_initial[row] = back;
     }
+  }
+}
+
+constant constexpr uint STATES = 64;  // of a channel in the selective scan, at most
+
+// The states that enter a tile, and what its segments do to one of them.
+struct States {
+  Totals totals;
+  float of[STATES][LANES];
+};
+
+// Mamba's selective scan, forward: h[t, n] = exp(dt[t] A[n]) h[t - 1, n] + dt[t] x[t] B[t, n] for each channel, and
+//   y[t] = sum over n of C[t, n] h[t, n] + D x[t]
+// State after state of a tile is walked as in linear_forward; what enters a tile is kept in threadgroup memory, written
+// after the barrier that all come to when they have read it. There are at least two states, so that a barrier lies
+// between a state's writing and its reading in the next tile.
+template <typename Series, typename Steps, typename Decay, typename In, typename Out, typename Skip, typename State,
+          typename T>
+void selective_forward(Series x, Steps dt, Decay A, In B, Out C, Skip D, State initial, device T* y, device float* last,
+                       uint length, uint width, uint count, threadgroup States& states, uint3 position) {
+  const uint channel = position.x, segments = segments_for(length), lane = channel % LANES;
+  const bool exists = channel < width;
+  const size_t row = (size_t(position.z) * width + channel) * count;
+  const size_t start = size_t(position.z) * length * width + channel, steps = size_t(position.z) * length;
+  if (position.y == 0)
+    for (uint n = 0; n < count; n++) states.of[n][lane] = exists ? initial[row + n] : 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint tile = 0; tile * segments * STEPS < length; tile++) {
+    const uint first = (tile * segments + position.y) * STEPS;
+    float step[STEPS], input[STEPS], out[STEPS];
+#pragma clang loop unroll(full)
+    for (uint k = 0; k < STEPS; k++) {
+      const bool there = exists && first + k < length;
+      const size_t at = start + size_t(first + k) * width;
+      const float value = there ? float(x[at]) : 0.0f;
+      step[k] = there ? dt[at] : 0.0f;
+      input[k] = step[k] * value;
+      out[k] = there ? D[channel] * value : 0.0f;
+    }
+    for (uint n = 0; n < count; n++) {
+      const float rate = exists ? A[size_t(channel) * count + n] : 0.0f;
+      float decay[STEPS], product = 1.0f, state = 0.0f, given[STEPS];
+#pragma clang loop unroll(full)
+      for (uint k = 0; k < STEPS; k++) {
+        decay[k] = exp(step[k] * rate);
+        given[k] = first + k < length ? input[k] * B[(steps + first + k) * count + n] : 0.0f;
+        product *= decay[k];
+        state = decay[k] * state + given[k];
+      }
+      float carry = states.of[n][lane];
+      state = enter(float2{product, state}, carry, states.totals, tile * count + n, segments, position);
+      if (position.y == 0) states.of[n][lane] = carry;
+#pragma clang loop unroll(full)
+      for (uint k = 0; k < STEPS; k++) {
+        state = decay[k] * state + given[k];
+        if (first + k < length) out[k] += C[(steps + first + k) * count + n] * state;
+        if (exists && first + k + 1 == length) last[row + n] = state;
+      }
+    }
+#pragma clang loop unroll(full)
+    for (uint k = 0; k < STEPS; k++)
+      if (exists && first + k < length) y[start + size_t(first + k) * width] = T(out[k]);
   }
 }
 

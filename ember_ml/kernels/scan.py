@@ -48,3 +48,27 @@ LINEAR_SCAN = KernelSpec("linear_scan", (FORWARD,), _forward_sample, registers=6
 #: linear_scan_grad(g (B, L, D), g_final float32 (B, D), a, h, initial) -> d_a, d_b (B, L, D) in g's dtype, d_initial
 #: float32 (B, D), for the cotangents g and g_final of the two outputs of linear_scan; g, a and h have one dtype
 LINEAR_SCAN_GRAD = KernelSpec("linear_scan_grad", (BACKWARD,), _backward_sample, registers=80, shared_bytes=8192)
+
+#: states of a channel in the selective scan, at most, as the kernels name them; at least two
+STATES = 64
+
+_FLOATS = tuple((name, "float32") for name in ("dt", "A", "B", "C", "D", "initial"))
+SELECTIVE = Entry("scan_selective_forward", (("x", "T"), *_FLOATS), ("y", "last"), (("x", 1), ("x", 2), ("A", 1)), "States")
+
+
+def _selective_sample() -> tuple[list, ...]:
+    length = STEPS * max(SEGMENTS.values()) + 13
+    dt = [[[abs(v) for v in row] for row in sequence] for sequence in sample_values(1, length, 3, seed=5)]
+    rates = [[-abs(v) for v in row] for row in sample_values(3, 2, seed=6)]
+    return (sample_values(1, length, 3, seed=4), dt, rates, sample_values(1, length, 2, seed=7), sample_values(1, length, 2, seed=8),
+            sample_values(3, seed=9), sample_values(1, 3, 2, seed=10))
+
+
+def _serves_selective(x, dt, A, *_) -> bool:
+    return 2 <= A.shape[1] <= STATES and 0 not in x.shape
+
+
+#: selective_scan(x (B, L, D), and in float32 dt (B, L, D), A (D, N), B and C (B, L, N), D (D,), initial (B, D, N)) -> y (B, L, D)
+#: in x's dtype, and the last state, float32 (B, D, N)
+SELECTIVE_SCAN = KernelSpec("selective_scan", (SELECTIVE,), _selective_sample, registers=96, shared_bytes=16384,
+                            serves=_serves_selective)

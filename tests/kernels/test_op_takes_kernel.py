@@ -11,11 +11,12 @@ from ember_ml.cli import doctor
 from ember_ml.kernels import selfcheck
 from ember_ml.kernels.selfcheck import KernelWarning
 from ember_ml.ops import REGISTRY
-from tests.kernels import test_fftconv, test_scan
+from tests.kernels import test_fftconv, test_scan, test_selective_scan
 from tests.kernels.test_moe_combine import backward, case, forward
 
 OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
 SCANS = [REGISTRY["linear_scan_rows"], REGISTRY["linear_scan_grad"]]
+SELECTIVE = REGISTRY["selective_scan_rows"]
 CONVOLUTIONS = [REGISTRY["fftconv_rows"], REGISTRY["fftconv_grad"]]
 
 
@@ -35,11 +36,11 @@ def engine(request, monkeypatch):
             calls.append(name)
             return launcher(*args, **static)
         monkeypatch.setitem(machine.kernels.KERNELS, name, counted)
-    before = [dict(op.resolved) for op in (*OPS, *SCANS, *CONVOLUTIONS)]
-    for op in (*OPS, *SCANS, *CONVOLUTIONS):
+    before = [dict(op.resolved) for op in (*OPS, *SCANS, *CONVOLUTIONS, SELECTIVE)]
+    for op in (*OPS, *SCANS, *CONVOLUTIONS, SELECTIVE):
         op.resolved.clear()
     yield found, machine, calls
-    for op, resolved in zip((*OPS, *SCANS, *CONVOLUTIONS), before):
+    for op, resolved in zip((*OPS, *SCANS, *CONVOLUTIONS, SELECTIVE), before):
         op.resolved.clear()
         op.resolved.update(resolved)
 
@@ -81,6 +82,37 @@ def test_the_linear_scan_and_its_gradient_come_from_the_kernels(engine, mode):
         np.testing.assert_allclose(got.numpy(), want, atol=2e-5)
     assert calls.count("linear_scan") == calls.count("linear_scan_grad") == len(selfcheck.DTYPES) + 1
     assert all(op.path(found) == "kernel" for op in SCANS)
+
+
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+def test_the_selective_scan_has_the_composite_s_gradient(engine, mode):
+    found, _, calls = engine
+    names = ("x", "dt", "A", "B", "C", "D", "initial")
+    arrays = dict(zip(names, test_selective_scan.case(2, 20, 3, 2)))
+    g = np.random.default_rng(3).standard_normal(arrays["x"].shape)
+    along = {n: np.random.default_rng(i).standard_normal(a.shape) for i, (n, a) in enumerate(arrays.items())}
+
+    def value(step):
+        return (g * test_selective_scan.loop(*(a.astype(np.float64) + step * along[n] for n, a in arrays.items()))[0]).sum()
+
+    def loss(*given):
+        y, _ = em.ops.selective_scan(**dict(zip(names, given)))
+        return (y * g_).sum()
+    (g_,) = tensors(found, g.astype(np.float32))
+    got, grads = em.value_and_grad(loss, tuple(range(7)), mode=mode)(*tensors(found, *arrays.values()))
+    slope = sum((d.numpy() * along[n]).sum() for n, d in zip(names, grads))
+    assert got.item() == pytest.approx(value(0.0), rel=1e-4, abs=1e-4)
+    assert slope == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=2e-4, abs=1e-3)
+    assert calls.count("selective_scan") == len(selfcheck.DTYPES) + 1
+
+
+def test_the_selective_scan_comes_from_its_kernel(engine):
+    found, _, calls = engine
+    given = test_selective_scan.case(1, 70, 5, 4)
+    y, last = em.ops.selective_scan(*tensors(found, *given))
+    for a, b in zip((y, last), test_selective_scan.loop(*given)):
+        np.testing.assert_allclose(a.numpy(), b, atol=2e-5)
+    assert calls.count("selective_scan") == len(selfcheck.DTYPES) + 1
 
 
 def test_other_dtypes_take_the_composite(engine):

@@ -148,6 +148,16 @@ def linear_scan_grad(g: Array, g_final: Array, a: Array, h: Array,
     return tuple(_launch(scan.BACKWARD, [g, g_final, a, h, initial], *_scan_blocks(a), [d_a, d_b, d_initial]))
 
 
+def selective_scan(x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array, initial: Array) -> tuple[Array, Array]:
+    """y (B, L, D) in x's dtype and the last state (B, D, N) of `ember_ml.ops.selective_scan`; all but x are float32.
+
+    Raises UnsupportedDtype for other dtypes.
+    """
+    library = library_of(x)
+    outputs = [library.empty(x.shape, library.name(x), x), library.empty(initial.shape, "float32", initial)]
+    return tuple(_launch(scan.SELECTIVE, [x, dt, A, B, C, D, initial], *_scan_blocks(x), outputs))
+
+
 def moe_swiglu(h: Array, activation: str = "silu", glu: bool = True) -> Array:
     """silu(h[:, :F]) h[:, F:] for h (R, 2 F), float32, float16 or bfloat16; the options are those that the spec serves.
 
@@ -254,7 +264,7 @@ def moe_gather(x: Array, order: Array, inverse: Array) -> Array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
            "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
            "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

@@ -47,13 +47,18 @@ def operator(name: str, signature: inspect.Signature, launch: Callable, composit
     made.register_autograd(backward, setup_context=keep)
 
     def run(*args, **kw):
-        if get_proxy_mode() is None and (rule is not None or not _is_watched(args)):
+        if get_proxy_mode() is None and _are_real(args) and (rule is not None or not _is_watched(args)):
             return eager(*args, **kw)
         if not all(a is None or isinstance(a, torch.Tensor) for a in args):
             return composite(*args, **kw)                  # a prepared filter, which no operator takes
         out = made(*args, **kw)
         return _unlisted(out, out)
     return run
+
+
+def _are_real(args) -> bool:
+    """Whether there is memory behind all tensors: those of a compiler that only looks at shapes are of a subclass."""
+    return all(type(a) in (torch.Tensor, torch.nn.Parameter) or not isinstance(a, torch.Tensor) for a in args)
 
 
 def _is_watched(args) -> bool:

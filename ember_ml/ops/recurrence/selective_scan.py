@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import math
 
+from ember_ml.autodiff import tape
 from ember_ml.autodiff.gradient import stop_gradient
 from ember_ml.errors import ShapeError
+from ember_ml.kernels import SELECTIVE_SCAN
 from ember_ml.ops.creation import zeros
+from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import exp2
 from ember_ml.ops.recurrence.checks import check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
@@ -41,11 +44,27 @@ def _chunk(carry, xs, weights):
         h = decay * expand_dims(state, 1) + inputs
         final = squeeze(h, 1)
     else:
-        rows = (batch, steps, -1)
-        h, final = linear_scan_rows(reshape(decay, rows), reshape(inputs, rows), reshape(state, (batch, -1)))
-        h, final = reshape(h, (batch, steps, -1, channels)), reshape(final, state.shape)
+        width = A.shape[0] * channels
+        rows = (batch, steps, width)
+        h, final = linear_scan_rows(reshape(decay, rows), reshape(inputs, rows), reshape(state, (batch, width)))
+        h, final = reshape(h, (batch, steps, A.shape[0], channels)), reshape(final, state.shape)
     y = total(h * expand_dims(C, -1), axis=2)
     return (final,), (y + x * skip[0] if skip else y,)
+
+
+def _rule(g, _out, *inputs):
+    return tape.pull(lambda xs: list(selective_scan_rows.op.body(*xs)), list(inputs), list(g))
+
+
+@op(vjp=_rule, owns_gradient=True, kernel=SELECTIVE_SCAN)
+def selective_scan_rows(x, dt, A, B, C, D, initial):
+    """Native form of `selective_scan` with all there is, for engines with its kernel, which is the forward alone: the gradient runs the
+    composite. All but x are in the dtype of the computation.
+    """
+    kind, width = dt.dtype, A.shape[1]
+    chunk = max(1, min(x.shape[1], WORKSPACE // max(1, x.shape[0] * x.shape[2] * width)))
+    (final,), (y,) = over_chunks(_chunk, (swap_axes(initial),), [x.astype(kind), dt, B, C], [swap_axes(A) * LOG2_E, D], chunk)
+    return y.astype(x.dtype), swap_axes(final)
 
 
 def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTensor, C: EmberTensor,
@@ -78,7 +97,11 @@ def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTens
                            ("initial", initial, (batch, channels, width))):
         if t is not None and t.shape != shape:
             raise ShapeError(f"selective_scan: expected {name} of shape {shape}, got {t.shape}")
-    kind = state_dtype(x.dtype)
+    kind, backend = state_dtype(x.dtype), x.backend
+    if reset is None and chunk is None and "selective_scan" in backend.launchers(backend.device_of(x.data)):
+        D = zeros((channels,), kind, like=x) if D is None else D
+        initial = zeros((batch, channels, width), kind, like=x) if initial is None else initial
+        return selective_scan_rows(x, *(t.astype(kind) for t in (dt, A, B, C, D, initial)))
     first = zeros((batch, width, channels), kind, like=x) if initial is None else swap_axes(initial.astype(kind))
     chunk = chunk or max(1, min(length, WORKSPACE // max(1, batch * channels * width)))
     xs = [*(t.astype(kind) for t in (x, dt, B, C)), *kept("selective_scan", reset, x, kind)]

@@ -8,6 +8,7 @@ from ember_ml import ops
 from ember_ml.ops.recurrence import cells
 from ember_ml.ops.recurrence.delta_rule import unit_inverse
 from ember_ml.ops.recurrence.linear_scan import linear_scan_grad
+from ember_ml.ops.recurrence.selective_scan import selective_scan_rows
 from ember_ml.parity.cases.case import WIDENED, at_least_single, draws, row
 
 real, ints = draws(9)
@@ -33,6 +34,19 @@ row("linear_scan_rows", lambda a, b, h: ops.linear_scan(a, b, h)[1], [_DECAYS, _
     lambda a, b, h: _states(a, b, h)[:, -1], label="last state", result=WIDENED)
 row("linear_scan_grad", lambda g, last, a: linear_scan_grad(g, at_least_single(last), a, a * 2.0, at_least_single(last))[1],
     [_ROWS, real(2, 3), _DECAYS], _backwards, empty=(0, 1, 2))
+
+
+def _selective(x, dt, A, B, C, D, h):
+    y = np.empty_like(x)
+    for t in range(x.shape[1]):
+        h = np.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * x[:, t])[..., None] * B[:, t, None]
+        y[:, t] = (h * C[:, t, None]).sum(-1) + D * x[:, t]
+    return y
+
+
+row("selective_scan_rows", lambda x, *rest: selective_scan_rows(x, *map(at_least_single, rest))[0],
+    [real(2, 5, 3), real(2, 5, 3, low=0.1, high=1.0), real(3, 2, low=-2.0, high=-0.1), real(2, 5, 2), real(2, 5, 2), real(3), real(2, 3, 2)],
+    _selective, empty=(0, 1, 3, 4, 6))
 _BELOW = np.tril(np.ones((4, 4)), -1)
 row("unit_inverse", lambda a: unit_inverse(ops.where(ops.tensor(_BELOW > 0, like=a), a, 0.0)), [real(2, 4, 4)],
     lambda a: np.linalg.inv(np.eye(4) - a * _BELOW), empty=(0,))
