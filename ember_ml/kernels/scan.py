@@ -70,5 +70,5 @@ def _serves_selective(x, dt, A, *_) -> bool:
 
 #: selective_scan(x (B, L, D), and in float32 dt (B, L, D), A (D, N), B and C (B, L, N), D (D,), initial (B, D, N)) -> y (B, L, D)
 #: in x's dtype, and the last state, float32 (B, D, N)
-SELECTIVE_SCAN = KernelSpec("selective_scan", (SELECTIVE,), _selective_sample, registers=96, shared_bytes=16384,
+SELECTIVE_SCAN = KernelSpec("selective_scan", (SELECTIVE,), _selective_sample, registers=128, shared_bytes=16384,
                             serves=_serves_selective)
