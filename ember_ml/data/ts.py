@@ -31,7 +31,8 @@ def parse_ts(text: str, name: str = "ts") -> tuple[np.ndarray, np.ndarray, np.nd
             continue
         *channels, label = line.split(":")
         if classes is None or label not in classes:
-            raise DataError(f"{where}: expected a label of {', '.join(classes or ['none, for @classLabel is missing'])}; got {label[:40]!r}")
+            known = ", ".join(classes or ["none, for @classLabel is missing"])
+            raise DataError(f"{where}: expected a label of {known}; got {label[:40]!r}")
         try:
             rows = [[float(v) for v in channel.split(",")] for channel in channels]
         except ValueError as e:

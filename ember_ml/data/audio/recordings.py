@@ -79,7 +79,8 @@ def _wave(path: Path) -> tuple[np.ndarray, int] | None:
     except (wave.Error, EOFError):
         return None
     if len(raw) != 2 * channels * expected:
-        raise DataError(f"{path}: expected {expected:,} samples as its header says, got {len(raw) // (2 * channels):,}; the file is cut short")
+        raise DataError(f"{path}: expected {expected:,} samples as its header says, got {len(raw) // (2 * channels):,}; the file is cut "
+                        "short")
     return np.frombuffer(raw, "<i2").reshape(-1, channels) / 32768.0, rate
 
 

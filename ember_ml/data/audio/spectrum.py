@@ -13,9 +13,9 @@ def mel(hertz):
 
 
 def mel_filters(bands: int, points: int, rate: int) -> np.ndarray:
-    """float64 (bands, points // 2 + 1): triangles over the frequencies of a `points`-point transform, evenly spaced in mel from 0 to rate / 2.
+    """float64 (bands, points // 2 + 1): triangles over the frequencies of a `points`-point transform.
 
-    Each rises from the centre of the one before to 1 at its own and falls to the centre of the next.
+    Evenly spaced in mel from 0 to rate / 2, each rises from the centre of the one before to 1 at its own and falls to the centre of the next.
 
     Raises DataError for so many bands that one would hold no frequency.
     """
@@ -38,11 +38,13 @@ def log_mel(samples: np.ndarray, rate: int, bands: int = 40, window: float = 0.0
 
     Returns: float32 (frames, bands), frames = 1 + (N - n) // h for n, h samples of window and hop.
 
-    Source: Davis and Mermelstein 1980, Comparison of Parametric Representations for Monosyllabic Word Recognition, without the last transform.
+    Source: Davis and Mermelstein 1980, Comparison of Parametric Representations for Monosyllabic Word Recognition, without the last
+    transform.
     """
     n, h = round(window * rate), round(hop * rate)
     if samples.ndim != 1 or samples.size == 0 or n < 2 or h < 1:
-        raise DataError(f"log_mel: expected samples (N,), and a window and a hop of at least 2 and 1 of them; got {samples.shape}, {n}, {h}")
+        raise DataError(f"log_mel: expected samples (N,), and a window and a hop of at least 2 and 1 of them; got {samples.shape}, {n}, "
+                        f"{h}")
     x = np.pad(samples.astype(np.float64), (0, max(0, n - samples.size)))
     frames = np.lib.stride_tricks.sliding_window_view(x, n)[::h]
     points = 1 << (n - 1).bit_length()

@@ -50,7 +50,7 @@ class ArraySource:
     """Batches of (sequences float32 (batch, length, channels)[, lengths int32 (batch,)], classes int32 (batch,) or targets float32
     (batch, outputs)); lengths where they differ, and then neighbours in length come together.
 
-    Args: fields: see ArraysConfig. seed: of the order. files: whose contents `fingerprint` records. arrays: by name, as `fields` names them.
+    Args: fields: see ArraysConfig. seed: of the order. files: whose contents `fingerprint` records. arrays: by the names in `fields`.
 
     Attributes: channels; classes or outputs; scale, target_scale: what standardised, see Standardise.
 
@@ -118,7 +118,8 @@ class ArraySource:
 
     def first(self) -> str:
         """Label and first vectors of the first training sequence, in the units of the data."""
-        return f"{self.config.y} = {self._train.y[0].tolist()}; {self.config.x} = {np.array2string(self._train.x[0, :3], precision=4, threshold=24)}"
+        x = np.array2string(self._train.x[0, :3], precision=4, threshold=24)
+        return f"{self.config.y} = {self._train.y[0].tolist()}; {self.config.x} = {x}"
 
     def fingerprint(self) -> list[dict[str, Any]]:
         """What identifies the files that were read, see `ember_ml.data.files.fingerprint`."""
@@ -148,7 +149,8 @@ class _Part:
     def __init__(self, arrays: dict[str, np.ndarray], c: ArraysConfig, end: str):
         x, y = (_named(arrays, name + end) for name in (c.x, c.y))
         if x.ndim not in (2, 3) or x.dtype.kind not in "fiub":
-            raise DataError(f"arrays: expected {c.x + end!r} of real numbers (N, length, channels) or (N, length), got {x.dtype} {x.shape}")
+            raise DataError(f"arrays: expected {c.x + end!r} of real numbers (N, length, channels) or (N, length), got {x.dtype} "
+                            f"{x.shape}")
         self.x = x[:, :, None] if x.ndim == 2 else x
         n, width = self.x.shape[:2]
         if n == 0 or width == 0:
@@ -163,12 +165,13 @@ class _Part:
                             f"{lengths.dtype} from {lengths.min()} to {lengths.max()}")
         for name, a in ((c.x, x), (c.y, y)):
             if a.dtype.kind == "f" and not np.isfinite(a).all():
-                raise DataError(f"arrays: expected finite numbers in {name + end!r}; row {int(np.argwhere(~np.isfinite(a))[0][0])} has others")
+                first = int(np.argwhere(~np.isfinite(a))[0][0])
+                raise DataError(f"arrays: expected finite numbers in {name + end!r}; row {first} has others")
         self.lengths = lengths.astype(np.int32)
         if c.task == "classification":
             if y.ndim != 1 or y.dtype.kind not in "iub" or y.min() < 0:
-                raise DataError(f'arrays: expected {c.y + end!r} to be classes, integers (N,) from 0 on, got {y.dtype} {y.shape}; for numbers '
-                                'set task = "regression"')
+                raise DataError(f"arrays: expected {c.y + end!r} to be classes, integers (N,) from 0 on, got {y.dtype} {y.shape}; for "
+                                'numbers set task = "regression"')
             self.y = y.astype(np.int32)
         else:
             if y.ndim not in (1, 2) or y.dtype.kind not in "fiub":

@@ -97,8 +97,8 @@ class SeriesSource:
 
     def describe(self) -> str:
         """One line about the data."""
-        return (f"{self._cut:,} steps of {self.channels} channel{'' if self.channels == 1 else 's'} to train on, {len(self._x) - self._cut:,} "
-                f"held out; {self.config.length} seen, {self.config.horizon} forecast of {', '.join(map(str, self.target_names))}")
+        return (f"{self._cut:,} steps of {self.channels} channel{'' if self.channels == 1 else 's'} to train on, "
+                f"{len(self._x) - self._cut:,} held out; {self.config.length} seen, {self.config.horizon} forecast of {', '.join(map(str, self.target_names))}")
 
     def lengths(self) -> np.ndarray:
         """Steps of the training and of the held-out part, int64 (2,)."""
@@ -113,7 +113,8 @@ class SeriesSource:
         return fingerprint([self.path])
 
     def _held_starts(self) -> np.ndarray:
-        return np.arange(max(0, self._cut - self.config.length), len(self._x) - self.config.length - self.config.horizon + 1, self.config.horizon)
+        length, horizon = self.config.length, self.config.horizon
+        return np.arange(max(0, self._cut - length), len(self._x) - length - horizon + 1, horizon)
 
     def _lay(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         length, horizon = self.config.length, self.config.horizon
@@ -164,5 +165,6 @@ def _number(cell: str) -> float | None:
 def _column(path: Path, names: list, name: str | int) -> int:
     if name not in names:
         near = get_close_matches(str(name), map(str, names), 1, 0.5)
-        raise DataError(f"{path}: expected a column {name!r}; got {', '.join(map(str, names))}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise DataError(f"{path}: expected a column {name!r}; got {', '.join(map(str, names))}"
+                        + (f"; did you mean {near[0]!r}?" if near else ""))
     return names.index(name)

@@ -39,15 +39,16 @@ class EncodedSource(NextTokenSource):
 
     Args: fields: see TokensConfig. seed: of the order.
 
-    Raises DataError for a file that is no array of tokens, is cut short, or holds tokens that the tokenizer does not have, as they are read.
+    Raises DataError for a file that is no array of tokens, is cut short, or holds tokens that the tokenizer does not have, as they are
+    read.
     """
 
     def __init__(self, fields: TokensConfig, seed: int):
         paths = expand(fields.file)
         tokens = load_array(paths[0])
         if len(paths) != 1 or tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not tokens.size:
-            raise DataError(f"tokens: expected one array of integers (N,), got {len(paths)} file{'s' if len(paths) > 1 else ''}, {tokens.dtype} "
-                            f"{tokens.shape}")
+            raise DataError(f"tokens: expected one array of integers (N,), got {len(paths)} file{'s' if len(paths) > 1 else ''}, "
+                            f"{tokens.dtype} {tokens.shape}")
         train, held = split_tail(Documents(tokens, np.array([tokens.size])), fields.held_out)
         super().__init__(train, held, encoded_alphabet(fields), "windows", fields.length, fields.batch, seed, paths)
         self._checked(tokens[:_LOOKED])
@@ -60,8 +61,8 @@ class EncodedSource(NextTokenSource):
 
     def _checked(self, tokens: np.ndarray):
         if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            raise DataError(f"{self.files[0]}: expected tokens from 0 to {self.vocab_size - 1}, got {tokens.min()} to {tokens.max()}; name the "
-                            "tokenizer that made them")
+            raise DataError(f"{self.files[0]}: expected tokens from 0 to {self.vocab_size - 1}, got {tokens.min()} to {tokens.max()}; name "
+                            "the tokenizer that made them")
 
 
 def encoded_alphabet(c: TokensConfig):

@@ -52,7 +52,7 @@ class DocumentsConfig:
 
 @config
 class TextConfig(DocumentsConfig):
-    """Text files. documents: what a document is, a "file", a "paragraph" (divided by empty lines) or a "line"; else as DocumentsConfig."""
+    """Text files. documents: what one is, a "file", a "paragraph" (divided by empty lines) or a "line"; else as DocumentsConfig."""
 
     split: Literal["hash", "tail"] = "tail"
     documents: Literal["file", "paragraph", "line"] = "file"

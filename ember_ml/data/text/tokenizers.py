@@ -84,7 +84,8 @@ class Pieces:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            raise MissingExtra(f'{path}: is read by the package tokenizers, which is not installed; run: pip install "ember-ml[tokenizers]"') from None
+            raise MissingExtra(f'{path}: is read by the package tokenizers, which is not installed; run: pip install '
+                               '"ember-ml[tokenizers]"') from None
         if not Path(path).is_file():
             raise DataError(f"{path}: no such file; tokenizer is 'bytes', 'characters', 'bases' or the path of a tokenizer.json")
         try:

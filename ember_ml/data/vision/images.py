@@ -66,7 +66,7 @@ def read_image(path: Path, height: int, width: int, color: bool = False) -> np.n
 
 
 def as_patches(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(N, H, W, C) as sequences (N, H/height W/width, height width C) of patches, row by row. H and W are multiples of the patch's sides."""
+    """(N, H, W, C) as sequences (N, H/height W/width, height width C) of patches, row by row; the sides of a patch divide H and W."""
     n, h, w, c = images.shape
     cut = images.reshape(n, h // height, height, w // width, width, c)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, height * width * c)
