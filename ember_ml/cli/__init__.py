@@ -1,7 +1,7 @@
 """The command `ember`. Each verb loads what it needs when it is called, so that help stays quick.
 
-Exit codes: 0 done; 1 a comparison or self-test failed; 2 what was asked cannot be done: arguments, files, configs, packages;
-3 training met a loss that is no number; 130 Ctrl-C.
+Exit codes: 0 done; 1 a comparison or self-test failed, or a plan does not fit; 2 what was asked cannot be done: arguments, files, configs,
+packages, memory; 3 training met a loss that is no number; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ember_ml.errors import EmberError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Trains sequence models on a Mac, runs them anywhere, and shows that the results agree.",
-                  epilog="Exit codes: 0 done, 1 a comparison or self-test failed, 2 it cannot be done as asked, 3 the loss is no number, "
-                         "130 Ctrl-C.")
+                  epilog="Exit codes: 0 done, 1 a comparison or self-test failed or a plan does not fit, 2 it cannot be done as asked, 3 the loss "
+                         "is no number, 130 Ctrl-C.")
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file, such as examples/dna_hyena.toml.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
