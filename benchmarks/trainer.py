@@ -25,6 +25,8 @@ from ember_ml import nn
 from ember_ml.nn import optimizers
 from ember_ml.nn.pipeline.training import Trainer, TrainingConfig
 
+torch.set_num_threads(1)        # what is measured is the loop around the engine, which threads that wait for each other would hide
+
 PEAK, WARMUP, TOTAL, LOG = 1e-3, 20, 4000, 5
 
 

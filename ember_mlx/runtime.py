@@ -90,9 +90,10 @@ class MlxRuntime:
         mx.eval(natives)
 
     def pace(self, natives):
-        mx.async_eval(natives)
+        arrays = natives()
+        mx.async_eval(arrays)
         mx.eval(self._before)
-        self._before = natives[-1:]
+        self._before = arrays[-1:]
 
     @contextmanager
     def long_run(self):

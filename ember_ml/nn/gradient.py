@@ -40,7 +40,8 @@ def loss_function(model: Module, loss: Callable, precision: str | None = None, r
             batch = tuple(_cast(a, precision) if i == 0 else a for i, a in enumerate(batch))
         with model.using(inside), training(key, recompute) as scope:
             total = loss(model, *batch)
-        tensors = model.places()
+        named = scope.updates or any(not isinstance(k, str) for k in scope.metrics)
+        tensors = model.places() if named else {}
         places = {(id(owner), attr): name for name, where in tensors.items() for owner, attr in where}
         owners = {id(where[0][0]): name.rpartition(".")[0] for name, where in tensors.items()}
         metrics = {"loss": total, **{_metric_name(k, owners): v for k, v in scope.metrics.items()},

@@ -21,18 +21,25 @@ class Scope:
     """What one training forward pass draws and reports.
 
     Args:
-        key: random key; each `next_key` gives the next one of its children.
+        key: random key; each `next_key` gives the next one of its children. A pair (key, n) stands for the n-th child of a key (which may
+            be a pair itself), made when it is first needed: a model without random layers does not pay for it.
         recompute: whether blocks keep only their input for the gradient, see `ember_ml.nn.recompute`.
     """
 
-    def __init__(self, key: EmberTensor | None = None, recompute: bool = False):
-        self.key, self.recompute = key, recompute
+    def __init__(self, key: EmberTensor | tuple | None = None, recompute: bool = False):
+        self._key, self.recompute = key, recompute
         self.drawn = 0
         #: (class of each token (tokens,), number of classes) that experts are counted by, see `nn.moe.token_classes`
         self.classes: tuple[EmberTensor, int] | None = None
         self.losses: dict[str, EmberTensor] = {}
         self.metrics: dict[str | tuple[int, str], EmberTensor] = {}
         self.updates: dict[tuple[int, str], EmberTensor] = {}
+
+    @property
+    def key(self) -> EmberTensor | None:
+        """The random key, None where there is none."""
+        self._key = _child(self._key)
+        return self._key
 
     def take(self, losses: dict, metrics: dict, updates: dict):
         """Adds what another scope was told."""
@@ -42,8 +49,12 @@ class Scope:
         self.updates.update(updates)
 
 
+def _child(key):
+    return random.fold_in(_child(key[0]), key[1]) if isinstance(key, tuple) else key
+
+
 @contextmanager
-def training(key: EmberTensor | None = None, recompute: bool = False):
+def training(key: EmberTensor | tuple | None = None, recompute: bool = False):
     """Inside `with nn.training(key) as scope:`, forward passes are training passes."""
     scope = Scope(key, recompute)
     token = _current.set(scope)

@@ -1,11 +1,12 @@
-"""One update of one parameter, as an op: an engine can fuse it, and the optimisers stay free of engines."""
+"""What an optimiser does to all parameters at once, as ops: an engine can fuse it, and the optimisers stay free of engines."""
 
 from __future__ import annotations
 
 import math
 
 from ember_ml.ops.declare import op
-from ember_ml.ops.elementwise import expm1, sqrt, square
+from ember_ml.ops.elementwise import expm1, minimum, sqrt, square
+from ember_ml.tensor.common import dtypes as dt
 
 _WHY = "an optimiser's update is not differentiated"
 
@@ -31,3 +32,16 @@ def adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
         step = m * size / (sqrt(v * scale2) + eps)
         after.append(p - (step + p * (rate * decay) if decay else step))
     return (*after, *ms, *vs)
+
+
+@op(no_grad=_WHY)
+def clip_norm(*gradients, limit):
+    """g_i min(1, limit / (norm + 1e-12)) for each gradient, norm = sqrt(sum_i |g_i|^2), and then the norm, a scalar of float32 at least."""
+    total = None
+    for g in gradients:
+        wide = g.astype(dt.promote(g.dtype, dt.float32))
+        part = square(wide).sum() if g.dtype.kind != "complex" else (g * g.conj()).real().sum()
+        total = part if total is None else total + part
+    norm = sqrt(total)
+    factor = minimum(limit / (norm + 1e-12), 1.0)
+    return (*(g * factor.astype(g.dtype) for g in gradients), norm)

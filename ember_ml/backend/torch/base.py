@@ -172,6 +172,17 @@ def _adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
     return (*ps, *ms, *vs)
 
 
+def _clip_norm(*gradients, limit):
+    wide = torch.float64 if any(g.dtype in (torch.float64, torch.complex128) for g in gradients) else torch.float32
+    if get_proxy_mode() is None and all(g.dtype is wide for g in gradients):
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return (*torch._foreach_mul(gradients, torch.clamp(limit / (norm + 1e-12), max=1.0)), norm)
+    parts = [torch.linalg.vector_norm(g if g.is_complex() else g.to(wide)).to(wide) for g in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(parts))
+    factor = torch.clamp(limit / (norm + 1e-12), max=1.0)
+    return (*(g * factor.to(g.dtype) for g in gradients), norm)
+
+
 def _attention(q, k, v, mask=None, *, causal, scale):
     """torch's own. Its causal mask begins at the first key, ours ends at the last: they differ where there are more keys than queries."""
     length, keys = q.shape[-2], k.shape[-2]
@@ -245,5 +256,5 @@ TABLE = {
         x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction="none").reshape(labels.shape),
     "conv1d_rows": lambda x, w, b=None, stride=1, dilation=1, groups=1: torch.nn.functional.conv1d(x, w, b, stride, 0, dilation, groups),
     "conv2d_rows": lambda x, w, b=None, stride=(1, 1), dilation=(1, 1), groups=1: F.conv2d(x, w, b, stride, 0, dilation, groups),
-    "depthwise_rows": _depthwise, "adam_update": _adam_update,
+    "depthwise_rows": _depthwise, "adam_update": _adam_update, "clip_norm": _clip_norm,
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ember_ml.nn.optimizers.schedules import Schedule
-from ember_ml.ops import creation, minimum, sqrt, square
+from ember_ml.ops import creation
+from ember_ml.ops.optimizer import clip_norm
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -45,11 +46,5 @@ def clip_by_global_norm(grads: Params, limit: float) -> tuple[Params, EmberTenso
 
     Source: Pascanu et al. 2013, On the difficulty of training recurrent neural networks.
     """
-    total = None
-    for g in grads.values():
-        wide = g.astype(dt.promote(g.dtype, dt.float32))
-        part = square(wide).sum() if g.dtype.kind != "complex" else (g * g.conj()).real().sum()
-        total = part if total is None else total + part
-    norm = sqrt(total)
-    factor = minimum(limit / (norm + 1e-12), 1.0)
-    return {name: g * factor.astype(g.dtype) for name, g in grads.items()}, norm
+    *clipped, norm = clip_norm(*grads.values(), limit=limit)
+    return dict(zip(grads, clipped)), norm

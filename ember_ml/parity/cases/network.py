@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ember_ml import ops
-from ember_ml.ops.optimizer import adam_update
+from ember_ml.ops.optimizer import adam_update, clip_norm
 from ember_ml.parity.cases.case import WIDENED, draws, row
 
 real, ints = draws(7)
@@ -80,3 +80,14 @@ def _adam_call(p, g, m, v):
 _P, _G = real(3, 4), real(3, 4)
 row("adam_update", _adam_call, [_P, _G, _P + _G, real(3, 4, low=0.3, high=2.5)], _adam, (), empty=(0, 1, 2, 3),
     single="what an optimiser keeps is float32 or wider")
+
+
+def _norm(*gradients):
+    return np.sqrt(sum((np.abs(g) ** 2).sum() for g in gradients))
+
+
+for _limit, _label in ((0.5, "clipped"), (1e3, "left alone")):
+    row("clip_norm", lambda a, b, limit=_limit: clip_norm(a, b, limit=limit)[1], [_G, real(5)],
+        lambda a, b, limit=_limit: b * min(1.0, limit / (_norm(a, b) + 1e-12)), (), label=_label, also="c", empty=(1,))
+row("clip_norm", lambda a, b: clip_norm(a, b, limit=1.0)[2], [_G, real(5)], _norm, (), label="norm", also="c",
+    result={"float16": "float32", "bfloat16": "float32", "complex64": "float32", "complex128": "float64"})

@@ -62,8 +62,8 @@ class Runtime(Protocol):
     def synchronize(self, natives: list[Native]) -> None:
         """Returns once these arrays are computed."""
 
-    def pace(self, natives: list[Native]) -> None:
-        """Told once per update of a long run what is to be computed: a lazy engine starts on it and waits for the update before, so
+    def pace(self, natives: Callable[[], list[Native]]) -> None:
+        """Told once per update of a long run what is to be computed: a lazy engine asks, starts on it and waits for the update before, so
         that one update is computed while the next is made ready. Engines that compute at once need no pacing."""
 
     def long_run(self) -> AbstractContextManager:

@@ -10,7 +10,7 @@ from ember_ml.nn.gradient import value_and_grad
 from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers.base import Optimizer
 from ember_ml.nn.pipeline.training.step import runtime_of, update_key, updated
-from ember_ml.ops import full, random
+from ember_ml.ops import full
 from ember_ml.tensor.common import dtypes as dt
 
 
@@ -35,7 +35,7 @@ def make_accumulating_step(model: Module, loss: Callable, optimizer: Optimizer, 
     def add(total, state, part, count, whole, batch):
         """The sums so far and those of one more batch; `total` is None before the first."""
         buffers = state["buffers"] if total is None else total["buffers"]
-        out, grads = gradients(state["params"], buffers, random.fold_in(update_key(state), part), *batch)
+        out, grads = gradients(state["params"], buffers, (update_key(state), part), *batch)
         sums = tree.map(lambda x: x * (count.astype(x.dtype) / whole.astype(x.dtype)) if x.dtype.is_inexact else x, {"grads": grads, "metrics": out.metrics})
         if total is not None:
             sums = tree.map(lambda a, b: a + b, {"grads": total["grads"], "metrics": total["metrics"]}, sums)

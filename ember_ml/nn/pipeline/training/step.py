@@ -9,7 +9,6 @@ from ember_ml.nn.gradient import value_and_grad
 from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers.base import Optimizer, clip_by_global_norm
 from ember_ml.nn.pipeline.training.ema import moving_average
-from ember_ml.ops import random
 from ember_ml.tensor import EmberTensor
 
 
@@ -49,9 +48,9 @@ def runtime_of(model: Module):
     return next(iter(model.tensors().values())).backend.runtime
 
 
-def update_key(state: dict) -> EmberTensor:
-    """The random key of the update that comes after this state."""
-    return random.fold_in(state["key"], state["optimizer"]["step"])
+def update_key(state: dict) -> tuple:
+    """The random key of the update that comes after this state, as a pair for the training scope."""
+    return state["key"], state["optimizer"]["step"]
 
 
 def updated(state: dict, grads: dict, buffers: dict, metrics: dict, optimizer: Optimizer, clip: float | None,

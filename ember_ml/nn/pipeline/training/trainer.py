@@ -147,7 +147,7 @@ class Trainer:
         counts = [self.count(a) for a in arrays]
         batches = (tuple(tensor(a, device=self.device) for a in batch) for batch in arrays)
         self.state, metrics = self.step(self.state, next(batches)) if many == 1 else self.step(self.state, batches, counts)
-        self.runtime.pace([t.data for t in tree.tensors((self.state, metrics))])
+        self.runtime.pace(lambda: [t.data for t in tree.tensors((self.state, metrics))])
         self.progress.step += 1
         self.progress.tokens += sum(counts)
         self._guard.note(self.progress.step, metrics)
