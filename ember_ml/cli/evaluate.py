@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from ember_ml import backend as engines
@@ -10,6 +11,7 @@ from ember_ml.cli.data import table as data_table
 from ember_ml.cli.display import scores
 from ember_ml.cli.generate import existing_model
 from ember_ml.cli.output import Output
+from ember_ml.data.sources import config_class
 from ember_ml.errors import ConfigError
 from ember_ml.nn.models import Model
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
@@ -20,10 +22,15 @@ def run(path: Path, other: Path | None, sets: list[str], backend: str | None, ou
     """Evaluates on the held-out part of the run's own data, or of the [data] table of the file `other`."""
     config, file = existing_model(path)
     table = data_table(other or path / "config.toml", sets)
+    if "letters" in config.data and "letters" in {f.name for f in dataclasses.fields(config_class(table))}:
+        table = {"letters": config.data["letters"], **table}     # those that the model knows, not those that occur in other data
     engine, device = engines.parse(backend)
     where = f"{engine.name}:{device}"
     model, source = Model.load(file, device=where), data.open_source(table, config.seed)
     _check(model, source)
+    if hasattr(source, "alphabet") and _identity(source.alphabet) != _identity(data.alphabet(config.data)):
+        raise ConfigError("eval: the data's tokens mean other things than those that the model was trained on; give [data] the tokenizer, or "
+                          f"the letters, of {path}/config.toml")
     objective = OBJECTIVES[source.task]
     found, baselines = objective.evaluate(model, source.held_out()), source.baselines()
     output.say(f"{path} on {where}, {source.describe()}")
@@ -40,3 +47,9 @@ def _check(model: Model, source):
         fits = have is not None and have >= value if field == "vocab_size" else have == value
         if field != "family" and not fits:
             raise ConfigError(f"eval: the data is for a model with {field}={value!r}; this one has {have!r}")
+
+
+def _identity(alphabet) -> tuple:
+    """What makes two alphabets the same: their kind, which is a class or an object's, their size and their letters."""
+    kind = alphabet if isinstance(alphabet, type) else type(alphabet)
+    return kind, alphabet.size, getattr(alphabet, "letters", None)

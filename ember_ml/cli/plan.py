@@ -31,8 +31,8 @@ def run(run: RunConfig, probe: bool, output: Output) -> int:
     output.say(f"peak memory   {_bytes(peak)} of {_bytes(limit)} on {run.backend}" + _source(found, counts.batch)
                + ("" if fits else "\n              it does not fit: lower data.batch or data.length, or choose a smaller model"))
     document = {"backend": run.backend, "parameters": counts.parameters, "trainable": counts.trainable,
-                "parameter_bytes": counts.parameter_bytes, "state_bytes": counts.state_bytes, "batch": counts.batch, "batches": counts.batches, "length": length,
-                "steps": steps, "flops": counts.flops, "decoding_state_bytes": counts.summary.total.state_bytes,
+                "parameter_bytes": counts.parameter_bytes, "state_bytes": counts.state_bytes, "batch": counts.batch,
+                "batches": counts.batches, "length": length, "steps": steps, "flops": counts.flops, "decoding_state_bytes": counts.summary.total.state_bytes,
                 "peak_memory": round(peak), "from": [dataclasses.asdict(m) for m in found], "memory": limit, "fits": fits,
                 "parts": [row._asdict() for row in (*counts.summary.rows, counts.summary.total)]}
     if probe and fits:

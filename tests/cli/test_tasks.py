@@ -60,6 +60,13 @@ def test_text_goes_on_from_its_own_beginning(command, job):
     (job / "text.toml").write_text(COMMON % 'head = "tied"' + '[data]\nkind = "text"\nfiles = "t.txt"\nlength = 16\nbatch = 4\ntokenizer = "characters"\n')
     trained = command("train", "text.toml", "--out", "run", "--backend", "numpy", "--steps", 2)
     assert trained.code == 0, trained.err
+    own = json.loads(command("eval", "run", "--backend", "numpy", "--json").out)
+    (job / "u.txt").write_text("mat at the sea. " * 40)                                       # fewer letters: they would be numbered anew
+    (job / "other.toml").write_text((job / "text.toml").read_text().replace("t.txt", "u.txt"))
+    other = json.loads(command("eval", "run", "--data", "other.toml", "--backend", "numpy", "--json").out)
+    assert other["data"]["letters"] == own["data"]["letters"] == "".join(sorted(set("the cat sat on the mat. ")))
+    strange = command("eval", "run", "--data", "other.toml", "--set", "data.letters=\" .abehmst\"")
+    assert strange.code == 2 and "mean other things" in strange.err
     said = json.loads(command("generate", "run", "--length", 4, "--backend", "numpy", "--json").out)
     assert len(said["prompt"]) == 16 and said["prompt"] in "the cat sat on the mat. " * 3
     planned = command("plan", "text.toml", "--backend", "numpy")
