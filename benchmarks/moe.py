@@ -5,7 +5,10 @@ the routing and both matrices. All sides compute the same from the same inputs (
 interleaved, medians of pairwise ratios. Ratios are peer / Ember: above 1 Ember is faster. peak: bytes beyond the inputs.
 
     python -m benchmarks.moe numpy torch mlx
-    LD_PRELOAD=.../libopenblas.so.0 python -m benchmarks.moe mlx     (the MLX wheel for Linux has a reference BLAS of its own)
+    LD_PRELOAD=/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0 python -m benchmarks.moe mlx
+
+The MLX wheel for Linux has a reference BLAS of its own. The second line puts OpenBLAS (Debian's libopenblas0-pthread) in its place, as
+Accelerate has on a Mac, and keeps its results beside the others (moe-mlx-openblas); the largest sizes run with it alone.
 """
 
 from __future__ import annotations
@@ -216,10 +219,10 @@ def measure(engine: str, sizes) -> list[dict]:
         sides |= torch_peers(p) if engine == "torch" else {}
         for which, what in enumerate(("forward", "forward and backward")):
             calls = {name: pair[which] for name, pair in sides.items()}
-            want = [np.array(a) for a in calls["ember"]()]
+            want = [np.asarray(a) for a in calls["ember"]()]
             for name in list(calls):
                 for a, b in zip(want, calls[name]()):
-                    assert np.abs(a - np.array(b)).max() < 1e-4 * np.abs(a).max(), f"{name} computes something else"
+                    assert np.abs(a - np.asarray(b)).max() < 1e-4 * np.abs(a).max(), f"{name} computes something else"
             times = turns(calls, 3.0)
             memory = {name: peak(engine, call) for name, call in calls.items()}
             single[tokens, experts, what] = statistics.median(times["ember"])

@@ -32,6 +32,27 @@ def test_gated_experts_are_the_formula(backend):
     assert "experts.b1" not in t
 
 
+def test_tokens_and_weights_need_not_be_contiguous(backend):
+    """Values and gradients of views (transposed, every second row) are those of their copies."""
+    layer = moe(expert_config={"d_inner": 5, "glu": True, "activation": "silu"})
+    plan = em.ops.moe_plan(put(np.array([[0, 2], [3, 1], [2, 3], [1, 0]]), "int32"), E)
+    x, weights = numbers(0, D, 8), numbers(1, 2, 8)
+    w1, w2 = layer.experts.w1, layer.experts.w2
+
+    def views(x, weights, w1t, w2):
+        return x.T[::2], weights.T[::2], em.ops.swap_axes(w1t), w2
+
+    def loss(*given, as_they_are):
+        x, weights, w1, w2 = (t if as_they_are else t * 1.0 + 0.0 for t in views(*given))
+        return (em.ops.moe_mlp(x, weights, plan, w1, w2) ** 2).sum()
+
+    given = put(x), put(weights), put(np.ascontiguousarray(get(w1).swapaxes(1, 2))), w2
+    (y, grads), (want, wanted) = (em.value_and_grad(lambda *t: loss(*t, as_they_are=form), (0, 1, 2, 3))(*given) for form in (True, False))
+    close(y, get(want), 1e-6)
+    for got, expected in zip(grads, wanted):
+        close(got, get(expected), 1e-5)
+
+
 @pytest.mark.parametrize("kind, config", [("dense", {}), ("mlp", {"d_inner": 3}), ("gated_mlp", {})])
 def test_any_channel_mixer_is_an_expert(kind, config, backend):
     layer = moe(expert_type=kind, expert_config=config)

@@ -105,6 +105,26 @@ def test_cfc_equals_the_loop(backend, mode, layers, chunk, times):
     check(backend, ours_cfc(mode, layers, chunk), loop_cfc(mode, layers), cfc_case(7, mode, layers, times=times), slack=5.0)
 
 
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+def test_second_order_of_a_layered_scan(backend, mode):
+    """The slope of CfC's gradient along a direction, over three chunks, against torch's double backward of the loop."""
+    arrays = cfc_case(7, "default", 1)
+    along = {n: RNG.standard_normal(a.shape) for n, a in arrays.items()}
+    leaves = {n: torch.tensor(a, requires_grad=True) for n, a in arrays.items()}
+    first = torch.autograd.grad(loop_cfc("default", 1)(**leaves)[0].pow(3).sum(), list(leaves.values()), create_graph=True)
+    want = torch.autograd.grad(sum((g * torch.tensor(along[n])).sum() for n, g in zip(leaves, first)), list(leaves.values()))
+    dtype = "float32" if backend == "mlx" else "float64"
+    given, directions = ([em.tensor(x.astype(dtype)) for x in of.values()] for of in (arrays, along))
+
+    def slope(*values):
+        grads = em.grad(lambda *v: (ours_cfc("default", 1, 3)(**dict(zip(arrays, v)))[0] ** 3).sum(), tuple(range(len(values))),
+                        mode=mode)(*values)
+        return em.ops.concat([(g * d).sum().reshape((1,)) for g, d in zip(grads, directions)]).sum()
+
+    for n, got, expected in zip(arrays, em.grad(slope, tuple(range(len(given))), mode=mode)(*given), want):
+        near(got, expected.numpy(), 1e-4 if backend == "mlx" else 1e-9, n)
+
+
 def memory_case(arrays, n=4):
     batch, length, _ = arrays["x"].shape
     return arrays | {"gates": RNG.standard_normal((batch, length, 4 * n)), "weight_hh": RNG.standard_normal((4 * n, n)) / 2,
