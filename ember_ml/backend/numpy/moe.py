@@ -15,6 +15,9 @@ from ember_ml.backend.numpy.special import erf
 #: rows that go through an expert at a time: their hidden part stays in the cache, and a matrix product of them is no slower
 CHUNK = 512
 
+#: rows that all elementwise passes of a gradient go through at a time, so that these stay in the cache, too
+_PASS = 128
+
 
 def _wide(x):
     return x if x.dtype.itemsize >= 4 else x.astype("float32")
@@ -92,11 +95,13 @@ def moe_combine_rows(expert_out, inverse, weights):
 
 
 def _sigmoid(z):
-    s = np.negative(z)
-    with np.errstate(over="ignore"):
-        np.exp(s, out=s)
+    """(1 + tanh(z / 2)) / 2, which cannot overflow."""
+    half = z.dtype.type(0.5)
+    s = np.multiply(z, half)
+    np.tanh(s, out=s)
     s += 1
-    return np.divide(1, s, out=s)
+    s *= half
+    return s
 
 
 def _silu(z):
@@ -121,14 +126,16 @@ def _swiglu_backward(da, gate, up, a, d_gate, d_up):
 
     d_gate = da (up s + a (1 - s)) = da (s (up - a) + a), s = sigmoid(gate).
     """
-    s = _sigmoid(gate)
-    act = np.multiply(gate, s)
-    np.multiply(act, up, out=a)
-    np.multiply(act, da, out=d_up)
-    np.subtract(up, a, out=act)
-    act *= s
-    act += a
-    np.multiply(act, da, out=d_gate)
+    for start in range(0, len(da), _PASS):
+        i = slice(start, start + _PASS)
+        s = _sigmoid(gate[i])
+        act = np.multiply(gate[i], s)
+        np.multiply(act, up[i], out=a[i])
+        np.multiply(act, da[i], out=d_up[i])
+        np.subtract(up[i], a[i], out=act)
+        act *= s
+        act += a[i]
+        np.multiply(act, da[i], out=d_gate[i])
 
 
 def _tanh_slope(z):
@@ -195,9 +202,12 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
     row_weights, tokens = weights.reshape(-1)[order, None], order // max(inverse.shape[1], 1)
     for e in np.flatnonzero(np.diff(offsets) == 0):
         d_w1[e] = d_w2[e] = 0
-    for group in groups(ends):                             # all without the rows' weights, which come in on the narrow side
+    together = groups(ends)
+    most = max((group[-1][2] - group[0][1] for group in together), default=0)
+    wide_a, wide_dh = (np.empty((most, width), x.dtype) for width in (inner, w1.shape[1]))     # one piece of memory for all groups
+    for group in together:                                 # all without the rows' weights, which come in on the narrow side
         begin, end = group[0][1], group[-1][2]
-        a, dh = (np.empty((end - begin, width), x.dtype) for width in (inner, w1.shape[1]))
+        a, dh = wide_a[:end - begin], wide_dh[:end - begin]
         gs, xs, w = g[tokens[begin:end]], x[tokens[begin:end]], row_weights[begin:end]
         for lo, hi, parts in tiles(group):
             here, da = slice(lo - begin, hi - begin), np.empty((hi - lo, inner), x.dtype)
@@ -207,7 +217,6 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
             d_weights[lo:hi] = np.einsum("rf,rf->r", a[here], da)
             for e, first, last in parts:
                 np.matmul(dh[first - begin:last - begin], w1[e], out=d_rows[first:last])
-        d_rows[begin:end] *= w
         for e, first, last in group:
             mine = slice(first - begin, last - begin)
             if b1 is not None:
@@ -222,7 +231,7 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
             np.matmul(dh[mine].T, xs[mine], out=d_w1[e])
             np.matmul(gs[mine].T, a[mine], out=d_w2[e])
     d_rows[ends[-1]:] = 0
-    d_x = moe_combine_rows(d_rows, inverse, np.ones_like(weights))
+    d_x = moe_combine_rows(d_rows, inverse, weights)
     narrow = [d.astype(kind, copy=False) for d in (d_x, d_w1, d_b1, d_w2, d_b2)]
     return narrow[0], d_weights[inverse], *narrow[1:]
 
