@@ -113,7 +113,7 @@ def stop_gradient(x):
         if not isinstance(leaf, EmberTensor):
             return leaf
         return EmberTensor(leaf.backend.runtime.stop_gradient(leaf.data), leaf.backend)
-    return tree.map(stop, x)
+    return stop(x) if type(x) is EmberTensor else tree.map(stop, x)      # most often one tensor, in every step of a loop
 
 
 def _check_scalar(value):

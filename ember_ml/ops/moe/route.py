@@ -26,7 +26,7 @@ def softmax_choice(z, bias, *, k: int):
     z (T, E) and bias (E,) are float32 (float64). An expert whose logit is not finite is out of the softmax, and chosen last.
     """
     valid = isfinite(z)
-    return topk_indices(where(valid, _scores(z, valid) + bias, NEVER), k=k)
+    return topk_indices(where(valid, softmax(where(valid, z, NEVER), axis=-1) + bias, NEVER), k=k)
 
 
 @op(kernel=MOE_WEIGH_GRAD)
