@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from ember_ml.data import IGNORED, alphabet, check_fingerprint, open_source
-from ember_ml.errors import ConfigError, DataError, EmberError
+from ember_ml.data.text.tokenizers import Pieces
+from ember_ml.data.vision import read_image
+from ember_ml.errors import ConfigError, DataError, EmberError, MissingExtra
 
 WORDS = "it was the best of times it was the worst of times it was the age of wisdom".split()
 
@@ -183,6 +186,16 @@ def test_tokens_from_an_array_on_disk(tmp_path):
     np.save(tmp_path / "t.npy", tokens / 2)
     with pytest.raises(DataError, match="array of integers .N,., got 1 file, float64"):
         open_source(config, 0)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    for name in ("polars", "tokenizers", "PIL"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for extra, call in (("polars", lambda: open_source({**table(tmp_path / "x.txt"), "kind": "parquet"}, 0)),
+                        ("tokenizers", lambda: Pieces(tmp_path / "x.txt")), ("vision", lambda: read_image(tmp_path / "x.txt", 2, 2))):
+        (tmp_path / "x.txt").write_text("x")
+        with pytest.raises(MissingExtra, match=rf'not installed; run: pip install "ember-ml\[{extra}\]"'):
+            call()
 
 
 BROKEN = [
