@@ -1,9 +1,9 @@
 """`make bench`: every benchmark of this folder, one after the other; each prints its table and writes its results."""
 
 from benchmarks import (
-    decode_hyena, demo_throughput, fftconv_cpu, mamba, matrix_state, op_overhead, recurrence_memory, recurrent, step_overhead,
+    data, decode_hyena, demo_throughput, fftconv_cpu, mamba, matrix_state, op_overhead, recurrence_memory, recurrent, step_overhead,
 )
 
 for benchmark in (op_overhead, step_overhead, demo_throughput, recurrent, mamba, matrix_state, recurrence_memory, fftconv_cpu,
-                  decode_hyena):
+                  decode_hyena, data):
     benchmark.main()

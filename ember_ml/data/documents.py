@@ -69,9 +69,20 @@ class Documents:
         first = (np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)) * length
         return np.stack([which, first, np.minimum(inputs[which] - first, length)], axis=1)
 
-    def place(self, piece: np.ndarray, inputs: np.ndarray, targets: np.ndarray):
-        """Writes a row of `pieces` into the front of `inputs` and `targets`, (>= its length,) each; a prompt's targets are ignored."""
-        document, first, count = piece
-        tokens = self[document][first:first + count + 1]
-        inputs[:count], targets[:count] = tokens[:-1], tokens[1:]
-        targets[:max(0, self.prompts[document] - 1 - first)] = IGNORED
+    def lay(self, pieces: np.ndarray, at: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(inputs, targets, places): rows of `pieces` laid out in two int32 arrays of this shape.
+
+        Args: pieces: int64 (P, 3). at: (P,), the place of each piece's first input, counted through the flat array.
+
+        Where no piece lies inputs are 0 and targets ignored; so are the targets of prompts. places: int64, those that the pieces cover,
+        one piece after the other.
+        """
+        which, first, counts = pieces.T
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = np.repeat(at, counts) + offsets
+        tokens = np.repeat(self.starts[which] + first, counts) + offsets
+        inputs, targets = np.zeros(shape, np.int32), np.full(shape, IGNORED, np.int32)
+        inputs.ravel()[places] = self.tokens[tokens]
+        judged = offsets + 1 >= np.repeat(self.prompts[which] - first, counts)
+        targets.ravel()[places[judged]] = self.tokens[tokens[judged] + 1]
+        return inputs, targets, places

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ember_ml.data.documents import IGNORED, Documents
+from ember_ml.data.documents import Documents
 from ember_ml.data.permutation import Permutation
 from ember_ml.errors import DataError
 
@@ -79,13 +79,15 @@ class Packed:
             yield self._lay(np.arange(start, min(start + batch, len(self._rows))))
 
     def _lay(self, rows: np.ndarray):
-        inputs, segments = np.zeros((2, len(rows), self.length), np.int32)
-        targets = np.full((len(rows), self.length), IGNORED, np.int32)
-        for r, row in enumerate(rows):
-            at = 0
-            for number, p in enumerate(self._rows[row], 1):
-                piece = self._pieces[p]
-                self.documents.place(piece, inputs[r, at:], targets[r, at:])
-                segments[r, at:at + piece[2]] = number
-                at += piece[2]
+        held = [self._rows[r] for r in rows]
+        sizes = np.array([len(row) for row in held])
+        pieces = self._pieces[np.concatenate(held)]
+        before = np.cumsum(pieces[:, 2]) - pieces[:, 2]                  # inputs of all pieces before, then of those in the same row
+        firsts = np.cumsum(sizes) - sizes
+        column = before - np.repeat(before[firsts], sizes)
+        number = np.arange(len(pieces)) - np.repeat(firsts, sizes) + 1
+        at = np.repeat(np.arange(len(rows)) * self.length, sizes) + column
+        inputs, targets, places = self.documents.lay(pieces, at, (len(rows), self.length))
+        segments = np.zeros_like(inputs)
+        segments.ravel()[places] = np.repeat(number, pieces[:, 2])
         return inputs, targets, segments

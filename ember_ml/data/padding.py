@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ember_ml.data.documents import IGNORED, Documents
+from ember_ml.data.documents import Documents
 from ember_ml.data.permutation import Permutation
 from ember_ml.errors import DataError
 
@@ -70,10 +70,9 @@ class Padded:
             yield self._lay(order[start:start + batch])
 
     def _lay(self, rows: np.ndarray):
-        width = min(self.length, padded_width(int(self._pieces[rows, 2].max())))
-        inputs, targets = np.zeros((len(rows), width), np.int32), np.full((len(rows), width), IGNORED, np.int32)
-        for r, row in enumerate(rows):
-            self.documents.place(self._pieces[row], inputs[r], targets[r])
+        pieces = self._pieces[rows]
+        width = min(self.length, padded_width(int(pieces[:, 2].max())))
+        inputs, targets, _ = self.documents.lay(pieces, np.arange(len(rows)) * width, (len(rows), width))
         return inputs, targets
 
 
