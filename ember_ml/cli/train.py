@@ -45,6 +45,7 @@ def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output
         output.say(f"LoRA fused: a divergence of {stage.fused.changed:.1e} nats from the adapted model (without LoRA {stage.fused.without:.1e}); "
                    f"{folder.path}/adapter/ holds it as peft's files")
     model.save(folder.model)
+    (folder.path / "parity.json").unlink(missing_ok=True)    # of the model before, if the run was resumed
     known = facts.read(folder.path)
     final, chosen = known.evaluations[-1], stage.trainer.progress.best if run.training.final == "best" else None
     judged = next((row for row in known.evaluations if row["step"] == chosen), final)        # of the weights that the model has

@@ -74,6 +74,8 @@ def test_the_card(command, job):
     assert command("parity", "run", "--length", 8).code == 0
     card = (job / "run/model_card.md").read_text()
     assert "All within tolerance" in card and "numpy, mlx, torch" in card
+    longer = command("train", "job.toml", "--out", "run", "--backend", "numpy", "--resume", "--steps", 5)
+    assert longer.code == 0 and "Not compared yet" in (job / "run/model_card.md").read_text()     # the comparison was of another model
     code = card.split("```python")[1].split("```")[0].replace("run/", str(job / "run") + "/")
     names = {"inputs": em.tensor([[0, 1, 2]], device="numpy")}
     with em.using("numpy"):
