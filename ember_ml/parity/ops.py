@@ -8,7 +8,7 @@ against central differences of the definition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -22,6 +22,8 @@ from ember_ml.tensor import EmberTensor
 
 EPS = {"float16": 2.0 ** -10, "bfloat16": 2.0 ** -7, "float32": 2.0 ** -23, "complex64": 2.0 ** -23, "float64": 2.0 ** -52,
        "complex128": 2.0 ** -52}
+#: dtypes whose elements are right or wrong
+WHOLE = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 #: largest error in units of eps: what some roundings in a row come to, and a digit for functions and sums of an engine's own
 TOLERANCE = {"float16": 8.0, "bfloat16": 8.0, "float32": 32.0, "complex64": 32.0, "float64": 32.0, "complex128": 32.0}
 _DOUBLE = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
@@ -43,11 +45,11 @@ def compare_ops(cases: Iterable[Case], engines: list[str], told: Callable | None
     return rows
 
 
-def value_rows(case: Case, engine: str) -> list[Row]:
-    """A row for each dtype that the engine has: the value against the definition."""
+def value_rows(case: Case, engine: str, dtypes: Collection[str] = tuple(EPS) + WHOLE) -> list[Row]:
+    """A row for each of the dtypes that the case and the engine have: the value against the definition."""
     with using(engine):
         return [_row(case, engine, dtype, "value", lambda d=dtype: _value_error(case, _tensors(case, d), _wide(case, d), d))
-                for dtype in case.dtypes if holds(engine, dtype)]
+                for dtype in case.dtypes if dtype in dtypes and holds(engine, dtype)]
 
 
 def form_rows(case: Case, engine: str) -> list[Row]:
@@ -67,14 +69,14 @@ def form_rows(case: Case, engine: str) -> list[Row]:
     return rows
 
 
-def gradient_rows(case: Case, engine: str) -> list[Row]:
+def gradient_rows(case: Case, engine: str, dtypes: Collection[str] = tuple(_DOUBLE)) -> list[Row]:
     """Rows for the engine's gradients; where those are its own, also for the tape's on it, in float32 and complex64."""
     rows = []
     if not case.grads or not all(case.inputs[i].size for i in case.grads):
         return rows
     with using(engine) as backend:
         for dtype in case.dtypes:
-            if dtype in _DOUBLE and holds(engine, dtype):
+            if dtype in dtypes and dtype in _DOUBLE and holds(engine, dtype):
                 both = backend.runtime.has_gradients and dtype in ("float32", "complex64")
                 for mode in ("auto", "tape") if both else ("auto",):
                     rows.append(_row(case, engine, dtype, "gradient" if mode == "auto" else "gradient, taped",

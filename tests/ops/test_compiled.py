@@ -53,7 +53,7 @@ def test_torch_s_graph(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda graph, **kw: graph)
     with em.using("torch:cpu") as backend:
-        check([c for c in FIRST if REGISTRY[c.name].path(backend, "cpu") == "native"])
+        check([c for c in FIRST if c.name in REGISTRY and REGISTRY[c.name].path(backend, "cpu") == "native"])
 
 
 @pytest.mark.slow
