@@ -2,8 +2,9 @@
 
 from benchmarks import (
     data, decode_hyena, demo_throughput, fftconv_cpu, mamba, matrix_state, op_overhead, recurrence_memory, recurrent, step_overhead,
+    trainer,
 )
 
-for benchmark in (op_overhead, step_overhead, demo_throughput, recurrent, mamba, matrix_state, recurrence_memory, fftconv_cpu,
+for benchmark in (op_overhead, step_overhead, trainer, demo_throughput, recurrent, mamba, matrix_state, recurrence_memory, fftconv_cpu,
                   decode_hyena, data):
     benchmark.main()
