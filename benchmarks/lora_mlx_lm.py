@@ -43,7 +43,7 @@ from ember_ml.nn.pipeline.training import Trainer, TrainingConfig
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
 
 VOCAB, LENGTH, BATCH, RANK, ALPHA, RATE = 96, 128, 8, 8, 16.0, 1e-3
-WINDOW, ROUNDS, WARMUP = 5, 19, 4
+WINDOW, ROUNDS, WARMUP = 5, 11, 2
 LLAMA = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=512, tie_word_embeddings=False)
 
