@@ -19,3 +19,4 @@ row("addmm", ops.addmm, [real(3, 5), X, real(4, 5)], lambda c, x, y: c + x @ y, 
 row("addmm", ops.addmm, [real(5), real(2, 3, 4), real(4, 5)], lambda c, x, y: c + x @ y, label="c broadcasts")
 row("linear_rows", ops.linear, [X, real(5, 4), real(5)], lambda x, w, b: x @ w.T + b, also="ic", empty=(0,))
 row("linear_rows", ops.linear, [real(2, 3, 4), real(5, 4)], lambda x, w: x @ w.T, label="without bias")
+row("linear_rows", ops.linear, [real(2, 40, 4), real(5, 4), real(5)], lambda x, w, b: x @ w.T + b, label="many rows")
