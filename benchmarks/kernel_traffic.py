@@ -41,6 +41,10 @@ def cases():
     yield "moe_combine_rows", f"{tokens} tokens, {slots} slots, {width} columns", routed, {}
     yield "moe_combine_grad", f"{tokens} tokens, {slots} slots, {width} columns", [real(tokens, width), *routed], {}
     ids = np.argsort(RNG.random((tokens, 8)), axis=1)[:, :slots].astype(np.int32)
+    logits = real(tokens, 8)
+    yield "softmax_choice", f"{tokens} tokens, {slots} of 8 experts", [logits, real(8)], {"k": slots}
+    yield ("softmax_weights", f"{tokens} tokens, {slots} of 8 experts", [logits, ids],
+           {"normalize": True, "eps": 1e-20, "scale": 1.0})
     yield "moe_plan_rows", f"{tokens} tokens, {slots} of 8 experts", [ids], {"experts": 8, "block": 8, "rows": 24 * 8, "last": 7}
     yield "moe_gather_rows", f"{tokens} tokens, {slots} slots, {width} columns", [real(tokens, width), order.reshape(-1), order], {}
     yield "expert_activation", f"{rows} rows of 2 x {hidden}", [real(rows, 2 * hidden)], {}
@@ -50,6 +54,10 @@ def cases():
     yield "linear_scan_rows", f"{length} steps of {channels}", [real(*sequence), real(*sequence), real(*state)], {}
     yield ("linear_scan_grad", f"{length} steps of {channels}",
            [real(*sequence), real(*state), real(*sequence), real(*sequence), real(*state)], {})
+    states = 16
+    yield ("selective_scan_rows", f"{length} steps of {channels}, {states} states",
+           [real(*sequence), abs(real(*sequence)), -abs(real(channels, states)), real(batch, length, states), real(batch, length, states),
+            real(channels), real(batch, channels, states)], {})
     for length in (1024, 4096):
         u, k, D, v, q, g = real(8, 2, length), real(2, length), real(2), real(8, 2, length), real(8, 2, length), real(8, 2, length)
         what = f"8 x 2 rows of {length}"
