@@ -14,8 +14,11 @@ from tests.conftest import require_engine
 
 FIRST = [c for i, c in enumerate(CASES) if c.name not in {d.name for d in CASES[:i]}]
 PARTS = 8
-#: what an engine cannot compile
-LACKS = {"mlx": {"linear_scan_grad": "its own gradient computes it again, and MLX 0.32 loses a split that a compiled function holds twice"}}
+_TWICE = "its own gradient computes it again, and MLX 0.32 loses a split that a compiled function holds twice"
+_VALUES = "goes through NumPy, and says so"
+#: what an engine cannot compile, and why
+LACKS = {"mlx": {"linear_scan_grad": _TWICE, "selective_scan_rows": _TWICE, "nonzero_places": _VALUES, "unique_parts": _VALUES,
+                 "searchsorted_rows": _VALUES}}
 
 
 def value_and_gradients(case, *args):
