@@ -15,7 +15,7 @@ import ember_ml as em
 from benchmarks.timing import compare, save
 from ember_ml.nn import losses
 
-ROWS, WIDTH, CLASSES = 1024, 128, 8192
+ROWS, WIDTH, CLASSES = 512, 64, 8192
 
 
 def inputs():
@@ -80,7 +80,7 @@ def on_mlx(chunk: int) -> dict:
         fn()
         return mx.get_peak_memory() - before
 
-    times = compare(mine, peer, rounds=5, warmup=1)
+    times = compare(mine, peer, rounds=3, warmup=1)
     return {"engine": "mlx", "chunk": chunk, **times, "ours_MiB": peak(mine) / 2 ** 20, "peer_MiB": peak(peer) / 2 ** 20}
 
 

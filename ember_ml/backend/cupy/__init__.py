@@ -128,7 +128,7 @@ def _open() -> CupyBackend:
     engine = CupyBackend("cupy", cupy, CupyRuntime(), add_into)
     engine.table.update({name: in_single(engine.table[name]) for name in _SINGLE if name in engine.table})
     engine.table.update(erf=in_single(special.erf, _HALVES), erfinv=in_single(special.erfinv, _HALVES), solve_rows=solve,
-                        remainder=remainder(cupy))
+                        remainder=in_single(remainder(cupy)))
     return engine
 
 

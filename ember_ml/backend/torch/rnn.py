@@ -13,8 +13,9 @@ def _run(fn, x, state, weight_ih, weight_hh, bias, bias_hh):
     if has_bias:
         none = torch.zeros(weight_hh.shape[0], dtype=kind, device=x.device)
         weights += [none if b is None else b for b in (bias, bias_hh)]
-    state = [s.to(kind).unsqueeze(0).contiguous() for s in state]      # cuDNN refuses others
-    y, *after = fn(x.to(kind), tuple(state) if len(state) > 1 else state[0], [w.to(kind) for w in weights], has_bias, 1, 0.0,
+    x_wide, *weights = (w.to(kind).contiguous() for w in (x, *weights))      # cuDNN refuses what is not contiguous
+    state = [s.to(kind).unsqueeze(0).contiguous() for s in state]
+    y, *after = fn(x_wide, tuple(state) if len(state) > 1 else state[0], weights, has_bias, 1, 0.0,
                    torch.is_grad_enabled(), False, True)
     return (y.to(x.dtype), *(s.squeeze(0) for s in after))
 
