@@ -50,7 +50,8 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A short run: sequences an update, the engine's peak memory in bytes, seconds an update (without the first one, which compiles)."""
+    """A short run: sequences an update, the engine's peak memory in bytes, seconds an update (the median of the later half: the first
+    ones compile and fill the allocator)."""
 
     batch: int
     peak: int
@@ -97,7 +98,8 @@ def measure(run: RunConfig, batch: int | None = None, updates: int = _UPDATES) -
         trainer.batch = lambda i: part
     trainer.train()
     ends = [row["seconds"] for row in rows.rows]
-    return Measured(len(trainer.batch(0)[0]), rows.rows[-1]["memory"], statistics.median(b - a for a, b in zip(ends, ends[1:])))
+    took = [b - a for a, b in zip(ends, ends[1:])]
+    return Measured(len(trainer.batch(0)[0]), rows.rows[-1]["memory"], statistics.median(took[len(took) // 2:]))
 
 
 def parts(batch: int) -> list[int]:
