@@ -5,6 +5,10 @@ gradient under em.compile, as its trainer runs it; mx.compile makes mlx.nn.LSTM 
 fifth of mlx.nn.LSTM's time at L = 2048; at most 1.1 of torch's.
 
     python -m benchmarks.recurrent
+    LD_PRELOAD=/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0 OPENBLAS_NUM_THREADS=1 python -m benchmarks.recurrent
+
+The MLX wheel for Linux has a reference BLAS; the second line puts OpenBLAS in its place, as Accelerate has on a Mac, and measures the rows
+on MLX alone (recurrent-openblas).
 """
 
 from __future__ import annotations
@@ -89,16 +93,16 @@ def on_torch(kind, module, batch: int, length: int, width: int):
 
 
 def main():
-    rows = []
+    rows, blas = [], "openblas" in os.environ.get("LD_PRELOAD", "")
     for batch, length, width, rounds in ((1, 2048, 64, 3), (4, 2048, 64, 3), (4, 2048, 128, 1)):
         for compiled in (True, False):
             rows.append({"case": f"mlx.nn.LSTM, batch {batch}, L = {length}, width {width}, {'compiled' if compiled else 'eager'}",
                          **compare(*on_mlx(batch, length, width, compiled), rounds=rounds, warmup=0), "target": 0.2})
-    for kind, module in ((LSTM, torch.nn.LSTM), (GRU, torch.nn.GRU)):
+    for kind, module in () if blas else ((LSTM, torch.nn.LSTM), (GRU, torch.nn.GRU)):
         for batch, length, width in ((4, 512, 128), (4, 2048, 64), (16, 256, 256)):
             rows.append({"case": f"torch.nn.{module.__name__}, batch {batch}, L = {length}, width {width}",
                          **compare(*on_torch(kind, module, batch, length, width), rounds=15), "target": 1.1})
-    save("recurrent", rows)
+    save("recurrent-openblas" if blas else "recurrent", rows)
 
 
 if __name__ == "__main__":
