@@ -36,7 +36,9 @@ def to_chunks(x: EmberTensor, steps: int, groups: int) -> EmberTensor:
     batch, length, heads, width = x.shape
     spare = -length % steps
     x = pad(x, ((0, 0), (0, spare), (0, 0), (0, 0))) if spare else x
-    return permute_dims(reshape(x, (batch, -1, steps, groups, heads // groups, width)), (0, 3, 4, 1, 2, 5))
+    x = permute_dims(reshape(x, (batch, -1, steps, groups, heads // groups, width)), (0, 3, 4, 1, 2, 5))
+    # One axis of all chunks: they are laid out in order here, once, and not again by each of many products.
+    return reshape(reshape(x, (-1, steps, width)), x.shape)
 
 
 def from_chunks(x: EmberTensor, length: int) -> EmberTensor:
