@@ -11,6 +11,7 @@ from ember_ml.errors import ConfigError, RegistryError, ShapeError
 from ember_ml.nn.moe import balance
 from ember_ml.nn.moe.routing import routers
 from ember_ml.nn.moe.routing.capacity import keep_within_capacity
+from ember_ml.ops.moe.route import softmax_choice, softmax_weights
 from ember_ml.registry import layers
 from tests.nn._help import close, get, numbers, put
 
@@ -47,6 +48,25 @@ def test_softmax_weights_before_and_after_the_choice(normalize, backend):
     close(weights, w / w.sum(-1, keepdims=True) if normalize else w, 1e-6)
     if normalize:                                          # the softmax over the chosen logits alone
         close(weights, softmax(np.take_along_axis(LOGITS, want, -1)), 1e-6)
+
+
+@pytest.mark.parametrize("tokens, experts, k", [(7, 6, 5), (1100, 4, 3), (60, 80, 20)])
+def test_choice_and_weights_of_logits_with_ties_and_what_is_not_finite(tokens, experts, k, backend):
+    """Few scores, many scores and many slots, which engines sort or search; what is not finite comes last and weighs 0."""
+    rng = np.random.default_rng(tokens)
+    z = rng.normal(size=(tokens, experts)).round(1)
+    z[rng.random(z.shape) < 0.3] = -np.inf
+    z[0, :3], z[1] = (np.nan, np.inf, 0.5), -np.inf
+    known = np.where(np.isfinite(z), z, -np.inf)
+    e = np.exp(known)
+    p = e / np.maximum(e.sum(-1, keepdims=True), 1e-30)
+    logits = put(z).astype("float32")
+    ids = softmax_choice(logits, put(np.zeros(experts)).astype("float32"), k=k)
+    assert (ids.numpy() == best(known, k)).all()
+    w = np.take_along_axis(p, best(known, k), -1)
+    weights, scores = softmax_weights(logits, ids, normalize=True, eps=1e-20, scale=1.5)
+    close(scores, p, 1e-6)
+    close(weights, 1.5 * w / (w.sum(-1, keepdims=True) + 1e-20), 1e-6)
 
 
 def test_sigmoid_with_groups_and_a_bias_that_only_chooses(backend):

@@ -18,6 +18,41 @@ def _wide(dtype):
     return torch.promote_types(dtype, torch.float32)
 
 
+#: stands in for a logit that is not finite, as in `ember_ml.ops.moe.route`
+_NEVER = -1e30
+#: scores up to which, and slots from which on, one sort is cheaper than a search for each slot
+_FEW_SCORES, _MANY_SLOTS = 4096, 17
+
+
+def _finite(z):
+    """(z with stand-ins for what is not finite, where those are)."""
+    known = torch.nan_to_num(z, nan=_NEVER, posinf=_NEVER, neginf=_NEVER)
+    return known, known != z
+
+
+def softmax_choice(z, bias, *, k):
+    known, out = _finite(z)
+    scores = torch.softmax(known, -1).add(bias).masked_fill(out, _NEVER)
+    least = torch.finfo(z.dtype).min
+    scores = torch.nan_to_num(scores, nan=least, posinf=float("inf"), neginf=least)
+    if scores.numel() <= _FEW_SCORES or k >= _MANY_SLOTS:
+        return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :k].to(torch.int32)
+    found = []
+    for _ in range(k):
+        found.append(torch.argmax(scores, -1, keepdim=True))
+        scores = scores.scatter(1, found[-1], float("-inf"))
+    return torch.cat(found, 1).to(torch.int32)
+
+
+def softmax_weights(z, ids, *, normalize, eps, scale):
+    known, out = _finite(z)
+    scores = torch.softmax(known, -1).masked_fill(out, 0.0)
+    weights = torch.gather(scores, 1, ids.to(torch.int64))
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + eps)
+    return weights * scale if scale != 1.0 else weights, scores
+
+
 def moe_plan_rows(ids, *, experts, block, rows, last):
     flat = ids.reshape(-1).clamp(0, last)
     sorted_ids, order = torch.sort(flat, stable=True)
@@ -311,4 +346,5 @@ def moe_mlp_grad(*args, activation, glu, block, complete):
 
 
 TABLE = {"moe_plan_rows": moe_plan_rows, "moe_combine_rows": moe_combine_rows, "grouped_rows": grouped_rows,
-         "grouped_outer_rows": grouped_outer_rows, "moe_mlp_host": moe_mlp_host, "moe_mlp_grad": moe_mlp_grad}
+         "grouped_outer_rows": grouped_outer_rows, "moe_mlp_host": moe_mlp_host, "moe_mlp_grad": moe_mlp_grad,
+         "softmax_choice": softmax_choice, "softmax_weights": softmax_weights}
