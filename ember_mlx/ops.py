@@ -215,11 +215,13 @@ def _of_nothing(fn, value):
 
 def _logsumexp(x, axis=-1, keepdims=False):
     if x.size == 0:                                      # MLX refuses
-        return mx.log(mx.sum(x, axis=axis, keepdims=keepdims))
+        return mx.full(mx.sum(x, axis=axis, keepdims=keepdims).shape, -float("inf"), x.dtype)
     return mx.logsumexp(x, axis, keepdims)
 
 
 def _mean(x, axis=None, keepdims=False):
+    if x.size == 0:                                      # MLX multiplies the sum by 1 / 0, and on a CPU may never come back from it
+        return mx.full(mx.sum(x, axis=axis, keepdims=keepdims).shape, float("nan"), x.dtype)
     return mx.mean(x, axis=axis, keepdims=keepdims)
 
 
