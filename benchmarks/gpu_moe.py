@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 import ember_ml as em
+from benchmarks.timing import gpu_seconds
 from ember_ml import nn
 from ember_ml.kernels import outcomes
 from ember_ml.tensor import EmberTensor
@@ -105,13 +106,7 @@ def seconds(fn) -> float:
         start = time.perf_counter()
         fn()
         return time.perf_counter() - start
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(CALLS):
-        fn()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1e3 / CALLS
+    return gpu_seconds(fn, CALLS)
 
 
 def host(fn) -> float:

@@ -14,20 +14,11 @@ from pathlib import Path
 import torch
 
 import ember_ml as em
+from benchmarks.timing import gpu_seconds
 
 LENGTHS = (1024, 4096, 16384)
 BATCH, CHANNELS, STATE = 8, 2048, 16
 ROUNDS = 12
-
-
-def seconds(fn, calls: int) -> float:
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(calls):
-        fn()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1e3 / calls
 
 
 def measure(length: int, dtype) -> dict:
@@ -45,7 +36,7 @@ def measure(length: int, dtype) -> dict:
     for i in range(ROUNDS):
         for name, (fn, calls) in forms.items():
             if name == "kernel" or i < 3:
-                times[name].append(seconds(fn, calls))
+                times[name].append(gpu_seconds(fn, calls))
     kernel, composite = (statistics.median(t[1:]) for t in times.values())
     least = x.nbytes * 2 + dt.nbytes + B.nbytes + C.nbytes
     return {"L": length, "dtype": str(dtype), "kernel ms": kernel * 1e3, "composite ms": composite * 1e3, "ratio": composite / kernel,

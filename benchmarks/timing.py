@@ -35,6 +35,18 @@ def compare(ours: Callable, peer: Callable, rounds: int = 21, warmup: int = 3) -
             "ratio": statistics.median(x / y for x, y in zip(a, b))}
 
 
+def gpu_seconds(fn: Callable, calls: int) -> float:
+    """Seconds of one call on torch's GPU, by CUDA events around `calls` of them."""
+    import torch
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(calls):
+        fn()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
     cpu = platform.processor() or platform.machine()

@@ -205,24 +205,15 @@ def _place_of(fn):
     return call
 
 
-def _of_nothing(fn, value):
-    """A reduction to bools. MLX leaves the result of one over no elements unwritten."""
-    def call(x, axis=None, keepdims=False):
-        out = fn(x, axis=axis, keepdims=keepdims)
-        return out if x.size else mx.full(out.shape, value, mx.bool_)
+def _of_nothing(fn, value, axis=None):
+    """A reduction, which over no elements is `value`, in bools if that is one. MLX leaves such results of `all` and `any` unwritten, refuses
+    `logsumexp`, and on a CPU may never come back from `mean`, whose sum it multiplies by 1 / 0.
+    """
+    def call(x, axis=axis, keepdims=False):
+        if x.size:
+            return fn(x, axis=axis, keepdims=keepdims)
+        return mx.full(mx.any(x, axis=axis, keepdims=keepdims).shape, value, mx.bool_ if isinstance(value, bool) else x.dtype)
     return call
-
-
-def _logsumexp(x, axis=-1, keepdims=False):
-    if x.size == 0:                                      # MLX refuses
-        return mx.full(mx.sum(x, axis=axis, keepdims=keepdims).shape, -float("inf"), x.dtype)
-    return mx.logsumexp(x, axis, keepdims)
-
-
-def _mean(x, axis=None, keepdims=False):
-    if x.size == 0:                                      # MLX multiplies the sum by 1 / 0, and on a CPU may never come back from it
-        return mx.full(mx.sum(x, axis=axis, keepdims=keepdims).shape, float("nan"), x.dtype)
-    return mx.mean(x, axis=axis, keepdims=keepdims)
 
 
 def _attention(q, k, v, mask=None, *, causal, scale):
@@ -241,8 +232,9 @@ def _attention(q, k, v, mask=None, *, causal, scale):
 
 TABLE = {
     "sum": _accumulate(mx.sum, 0), "prod": _accumulate(mx.prod, 1),
-    "mean": _mean, "max": mx.max, "min": mx.min, "argmax": _place_of(mx.argmax), "argmin": _place_of(mx.argmin),
-    "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False), "logsumexp": _logsumexp,
+    "mean": _of_nothing(mx.mean, float("nan")), "max": mx.max, "min": mx.min, "argmax": _place_of(mx.argmax), "argmin": _place_of(mx.argmin),
+    "all": _of_nothing(mx.all, True), "any": _of_nothing(mx.any, False),
+    "logsumexp": _of_nothing(mx.logsumexp, -float("inf"), axis=-1),
     "cumsum": lambda x, axis=0: mx.cumsum(x, axis=axis), "cummax": lambda x, axis=0: mx.cummax(x, axis=axis),
     "cumlogsumexp": lambda x, axis=0: mx.logcumsumexp(x, axis=axis),
     "reshape": mx.reshape, "permute_dims": mx.transpose, "broadcast_to": mx.broadcast_to,

@@ -87,7 +87,10 @@ def asarray(obj, dtype=None, device: str | None = None, copy: bool | None = None
             needed, but share the memory of a DLPack array.
     """
     if isinstance(obj, EmberTensor):
-        where = None if device is None else ":".join((engines.parse(device)[0].name, engines.parse(device)[1]))
+        where = None
+        if device is not None:
+            engine, place = engines.parse(device)
+            where = f"{engine.name}:{place}"
         if copy is False and (dtype is not None and dt.dtype(dtype) is not obj.dtype or where not in (None, obj.device)):
             raise ValueError(f"asarray: expected a copy to be allowed, or a tensor of dtype {dtype or obj.dtype} on {device}; "
                              f"got {obj.dtype} on {obj.device}")
