@@ -58,6 +58,12 @@ def cases():
     yield ("selective_scan_rows", f"{length} steps of {channels}, {states} states",
            [real(*sequence), abs(real(*sequence)), -abs(real(channels, states)), real(batch, length, states), real(batch, length, states),
             real(channels), real(batch, channels, states)], {})
+    rows = [real(2, 64, 512), real(64, 4), real(64)]
+    yield "depthwise_rows", "2 x 64 rows of 512, 4 taps, silu", rows, {"silu": True}
+    yield "depthwise_grad", "2 x 64 rows of 512, 4 taps, silu", [real(2, 64, 512), *rows], {"silu": True}
+    u, k, D, v, q, g = real(2, 64, 512), real(64, 14), real(64), real(2, 64, 512), real(2, 64, 512), real(2, 64, 512)
+    yield "fftconv_rows", "2 x 64 rows of 512, 14 taps, skip and gates", [u, k, D, v, q], {}
+    yield "fftconv_grad", "2 x 64 rows of 512, 14 taps, skip and gates", [g, u, k, D, v, q], {}
     for length in (1024, 4096):
         u, k, D, v, q, g = real(8, 2, length), real(2, length), real(2), real(8, 2, length), real(8, 2, length), real(8, 2, length)
         what = f"8 x 2 rows of {length}"

@@ -10,6 +10,7 @@ import mlx.core as mx
 from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import source_text
 from ember_ml.kernels.fftconv import LongPlan, Plan
+from ember_mlx import shortconv_kernels as shortconv
 
 
 @cache
@@ -227,6 +228,8 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
+    if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
+        return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
     size, tailed = plans.forward_size(u.shape[2], plans.met(u, k, k_reverse), plans.is_both_ways(k, k_reverse))
     plan = plans.metal_plan(size)
     tail = (k if isinstance(k, mx.array) else k.k.data)[:, :u.shape[2]] if tailed else None
@@ -238,8 +241,11 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
 
     Those in k, D and k_reverse are float32, the others have u's dtype.
     """
-    plan = _plan(u, k, k_reverse)
     prepared = not isinstance(k, mx.array)                 # no gradient flows into it
+    if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
+        du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
+        return du, None if prepared else _widened(dk, k), dD, dv, dq, None if prepared else _widened(dk_reverse, k_reverse)
+    plan = _plan(u, k, k_reverse)
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
     if prepared and D is not None:
         taps = 1                                           # the skip is one more tap at lag 0
@@ -247,6 +253,12 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
                                           D, v, q, dropout_mask, gelu)
     dD = None if D is None else dk[:, 0]
     return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
+
+
+def _taps(u, k, k_reverse) -> tuple:
+    """The taps of both filters that u meets, in float32."""
+    own = (k, k_reverse) if isinstance(k, mx.array) else (None if f is None else f.data for f in (k.k, k.k_reverse))
+    return tuple(None if f is None else f[:, :u.shape[2]].astype(mx.float32) for f in own)
 
 
 def _plan(u, k, k_reverse) -> Plan:

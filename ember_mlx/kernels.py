@@ -9,6 +9,7 @@ import mlx.core as mx
 from ember_ml.kernels import LANES, THREADS, moe, route, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 from ember_mlx.fftconv_kernels import fftconv, fftconv_grad
+from ember_mlx.shortconv_kernels import short_conv, short_conv_grad
 
 
 def available() -> bool:
@@ -231,7 +232,8 @@ def moe_gather(x: mx.array, order: mx.array, inverse: mx.array) -> mx.array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "short_conv": short_conv,
+           "short_conv_grad": short_conv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
            "moe_combine_backward": moe_combine_backward, "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
            "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

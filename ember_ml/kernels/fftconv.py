@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import cos, pi, sin
 
+from ember_ml.kernels import shortconv
 from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
 
 
@@ -224,10 +225,34 @@ FORWARD = Entry("fftconv_forward", _INPUTS, ("y",), ())
 BACKWARD = Entry("fftconv_backward", (("g", "T"), *_INPUTS), ("du", "dk", "dD", "dv", "dq", "dk_reverse"), ())
 
 
-def met(u, k, k_reverse) -> int:
-    """The taps of the longer filter that rows of u meet. A prepared filter holds both."""
+def met_by_each(u, k, k_reverse) -> tuple[int, int]:
+    """The taps of each filter that rows of u meet. A prepared filter holds both."""
     filters = (k, k_reverse) if hasattr(k, "shape") else (k.k, k.k_reverse)
-    return min(u.shape[2], max(f.shape[1] for f in filters if f is not None))
+    return tuple(0 if f is None else min(u.shape[2], f.shape[1]) for f in filters)
+
+
+def met(u, k, k_reverse) -> int:
+    """The taps of the longer filter that rows of u meet."""
+    return max(met_by_each(u, k, k_reverse))
+
+
+#: the widest window that costs less directly than by a transform in one pass, and the log2 of the longest of these: a tap costs two
+#: instructions a number (one product; a quarter of a load, which takes four times as long), a transform 40 and 8 loads and stores
+DIRECT = 32
+ONE_PASS = {"metal": max(_METAL), "cuda": max(_CUDA)}
+
+
+def is_direct(u, k, k_reverse, dropout_mask, gelu: bool, head_dim: int) -> bool:
+    """Whether `kernels.shortconv` computes the convolution tap by tap: where that is less work, and gates and a skip are all there is."""
+    if dropout_mask is not None or gelu or head_dim > 1 or 0 in u.shape:
+        return False
+    taps = met_by_each(u, k, k_reverse)
+    in_one_pass = log_m(u.shape[2], max(taps)) <= ONE_PASS[_language(u)]
+    return shortconv.window(*taps) <= (DIRECT if in_one_pass else shortconv.LONGEST)
+
+
+def _language(u) -> str:
+    return "metal" if type(u).__module__.startswith("mlx") else "cuda"
 
 
 def is_both_ways(k, k_reverse) -> bool:
@@ -237,8 +262,9 @@ def is_both_ways(k, k_reverse) -> bool:
 
 def _serves_grad(_g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1, size=None) -> bool:
     """One channel a head, something to do, and a transform that is not too long."""
-    language = "metal" if type(u).__module__.startswith("mlx") else "cuda"
-    return head_dim == 1 and 0 not in u.shape and (size or log_m(u.shape[2], met(u, k, k_reverse))) <= LONGEST[language]
+    if is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
+        return True
+    return head_dim == 1 and 0 not in u.shape and (size or log_m(u.shape[2], met(u, k, k_reverse))) <= LONGEST[_language(u)]
 
 
 def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, **static) -> bool:

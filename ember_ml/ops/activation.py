@@ -24,13 +24,13 @@ def relu(x):
     return maximum(x, 0)
 
 
-@op(rule="float", vjp=(lambda g, _y, x: g * _silu_slope(x),))
+@op(rule="float", vjp=(lambda g, _y, x: g * silu_slope(x),))
 def silu(x):
     """x sigmoid(x), elementwise."""
     return x * sigmoid(x)
 
 
-def _silu_slope(x):
+def silu_slope(x):
     s = sigmoid(x)
     return s * (1.0 + x * (1.0 - s))
 

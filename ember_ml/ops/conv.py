@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
-from ember_ml.ops.convolve import convolve_grad, convolve_rows
+from ember_ml.kernels import SHORT_CONV, SHORT_CONV_GRAD
+from ember_ml.ops.activation import silu as silu_of
+from ember_ml.ops.activation import silu_slope
 from ember_ml.ops.creation import zeros_like
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import where
+from ember_ml.ops.fftconv import fftconv_grad, fftconv_rows
+from ember_ml.ops.kernel import launches
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import concat, cut, expand_dims, flip, pad, reshape, stack
@@ -22,37 +26,48 @@ def _wide(dtype):
     return dt.float32 if dtype.bits < 32 else dtype
 
 
-def _grad(g, _y, x, weight, bias=None, *, anticausal=False):
-    taps, length, gw = weight.shape[-1], x.shape[-1], []
-    d_bias = None if bias is None else total(g, axis=(0, 2))
+@op(kernel=SHORT_CONV_GRAD)
+def depthwise_grad(g, x, weight, bias=None, *, anticausal=False, silu=False):
+    """Gradients of `depthwise_rows` for its output's gradient g: in x, and, in float32 or wider, in weight and bias, None without one."""
+    if silu:                                               # the convolution's output is needed again
+        g = g * silu_slope(depthwise_rows(x, weight, bias, anticausal=anticausal))
+    taps, length, gw, kind = weight.shape[-1], x.shape[-1], [], _wide(x.dtype)
+    late, early = (t.astype(kind) for t in ((x, g) if anticausal else (g, x)))
+    d_bias = None if bias is None else total(g.astype(kind), axis=(0, 2))
     if taps > DIRECT_TAPS:
-        wide, early, late = (t.astype(_wide(x.dtype)) for t in (weight, *((g, x) if anticausal else (x, g))))
-        dx, dk = convolve_grad(late, early, flip(wide, axis=-1))
+        dx, dk, *_ = fftconv_grad(late, early, flip(weight.astype(kind), axis=-1))
         dx = depthwise_rows(g, weight) if anticausal else dx.astype(x.dtype)
-        return dx, flip(dk, axis=-1).astype(weight.dtype), d_bias
+        return dx, flip(dk, axis=-1), d_bias
     for j in range(taps):                                  # tap j meets inputs taps - 1 - j steps away
         away = min(taps - 1 - j, length)
-        late, early = (x, g) if anticausal else (g, x)
         gw.append(total(cut(late, away, length, axis=-1) * cut(early, 0, length - away, axis=-1), axis=(0, 2)))
     return depthwise_rows(g, weight, anticausal=not anticausal), concat([expand_dims(w, -1) for w in gw], axis=-1), d_bias
 
 
-@op(rule="promote", vjp=_grad, owns_gradient=True)
-def depthwise_rows(x, weight, bias=None, *, anticausal=False):
+def _rule(g, _y, x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
+    return depthwise_grad(g, x, weight, bias, anticausal=anticausal, silu=silu)
+
+
+@op(rule="promote", vjp=_rule, owns_gradient=True, kernel=SHORT_CONV)
+def depthwise_rows(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
     """Native form of `short_conv`, for checked shapes; anticausal looks forward in time: it is the adjoint."""
+    y = _convolved(x, weight, anticausal)
+    y = y if bias is None else y + expand_dims(bias, -1)
+    return silu_of(y) if silu else y
+
+
+def _convolved(x, weight, anticausal):
     taps, length, y = weight.shape[-1], x.shape[-1], None
     if taps > DIRECT_TAPS:
-        wide, k = (t.astype(_wide(x.dtype)) for t in (x, flip(weight, axis=-1)))
-        filters = (cut(k, 0, 1, axis=-1).zeros_like(), None, k) if anticausal else (k,)
-        y = convolve_rows(wide, *filters).astype(x.dtype)
-        return y if bias is None else y + expand_dims(bias, -1)
+        k = flip(weight, axis=-1).astype(_wide(x.dtype))
+        return fftconv_rows(x, cut(k, 0, 1, axis=-1).zeros_like(), k_reverse=k) if anticausal else fftconv_rows(x, k)
     still = ((0, 0),) * (x.ndim - 1)
     wide = pad(x, (*still, (0, taps - 1) if anticausal else (taps - 1, 0)))
     for j in range(taps):
         start = taps - 1 - j if anticausal else j
         term = cut(wide, start, start + length, axis=-1) * expand_dims(weight[:, j], -1)
         y = term if y is None else y + term
-    return y if bias is None else y + expand_dims(bias, -1)
+    return y
 
 
 def _within(x, weight, bias, segments):
@@ -81,13 +96,15 @@ def same_segment(segments: EmberTensor, away: int) -> EmberTensor:
 
 
 def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = None,
-               segments: EmberTensor | None = None) -> EmberTensor:
-    """Causal depthwise convolution of few taps: y[b, d, t] = bias[d] + sum_j weight[d, j] x[b, d, t - (K - 1) + j].
+               segments: EmberTensor | None = None, *, silu: bool = False, channels_last: bool = False) -> EmberTensor:
+    """Causal depthwise convolution of few taps: y[b, d, t] = act(bias[d] + sum_j weight[d, j] x[b, d, t - (K - 1) + j]).
 
     Args:
         x: (B, D, L), channels before time, so that rows are contiguous in time.
         weight: (D, K), the last tap on the present. bias: (D,) or None.
         segments: (B, L), integers from 0 on: an output sees positions of its own segment alone. None for one segment.
+        silu: act is the silu; else nothing.
+        channels_last: what follows works along channels, so that y, where a kernel makes it, had better lie in memory as (B, L, D).
 
     Returns: (B, D, L).
     """
@@ -99,9 +116,10 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
         raise ShapeError(f"short_conv: expected segments of shape (batch, length) = {(x.shape[0], x.shape[2])}, got {segments.shape}")
     if x.size == 0:
         return zeros_like(x)
-    if segments is not None:
-        return _within(x, weight, bias, segments)
-    return depthwise_rows(x, weight, bias)
+    if segments is None and launches(x, "short_conv"):
+        return depthwise_rows(x, weight, bias, silu=silu, channels_last=channels_last)
+    y = depthwise_rows(x, weight, bias) if segments is None else _within(x, weight, bias, segments)
+    return silu_of(y) if silu else y
 
 
 @op(rule="promote")

@@ -42,6 +42,11 @@ def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
     return run
 
 
+def launches(x: EmberTensor, kernel: str) -> bool:
+    """Whether the engine of x launches the kernel of that name on x's device, for what is worth doing only then."""
+    return kernel in x.backend.launchers(x.backend.device_of(x.data))
+
+
 def agrees(op, backend, device: str) -> bool:
     """Whether the op's kernel can be launched on the device and agreed with the composite when that was first asked."""
     launcher = backend.launchers(device).get(op.kernel.name)

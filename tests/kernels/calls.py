@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ember_ml.kernels import SPECS
+from ember_ml.kernels import shortconv as short_plans
 from tests.kernels import test_fftconv as fftconv
+from tests.kernels import test_shortconv as shortconv
 
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32}
 
@@ -24,8 +26,15 @@ def _fftconv(length, options="v q", long=False):
     return call
 
 
+def _shortconv(machine, dtype):
+    """Gates, and a block with several tiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_plans, "BLOCKS", 1)
+        return tuple(fftconv.run(machine, *shortconv.direct_case(70, 5, 3, "D v q k_reverse", dtype)).values())
+
+
 #: stem -> functions of (machine, dtype)
-MORE = {"fftconv": [_fftconv(40), _fftconv(1000), _fftconv(512, long=True)]}
+MORE = {"shortconv": [_shortconv], "fftconv": [_fftconv(40), _fftconv(1000), _fftconv(512, long=True)]}
 
 STEMS = sorted({spec.stem for spec in SPECS} | MORE.keys())
 

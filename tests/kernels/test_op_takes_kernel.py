@@ -11,13 +11,16 @@ from ember_ml.cli import doctor
 from ember_ml.kernels import selfcheck
 from ember_ml.kernels.selfcheck import KernelWarning
 from ember_ml.ops import REGISTRY
-from tests.kernels import test_fftconv, test_scan, test_selective_scan
+from ember_ml.registry import layers
+from tests.kernels import test_fftconv, test_scan, test_selective_scan, test_shortconv
 from tests.kernels.test_moe_combine import backward, case, forward
 
 OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
 SCANS = [REGISTRY["linear_scan_rows"], REGISTRY["linear_scan_grad"]]
 SELECTIVE = REGISTRY["selective_scan_rows"]
 CONVOLUTIONS = [REGISTRY["fftconv_rows"], REGISTRY["fftconv_grad"]]
+SHORT = [REGISTRY["depthwise_rows"], REGISTRY["depthwise_grad"]]
+ALL = [*OPS, *SCANS, *CONVOLUTIONS, *SHORT, SELECTIVE]
 
 
 @pytest.fixture(params=["metal", "cuda"])
@@ -36,11 +39,11 @@ def engine(request, monkeypatch):
             calls.append(name)
             return launcher(*args, **static)
         monkeypatch.setitem(machine.kernels.KERNELS, name, counted)
-    before = [dict(op.resolved) for op in (*OPS, *SCANS, *CONVOLUTIONS, SELECTIVE)]
-    for op in (*OPS, *SCANS, *CONVOLUTIONS, SELECTIVE):
+    before = [dict(op.resolved) for op in ALL]
+    for op in ALL:
         op.resolved.clear()
     yield found, machine, calls
-    for op, resolved in zip((*OPS, *SCANS, *CONVOLUTIONS, SELECTIVE), before):
+    for op, resolved in zip(ALL, before):
         op.resolved.clear()
         op.resolved.update(resolved)
 
@@ -157,6 +160,54 @@ def test_a_prepared_filter_is_transformed_once(engine, monkeypatch):
         np.testing.assert_allclose(dv.numpy(), expected["v"], atol=1e-5 * np.abs(expected["v"]).max())
     assert calls.count("fftconv") == calls.count("fftconv_grad") == len(selfcheck.DTYPES) + 2
     assert len(filter_._spectra) == 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "tape"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_short_convolution_and_its_gradient_come_from_the_kernels(engine, mode, biased):
+    found, _, calls = engine
+    x, weight, bias, g = test_shortconv.case(2, 3, 70, 4)
+    bias = bias if biased else None
+    (g_,) = tensors(found, g)
+
+    def loss(*given):
+        return (em.ops.short_conv(*given, silu=True, channels_last=True) * g_).sum()
+
+    given = (x, weight, bias) if biased else (x, weight)
+    value, grads = em.value_and_grad(loss, tuple(range(len(given))), mode=mode)(*tensors(found, *given))
+    y, *expected = test_shortconv.definition(x, weight, bias, g, silu=True)
+    assert value.item() == pytest.approx(float((y * g).sum()), rel=1e-5, abs=1e-4)
+    for got, want in zip(grads, expected):
+        np.testing.assert_allclose(got.numpy(), want, atol=1e-5 * np.abs(want).max())
+    # its first-use check computes the composite's gradient with the forward kernel
+    assert calls.count("short_conv_grad") == len(selfcheck.DTYPES) + 1 and calls[-1] == "short_conv_grad"
+    assert all(op.path(found) == "kernel" for op in SHORT)
+
+
+def test_a_gated_convolution_s_layer_takes_both(engine):
+    """Its short convolution makes rows along time, which the direct form of the long one reads as they are, gates and all."""
+    found, _, calls = engine
+    with em.using(f"{found.name}:{found.default_device}"):
+        layer = layers.instantiate("gated_conv", d_input=3, filter={"kind": "taps", "taps": 6})
+    z = np.random.default_rng(5).standard_normal((2, 70, 9)).astype(np.float32)
+    y, _ = layer.convolve(*tensors(found, z))
+    short = test_shortconv.definition(z.swapaxes(1, 2), layer.short.weight.numpy(), None if layer.short.bias is None else
+                                      layer.short.bias.numpy(), np.zeros((2, 9, 70)))[0]
+    q, v, u = np.split(short, 3, axis=1)
+    given = {"u": u, "v": v, "q": q, "k": layer.filter.kernel("conv").numpy(), "D": layer.filter.D.numpy()}
+    want = test_fftconv.definition(given, np.zeros_like(u), False)["y"]
+    np.testing.assert_allclose(y.numpy().swapaxes(1, 2), want, atol=1e-5 * np.abs(want).max())
+    assert calls[-1] == "fftconv" and "short_conv" in calls
+
+
+def test_more_taps_than_the_direct_form_takes_go_to_the_transform(engine):
+    found, _, calls = engine
+    x, weight, bias, g = test_shortconv.case(1, 2, 90, 70)
+    x_, weight_, bias_, g_ = tensors(found, x, weight, bias, g)
+    _, grads = em.value_and_grad(lambda *given: (em.ops.short_conv(*given) * g_).sum(), (0, 1, 2))(x_, weight_, bias_)
+    for got, want in zip(grads, test_shortconv.definition(x, weight, bias, g)[1:]):
+        np.testing.assert_allclose(got.numpy(), want, atol=1e-5 * np.abs(want).max())
+    assert "fftconv_grad" in calls and "short_conv" not in calls
 
 
 def test_several_channels_a_head_run_the_composite(engine):

@@ -207,7 +207,7 @@ def test_a_prepared_filter(calls, monkeypatch):
     """With a device's name as torch has it: launchers are asked for "cuda:0", which they look at."""
     backend, table = engines.get("torch"), engines.get("torch").launchers("cpu")
     monkeypatch.setattr(type(backend), "launchers", lambda self, device: table if device == "cpu" else {})
-    arrays, _, _ = fftconv.case(20, 20, "", batch=2)
+    arrays, _, _ = fftconv.case(40, 40, "", batch=2)
     u, k = on_torch(arrays["u"], arrays["k"])
     prepared = em.ops.prepare_filter(k)
     for _ in range(2):

@@ -18,6 +18,7 @@ NEVER_EMPTY = {
     **dict.fromkeys(("linear_scan_rows", "chunked_scan", "layered_scan_rows", "gated_scan_rows", "ltc_rows", "rnn_rows", "lstm_rows",
                      "gru_rows"), _STEPS),
     **dict.fromkeys(("convolve_rows", "convolve_grad", "fftconv_grad"), "only fftconv_rows, which has such a row, calls it, with elements"),
+    "depthwise_grad": "only depthwise_rows, which has such a row, calls it, with elements",
     "fold": "a key has two words",
 }
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import cupy
 
+#: CUDA's names of the dtypes that kernels take
+C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+
 
 class CupyArrays:
     """cupy.ndarrays. dtypes are names."""

@@ -8,7 +8,8 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ember_ml.backend.cupy.arrays import library_of
+from ember_ml.backend.cupy import shortconv
+from ember_ml.backend.cupy.arrays import C_TYPES, library_of
 from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import source_text
 from ember_ml.kernels.fftconv import CudaPlan, LongPlan, Plan
@@ -16,7 +17,6 @@ from ember_ml.kernels.fftconv import CudaPlan, LongPlan, Plan
 #: a cupy.ndarray, or what `arrays.use` has made known
 Array = Any
 
-_C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _NULL = np.uint64(0)
 
 
@@ -102,7 +102,7 @@ def spectrum(plan: CudaPlan, k: Array, k_reverse: Array | None) -> Array:
 def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None) -> Array:
     """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
     batch, heads, length = u.shape
-    y, c_type = _like(u), _C_TYPES[_name(u)]
+    y, c_type = _like(u), C_TYPES[_name(u)]
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
     options |= 0 if tail is None else plans.TAIL
     if isinstance(plan, LongPlan):
@@ -121,7 +121,7 @@ def _tails(plan, u, v, k) -> Array:
     batch, heads, length = u.shape
     tails = _empty((batch, heads, plans.TAILS), u)
     (u_, *us), (v_, *vs) = _rows(u), _rows(v)
-    kernel = _kernel("fftconv_tail", f"{_C_TYPES[_name(u)]}, {str(v is not None).lower()}")
+    kernel = _kernel("fftconv_tail", f"{C_TYPES[_name(u)]}, {str(v is not None).lower()}")
     _started(kernel, -(-batch * heads * plans.TAILS // 256), 256,
              (u_, v_, _floats(k), tails, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(k.shape[1]),
               np.uint32(2 * plan.m), *us, *vs))
@@ -131,7 +131,7 @@ def _tails(plan, u, v, k) -> Array:
 def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
     """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
     batch, heads, length = u.shape
-    c_type = _C_TYPES[_name(u)]
+    c_type = C_TYPES[_name(u)]
     du, dv, dq = (None if x is None else _like(u) for x in (u, v, q))
     options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
     dk = _empty((heads, taps), u)
@@ -192,7 +192,7 @@ class _Long:
 
     def forward(self, u, f, D, v, q, mask, y, tails):
         batch, heads, length = u.shape
-        given = {"c_type": _C_TYPES[_name(u)]}
+        given = {"c_type": C_TYPES[_name(u)]}
         mask, D, chunk = _floats(mask), _floats(D), min(self.plan.together(1), batch * heads)
         work = self.space(chunk)
         for row in range(0, batch * heads, chunk):
@@ -203,7 +203,7 @@ class _Long:
 
     def backward(self, g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse):
         batch, heads, length = u.shape
-        given = {"c_type": _C_TYPES[_name(u)], "mask": _floats(mask)}
+        given = {"c_type": C_TYPES[_name(u)], "mask": _floats(mask)}
         D, chunk = _floats(D), min(self.plan.together(batch, 2), heads)
         kept, work, sums = self.space(chunk * batch), self.space(chunk * batch), self.space(heads)
         again = self.options & (plans.GATE_AFTER | plans.GELU)
@@ -238,6 +238,8 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
+    if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
+        return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
     size, tailed = plans.forward_size(u.shape[2], plans.met(u, k, k_reverse), plans.is_both_ways(k, k_reverse))
     plan, _ = plans.cuda_plans(size)
     tail = (k if hasattr(k, "shape") else k.k.data)[:, :u.shape[2]] if tailed else None
@@ -249,8 +251,11 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
 
     Those in k, D and k_reverse are float32, the others have u's dtype.
     """
-    plan, back = _plans(u, k, k_reverse)
     prepared = not hasattr(k, "shape")                     # no gradient flows into it
+    if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
+        du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
+        return du, None if prepared else _widened(dk, k), dD, dv, dq, None if prepared else _widened(dk_reverse, k_reverse)
+    plan, back = _plans(u, k, k_reverse)
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
     if prepared and D is not None:
         taps = 1                                           # the skip is one more tap at lag 0
@@ -258,6 +263,12 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
                                           taps_reverse, D, v, q, dropout_mask, gelu)
     dD = None if D is None else library_of(dk).copy(dk[:, 0])
     return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
+
+
+def _taps(u, k, k_reverse) -> tuple:
+    """The taps of both filters that u meets, in float32."""
+    own = (k, k_reverse) if hasattr(k, "shape") else (None if f is None else f.data for f in (k.k, k.k_reverse))
+    return tuple(None if f is None else library_of(f).cast(f[:, :u.shape[2]], "float32") for f in own)
 
 
 def _plans(u, k, k_reverse):

@@ -13,15 +13,14 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ember_ml.backend.cupy.arrays import library_of
+from ember_ml.backend.cupy.arrays import C_TYPES, library_of
 from ember_ml.backend.cupy.fftconv import fftconv, fftconv_grad
+from ember_ml.backend.cupy.shortconv import short_conv, short_conv_grad
 from ember_ml.kernels import LANES, SPECS, THREADS, moe, route, row_block, scan, source_text
 from ember_ml.kernels.spec import Entry
 
 #: a cupy.ndarray, or what `arrays.use` has made known
 Array = Any
-
-_C_TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 #: entries of each file; those that are made for a dtype are compiled together
 _ENTRIES = {stem: [entry for spec in SPECS if spec.stem == stem for entry in spec.entries] for stem in {spec.stem for spec in SPECS}}
@@ -34,7 +33,7 @@ def _module(stem: str, typed: bool, dtype: str):
 
 
 def _expression(entry: Entry, dtype: str) -> str:
-    return f"{entry.name}<{_C_TYPES[dtype]}>" if entry.typed else entry.name
+    return f"{entry.name}<{C_TYPES[dtype]}>" if entry.typed else entry.name
 
 
 @cache
@@ -264,7 +263,8 @@ def moe_gather(x: Array, order: Array, inverse: Array) -> Array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "linear_scan": linear_scan,
+KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "short_conv": short_conv,
+           "short_conv_grad": short_conv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
            "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,
            "moe_swiglu_backward": moe_swiglu_backward, "moe_topk": moe_topk}

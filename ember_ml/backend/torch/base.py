@@ -135,7 +135,9 @@ def _argsort(x, axis=-1, descending=False):
     return torch.argsort(x, dim=axis, descending=descending, stable=True).to(torch.int32)
 
 
-def _depthwise(x, weight, bias=None, anticausal=False):
+def _depthwise(x, weight, bias=None, anticausal=False, silu=False, channels_last=False):
+    if silu:
+        return F.silu(_depthwise(x, weight, bias, anticausal))
     taps, length = weight.shape[-1], x.shape[-1]
     # Where channels lie together a pass over rows for each tap is cheaper; 16 bits would round at each of them.
     if x.stride(1) == 1 and x.element_size() > 2 and taps <= 8 and not x.is_cuda:

@@ -19,6 +19,7 @@ from ember_ml.kernels import SELECTIVE_SCAN
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import exp2
+from ember_ml.ops.kernel import launches
 from ember_ml.ops.recurrence.checks import check_tensors, kept
 from ember_ml.ops.recurrence.chunks import over_chunks
 from ember_ml.ops.recurrence.linear_scan import linear_scan_rows, state_dtype
@@ -97,8 +98,8 @@ def selective_scan(x: EmberTensor, dt: EmberTensor, A: EmberTensor, B: EmberTens
                            ("initial", initial, (batch, channels, width))):
         if t is not None and t.shape != shape:
             raise ShapeError(f"selective_scan: expected {name} of shape {shape}, got {t.shape}")
-    kind, backend = state_dtype(x.dtype), x.backend
-    if reset is None and chunk is None and "selective_scan" in backend.launchers(backend.device_of(x.data)):
+    kind = state_dtype(x.dtype)
+    if reset is None and chunk is None and launches(x, "selective_scan"):
         D = zeros((channels,), kind, like=x) if D is None else D
         initial = zeros((batch, channels, width), kind, like=x) if initial is None else initial
         return selective_scan_rows(x, *(t.astype(kind) for t in (dt, A, B, C, D, initial)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ember_ml import ops
+from ember_ml.ops.conv import depthwise_grad
 from ember_ml.ops.convolve import convolve_grad, convolve_rows
 from ember_ml.ops.fftconv import fftconv_grad
 from ember_ml.parity.cases.case import WIDENED, draws, row
@@ -45,6 +46,10 @@ for _label, _w, _kw in [("plain", real(4, 3, 2), {}), ("centred", real(4, 3, 3),
 row("depthwise_rows", ops.short_conv, [real(2, 4, 6), real(4, 3), real(4)], _short, empty=(0,))
 row("depthwise_rows", ops.short_conv, [real(2, 2, 18), real(2, 14), real(2)], _short, label="many taps")
 row("depthwise_rows", ops.short_conv, [real(2, 4, 1), real(4, 3), real(4)], _short, label="one step")
+row("depthwise_rows", lambda x, w, b: ops.short_conv(x, w, b, silu=True), [real(2, 4, 6), real(4, 3), real(4)],
+    lambda x, w, b: _short(x, w, b) / (1.0 + np.exp(-_short(x, w, b))), label="silu", empty=(0,))
+row("depthwise_grad", lambda g, x, w: depthwise_grad(g, x, w)[1], [real(2, 4, 6), real(2, 4, 6), real(4, 3)],
+    lambda g, x, w: np.stack([(g[..., 2 - j:] * x[..., :4 + j]).sum(axis=(0, 2)) for j in range(3)], axis=1), result=WIDENED)
 row("fftconv_rows", lambda u, k: ops.fftconv(u, k), [real(2, 3, 9), real(3, 9)],
     lambda u, k: np.stack([np.stack([np.convolve(u[b, c], k[c])[:9] for c in range(3)]) for b in range(2)]), empty=(0,))
 

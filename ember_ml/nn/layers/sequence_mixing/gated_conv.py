@@ -65,7 +65,7 @@ class GatedConv(SequenceMixer):
 
     def convolve(self, z: EmberTensor, state=None):
         """What lies between the projections: z (B, L, 3 d_input) to (B, L, d_input)."""
-        z, short = self.short(z, None if state is None else state["short"])
+        z, short = self.short(z, None if state is None else state["short"], channels_last=False)
         after, before, v = split(swap_axes(z), 3, axis=1)
         y, inner = self.filter(v, None if state is None else state["filter"], before, after)
         return swap_axes(y), None if state is None else {"short": short, "filter": inner}

@@ -19,6 +19,7 @@ from ember_ml.ops import (
     concat, expand_dims, fftconv, flip, log, modal_filter, modal_response, modal_state, modal_step, random, repeat, short_conv, zeros,
 )
 from ember_ml.ops import sum as total
+from ember_ml.ops.kernel import launches
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
@@ -102,13 +103,13 @@ class TapsFilter(_InnerFilter):
     def forward(self, u: EmberTensor, state=None, before: EmberTensor | None = None, after: EmberTensor | None = None):
         """(y (B, D, L), state)."""
         past, length = self.config.taps - 1, u.shape[-1]
-        if state is None and self.config.taps > DIRECT:
+        packing, direct = current(), self.config.taps <= DIRECT
+        if state is None and (not direct or packing is None and launches(u, "fftconv")):
             return fftconv(u, self.kernel("conv"), self.D, v=before, q=after), None
         u = _gated(u, before)
         long = u if state is None else concat([state.astype(u.dtype), u], axis=-1)
-        direct = self.config.taps <= DIRECT
-        packing = current()
-        y = short_conv(long, self.kernel("corr"), segments=None if packing is None else packing.segments) if direct else fftconv(long, self.kernel("conv"))
+        segments = None if packing is None else packing.segments
+        y = short_conv(long, self.kernel("corr"), segments=segments) if direct else fftconv(long, self.kernel("conv"))
         if state is not None:
             y, state = cut(y, past, past + length, axis=-1), cut(long, length, past + length, axis=-1).astype(state.dtype)
         y = self._direct(y, u)

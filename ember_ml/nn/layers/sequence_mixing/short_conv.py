@@ -45,21 +45,23 @@ class ShortConv(SequenceMixer):
         self.weight = initializers.fan_in_uniform(weight_key, (config.d_input, config.taps), config.taps)
         self.bias = initializers.fan_in_uniform(bias_key, (config.d_input,), config.taps) if config.bias else None
 
-    def forward(self, x: EmberTensor, state=None):
-        """(B, L, d_input) to the same shape."""
+    def forward(self, x: EmberTensor, state=None, channels_last: bool = True):
+        """(B, L, d_input) to the same shape; channels_last: what follows works along channels, not along time."""
         before, one = self.config.taps - 1, x.shape[1] == 1
         if state is not None:
             x = concat([state.astype(x.dtype), x], axis=1)
-        length = x.shape[1]
+        length, act = x.shape[1], ACTIVATIONS[self.config.activation]
         if state is not None and one:                      # its window is all there is: no convolution to set up
             y = total(x * swap_axes(self.weight), axis=1, keepdims=True)
-            y = y if self.bias is None else y + self.bias
+            y = act(y if self.bias is None else y + self.bias)
         else:
-            packing = current()
-            y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias, None if packing is None else packing.segments))
+            packing, silu = current(), self.config.activation == "silu"
+            segments = None if packing is None else packing.segments
+            y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias, segments, silu=silu, channels_last=channels_last))
+            y = y if silu else act(y)
             y = y if state is None else cut(y, before, length, axis=1)
         state = None if state is None else cut(x, length - before, length, axis=1).astype(state.dtype)
-        return ACTIVATIONS[self.config.activation](y), state
+        return y, state
 
     def initial_state(self, batch: int, dtype="float32"):
         """Zeros before the first position."""
