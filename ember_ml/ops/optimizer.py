@@ -12,14 +12,15 @@ _WHY = "an optimiser's update is not differentiated"
 
 
 @op(no_grad=_WHY)
-def adam_update(rate, t, *tensors, beta1, beta2, eps, decays):
+def adam_update(rate, t, *tensors, beta1, beta2, eps, decays, donate=False):
     """One step of Adam with decoupled weight decay, for n parameters at once.
 
         m <- beta1 m + (1 - beta1) g            v <- beta2 v + (1 - beta2) g^2
         p <- p - rate (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + decay p)
 
     rate, t: float32 scalars; t counts this step, from 1. tensors: n parameters, n gradients, n m, n v, equal shapes in
-    equal places. decays: n numbers. Returns the n new p, then m, then v.
+    equal places. decays: n numbers. donate: the tensors of p, m and v are not used afterwards, so that an engine may write the new
+    ones in their place, where no other tensor shares it. Returns the n new p, then m, then v.
     """
     n = len(tensors) // 4
     ps, gs, ms, vs = (tensors[i * n:(i + 1) * n] for i in range(4))

@@ -41,13 +41,13 @@ class Adam(Optimizer):
                                        "parts as two parameters")
         return {slot: {k: p.zeros_like() for k, p in params.items()} for slot in ("m", "v")}
 
-    def update(self, params, grads, state):
+    def update(self, params, grads, state, donate=False):
         beta1, beta2 = self.config.betas
         rate, done = self.rate(state["step"]), state["step"] + 1
         names = list(params)
         tensors = [tree[name] for tree in (params, grads, state["m"], state["v"]) for name in names]
         new = adam_update(rate, done.astype(dt.float32), *tensors, beta1=beta1, beta2=beta2, eps=self.config.eps,
-                          decays=tuple(self.decay(params[name]) for name in names))
+                          decays=tuple(self.decay(params[name]) for name in names), donate=donate)
         n = len(names)
         after, m, v = (dict(zip(names, new[i * n:(i + 1) * n])) for i in range(3))
         return after, {"step": done, "m": m, "v": v}

@@ -12,7 +12,7 @@ Params = dict[str, EmberTensor]
 
 
 class Optimizer:
-    """`state = opt.init(params)`, then `params, state = opt.update(params, grads, state)`; nothing is changed in place.
+    """`state = opt.init(params)`, then `params, state = opt.update(params, grads, state)`; no value is changed that is still in use.
 
     `state["step"]` counts the updates done, as an int32 scalar tensor, so that a compiled step needs no retrace.
     """
@@ -36,8 +36,12 @@ class Optimizer:
         rate = self.config.rate
         return rate(step) if isinstance(rate, Schedule) else creation.full((), float(rate), like=step)
 
-    def update(self, params: Params, grads: Params, state: dict) -> tuple[Params, dict]:
-        """Parameters and state after one update with these gradients. Raises KeyError if the names differ."""
+    def update(self, params: Params, grads: Params, state: dict, donate: bool = False) -> tuple[Params, dict]:
+        """Parameters and state after one update with these gradients. Raises KeyError if the names differ.
+
+        donate: params and state are given away: their tensors are not used afterwards, so that an engine may write the new ones in their
+        place (torch does). Without it nothing is changed, and what comes back is new. An optimiser of one's own may do without it.
+        """
         raise NotImplementedError
 
 

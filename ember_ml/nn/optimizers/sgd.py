@@ -28,7 +28,7 @@ class SGD(Optimizer):
     def slots(self, params: Params) -> dict:
         return {"m": {k: p.zeros_like() for k, p in params.items()}} if self.config.momentum else {}
 
-    def update(self, params, grads, state):
+    def update(self, params, grads, state, donate=False):
         c, rate = self.config, self.rate(state["step"])
         after, momenta = {}, {}
         for name, p in params.items():

@@ -16,7 +16,7 @@ from ember_ml.tensor.common import dtypes as dt
 
 def make_accumulating_step(model: Module, loss: Callable, optimizer: Optimizer, clip: float | None = None, compile: bool = False,
                            ema: float | None = None, precision: str | None = None, recompute: bool = False) -> Callable:
-    """`step(state, batches, counts) -> (state, metrics)`: the update of `make_step` by the mean over all targets of all batches.
+    """`step(state, batches, counts, donate=False) -> (state, metrics)`: the update of `make_step` by the mean over all targets of all batches.
 
         gradient = sum_j n_j / N gradient_j,  N = sum_j n_j
 
@@ -41,17 +41,17 @@ def make_accumulating_step(model: Module, loss: Callable, optimizer: Optimizer, 
             sums = tree.map(lambda a, b: a + b, {"grads": total["grads"], "metrics": total["metrics"]}, sums)
         return {**sums, "buffers": out.buffers}
 
-    def finish(state, total):
-        return updated(state, total["grads"], total["buffers"], total["metrics"], optimizer, clip, ema)
+    def finish(state, total, donate=False):
+        return updated(state, total["grads"], total["buffers"], total["metrics"], optimizer, clip, ema, donate)
 
     if compiles == "step":
         add, finish = autodiff.compile(add), autodiff.compile(finish)
 
-    def step(state, batches: Iterable[tuple], counts: list[int]):
+    def step(state, batches: Iterable[tuple], counts: list[int], donate: bool = False):
         like, total = state["optimizer"]["step"], None
         whole = full((), max(sum(counts), 1), dt.int32, like=like)
         for j, (batch, count) in enumerate(zip(batches, counts)):
             total = add(total, state, full((), j, dt.int32, like=like), full((), count, dt.int32, like=like), whole, batch)
             runtime.synchronize([t.data for t in tree.tensors(total)])      # else a lazy engine would hold all batches at once
-        return finish(state, total)
+        return finish(state, total, donate and compiles != "step")
     return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from ember_ml import autodiff
@@ -21,7 +22,7 @@ def initial_state(model: Module, optimizer: Optimizer, key: EmberTensor, ema: fl
 
 def make_step(model: Module, loss: Callable, optimizer: Optimizer, clip: float | None = None, compile: bool = False,
               ema: float | None = None, precision: str | None = None, recompute: bool = False) -> Callable:
-    """`step(state, batch) -> (state, metrics)`, pure, so that it can be compiled, repeated and resumed.
+    """`step(state, batch, donate=False) -> (state, metrics)`, pure, so that it can be compiled, repeated and resumed.
 
     Args:
         model: gives structure and frozen parameters. loss: `loss(model, *batch)`, a scalar.
@@ -32,15 +33,22 @@ def make_step(model: Module, loss: Callable, optimizer: Optimizer, clip: float |
 
     Metrics: loss, those of the model, rate, and grad_norm if clipped; scalars as tensors. The key of an update is the
     state's key with the number of the update folded in.
+
+    donate gives the state away: nothing else may hold its tensors then, so that an engine may write the new parameters and optimiser
+    state in the place of the old ones instead of copying them. The old dict is emptied when the update begins; after an error before
+    that it is as it was. A compiled step places its memory by itself.
     """
     compiles = compile and runtime_of(model).compiles
     gradients = value_and_grad(model, loss, compile=compiles == "loss", precision=precision, recompute=recompute)
 
-    def step(state, batch):
+    def step(state, batch, donate=False):
         out, grads = gradients(state["params"], state["buffers"], update_key(state), *batch)
-        return updated(state, grads, out.buffers, out.metrics, optimizer, clip, ema)
+        return updated(state, grads, out.buffers, out.metrics, optimizer, clip, ema, donate)
 
-    return autodiff.compile(step) if compiles == "step" else step
+    if compiles != "step":
+        return step
+    compiled = autodiff.compile(step)
+    return lambda state, batch, donate=False: compiled(state, batch)
 
 
 def runtime_of(model: Module):
@@ -54,13 +62,17 @@ def update_key(state: dict) -> tuple:
 
 
 def updated(state: dict, grads: dict, buffers: dict, metrics: dict, optimizer: Optimizer, clip: float | None,
-            ema: float | None) -> tuple[dict, dict]:
-    """(state, metrics) after the update by these gradients: clipped, applied, averaged."""
+            ema: float | None, donate: bool = False) -> tuple[dict, dict]:
+    """(state, metrics) after the update by these gradients: clipped, applied, averaged. donate: see `make_step`."""
     count = state["optimizer"]["step"]
     metrics = {**metrics, "rate": optimizer.rate(count)}
     if clip is not None:
         grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip)
-    params, optimizer_state = optimizer.update(state["params"], grads, state["optimizer"])
+    given = {}
+    if donate and "donate" in inspect.signature(optimizer.update).parameters:
+        state, old, given = dict(state), state, {"donate": True}
+        old.clear()                                          # an update that is cut short leaves no state
+    params, optimizer_state = optimizer.update(state["params"], grads, state["optimizer"], **given)
     after = {"params": params, "buffers": buffers, "optimizer": optimizer_state, "key": state["key"]}
     if ema is not None:
         after["average"] = moving_average(state["average"], params, count, ema)

@@ -44,7 +44,8 @@ class Trainer:
     (since the last row), memory (peak, bytes) and the metrics of the step, matrices among them only where it is evaluated; or step,
     seconds and eval (what `evaluate` gave).
 
-    Attributes: state (a tree of tensors) and progress: all that the next update depends on, and what a checkpoint holds.
+    Attributes: state (a tree of tensors) and progress: all that the next update depends on, and what a checkpoint holds. A state that
+    someone has looked at keeps its values; one that nobody has may be overwritten by the next update.
     """
 
     def __init__(self, model: Module, loss: Callable, optimizer: Optimizer, batch: Callable, config: TrainingConfig,
@@ -62,9 +63,25 @@ class Trainer:
         compile = config.compile if config.compile is not None else self.runtime.compiles == "step"
         make = make_step if config.accumulate == 1 else make_accumulating_step
         self.step = make(model, loss, optimizer, config.clip, compile, config.ema, config.precision, config.recompute)
-        self.state = initial_state(model, optimizer, random.key(seed, device=like.device), config.ema)
+        self._initial = lambda: initial_state(model, optimizer, random.key(seed, device=like.device), config.ema)
+        self.state = self._initial()
         self.progress, self.seconds, self.last = Progress(), 0.0, {}
         self._guard, self._best = NanGuard(), None
+
+    @property
+    def state(self) -> dict:
+        self._check_state()
+        self._private = False
+        return self._state
+
+    @state.setter
+    def state(self, state: dict):
+        self._state, self._private = state, False
+
+    def _check_state(self):
+        if not self._state:                                  # its memory was given away, see `make_step`
+            raise RuntimeError("trainer: its last update was cut short and left no state; resume() goes back to the last checkpoint, a new "
+                               "trainer begins anew")
 
     def resume(self):
         """Goes back to the newest whole checkpoint of the folder; where there is none, to the start.
@@ -75,8 +92,9 @@ class Trainer:
             raise ConfigError("resume: expected a trainer with a folder; pass folder=RunFolder(path, resume=True)")
         checkpoints = self.folder.checkpoints(self.config.keep)
         if checkpoints.steps():
-            self.state, self.progress = checkpoints.load(self.state, self.device)
+            self.state, self.progress = checkpoints.load(self._state or self._initial(), self.device)
             checkpoints.tidy(self.progress)                  # a run that was killed may not have come to it
+        self._check_state()
         self.folder.rewind(self.progress.step)
         rows = self.folder.rows()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -89,6 +107,7 @@ class Trainer:
                 holds what came of it. StorageError: the folder cannot be written to.
             Interrupted (a KeyboardInterrupt): Ctrl-C; the state was saved.
         """
+        self._check_state()
         if self.folder is not None:
             self.folder.lock.acquire()
         self.runtime.reset_peak_memory()
@@ -146,8 +165,10 @@ class Trainer:
         arrays = [self._batch(i) for i in range(first, first + many)]
         counts = [self.count(a) for a in arrays]
         batches = (tuple(tensor(a, device=self.device) for a in batch) for batch in arrays)
-        self.state, metrics = self.step(self.state, next(batches)) if many == 1 else self.step(self.state, batches, counts)
-        self.runtime.pace(lambda: [t.data for t in tree.tensors((self.state, metrics))])
+        donate, batch = self._private, (next(batches),) if many == 1 else (batches, counts)
+        self._state, metrics = self.step(self._state, *batch, donate=donate)
+        self._private = True
+        self.runtime.pace(lambda: [t.data for t in tree.tensors((self._state, metrics))])
         self.progress.step += 1
         self.progress.tokens += sum(counts)
         self._guard.note(self.progress.step, metrics)
@@ -184,7 +205,7 @@ class Trainer:
         return improved
 
     def _save(self):
-        path = self.folder.save(self.state, self.progress, self.config.keep)
+        path = self.folder.save(self._state, self.progress, self.config.keep)
         self._tell("checkpoint", path, self.progress.step)
 
     def _interrupt(self):
