@@ -132,6 +132,8 @@ def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name 
          test: Annotated[int, typer.Option(help="Sequences to judge on.")] = 256,
          seed: Annotated[int, typer.Option(help="Of data, weights and order.")] = 0,
          out: Annotated[Path, typer.Option(help="Folder for mad.json and mad.png.")] = Path("runs/mad"),
+         resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that are in it, train what is missing.")] = False,
+         overwrite: Overwrite = False,
          backend: Engine = None, json: Json = False):
     """Train small models on six probe tasks.
 
@@ -141,8 +143,12 @@ def _mad(layers: Annotated[list[str], typer.Option(help="Models: a layer's name 
     from ember_ml.cli.output import Output
     from ember_ml.nn.pipeline.training.probes import ProbeConfig
     chosen = {"tasks": tasks} if tasks else {}
-    mad.run(ProbeConfig([*layers, *(more or [])], steps=steps, batch=batch, rate=rate, d_input=d_input, depth=depth, train=train, test=test,
-                        seed=seed, **chosen), out, backend, Output(json))
+    config = ProbeConfig([*layers, *(more or [])], steps=steps, batch=batch, rate=rate, d_input=d_input, depth=depth, train=train, test=test,
+                         seed=seed, **chosen)
+    try:
+        mad.run(config, out, backend, resume, overwrite, Output(json))
+    except KeyboardInterrupt as e:                           # says what is there, and how to go on
+        _fail(str(e) or "interrupted", 130)
 
 
 @app.command("report")

@@ -6,8 +6,9 @@ Source: Poli et al. 2024, Mechanistic Design and Scaling of Hybrid Architectures
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from ember_ml.data.synthetic import IGNORED, TASKS, Task
@@ -88,8 +89,8 @@ def logits(model: Module, tokens):
     return y[0] if isinstance(y, tuple) else y
 
 
-def train(model: Module, task: Task, c: ProbeConfig):
-    """Trains in place on `c.train` sequences, in a new order every time that all were seen."""
+def train(model: Module, task: Task, c: ProbeConfig) -> float:
+    """Trains in place on `c.train` sequences, in a new order every time that all were seen. Returns the last update's loss."""
     inputs, targets = (tensor(part, dtype="int32") for part in task.instances(c.train, c.seed))
     optimizer = AdamW(AdamWConfig(Schedule(peak=c.rate, total=c.steps, warmup=max(1, c.steps // 10), floor=c.rate / 20), weight_decay=0.1))
 
@@ -103,9 +104,10 @@ def train(model: Module, task: Task, c: ProbeConfig):
         if at + c.batch > c.train:
             order, at = random.permutation(random.fold_in(random.key(c.seed), count), c.train), 0
         rows = order[at:at + c.batch]
-        state, _ = step(state, (inputs[rows], targets[rows]))
+        state, metrics = step(state, (inputs[rows], targets[rows]))
         at += c.batch
     model.update({**state["params"], **state["buffers"]})
+    return float(metrics["loss"])
 
 
 def accuracy(model: Module, task: Task, c: ProbeConfig) -> float:
@@ -119,13 +121,15 @@ def accuracy(model: Module, task: Task, c: ProbeConfig) -> float:
     return right / judged
 
 
-def probe(c: ProbeConfig, watch: Callable[[dict], None] = lambda row: None) -> list[dict]:
+def probe(c: ProbeConfig, watch: Callable[[dict], None] = lambda row: None, known: Sequence[dict] = ()) -> list[dict]:
     """Trains every model on every task, on the engine in use.
 
     Args:
         watch: is given each row as it comes.
+        known: rows of an earlier call, which are not trained again.
 
-    Returns: rows {"layers", "task", "accuracy", "parameters", "seconds"}, seconds of training.
+    Returns: rows {"layers", "task", "accuracy", "loss", "parameters", "seconds"}, the known ones first; loss of the last update, None where
+    it was not finite: the model diverged and its accuracy says nothing; seconds of training.
 
     Raises RegistryError or ConfigError before anything is trained, for layers that do not exist or do not fit.
     """
@@ -133,16 +137,17 @@ def probe(c: ProbeConfig, watch: Callable[[dict], None] = lambda row: None) -> l
         raise ConfigError(f"mad: expected at least one batch of sequences to train on, received train={c.train}, batch={c.batch}")
     tasks = {name: TASKS[name](**SIZES[name]) for name in c.tasks}
     widths = {name: task.instances(1, 0)[0].shape[1] for name, task in tasks.items()}
-    for spec in c.layers:
-        for name, task in tasks.items():
-            build(spec, task, widths[name], c)
-    rows = []
-    for spec in c.layers:
-        for name, task in tasks.items():
-            model, start = build(spec, task, widths[name], c), time.perf_counter()
-            train(model, task, c)
-            seconds = time.perf_counter() - start
-            row = {"layers": spec, "task": name, "accuracy": accuracy(model, task, c), "parameters": model.count(), "seconds": seconds}
-            watch(row)
-            rows.append(row)
+    rows = list(known)
+    done = {(row["layers"], row["task"]) for row in rows}
+    wanted = [pair for pair in dict.fromkeys((spec, name) for spec in c.layers for name in c.tasks) if pair not in done]
+    for spec, name in wanted:
+        build(spec, tasks[name], widths[name], c)
+    for spec, name in wanted:
+        model, start = build(spec, tasks[name], widths[name], c), time.perf_counter()
+        loss = train(model, tasks[name], c)
+        seconds = time.perf_counter() - start
+        row = {"layers": spec, "task": name, "accuracy": accuracy(model, tasks[name], c), "loss": loss if math.isfinite(loss) else None,
+               "parameters": model.count(), "seconds": seconds}
+        rows.append(row)
+        watch(row)
     return rows
