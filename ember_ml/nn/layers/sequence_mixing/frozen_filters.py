@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ember_ml.autodiff import is_transforming
-from ember_ml.ops import PreparedFilter
 from ember_ml.tensor import EmberTensor
 
 
 class FrozenFilters:
-    """Remembers the prepared filters of one layer. A layer holds it as a private attribute; it is no part of its state."""
+    """Remembers the filters of one layer, in the form that it uses. A layer holds it as a private attribute; it is no part of its state."""
 
     def __init__(self):
         self._made: tuple | None = None                    # (values of the sources, length, filters)
 
     def get(self, sources: Sequence[EmberTensor], length: int,
-            make: Callable[[], list[PreparedFilter]]) -> list[PreparedFilter] | None:
+            make: Callable[[], list]) -> list | None:
         """`make()`, or what it gave last time if the sources are the same values and it was long enough.
 
         Args:

@@ -12,8 +12,8 @@ from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.frozen_filters import FrozenFilters
-from ember_ml.nn.layers.sequence_mixing.future_fill import convolve_chunk, convolve_step, initial_cache, next_at
 from ember_ml.nn.layers.sequence_mixing.hyena_filter import HyenaFilter
+from ember_ml.nn.layers.sequence_mixing.online_conv import OnlineFilter, convolve_chunk, convolve_step, initial_cache
 from ember_ml.nn.layers.sequence_mixing.rational_filter import RationalFilter
 from ember_ml.ops import (
     broadcast_to, concat, expand_dims, fftconv, ones, prepare_filter, random, repeat, reshape, short_conv, split, swap_axes,
@@ -68,7 +68,8 @@ class Hyena(SequenceMixer):
 
     Parameters: in_proj, out_proj as Dense; short_weight ((N+1) d, taps), short_bias; filter as HyenaFilter or RationalFilter, one filter
     per head and convolution; D (N-1, heads); scale (N-1,) with `order_scale`.
-    State: short inputs; long inputs in epochs (`future_fill`: past, recent, future), the place in the epoch; filters.
+    State: short, the last inputs of the short convolution; long, of each long convolution the inputs so far and what they add to outputs to
+    come, in blocks (`online_conv`, docs/decoding.md): at most 2 l_max + 64 numbers a channel; at, positions so far; filters.
 
     Source: Poli et al. 2023, Hyena Hierarchy, definition 3.1; Massaroli et al. 2023, Laughing Hyena Distillery, section 5 (heads).
     """
@@ -99,7 +100,7 @@ class Hyena(SequenceMixer):
         if c.order_scale:
             self.scale = ones((c.order - 1,))
         self.out_proj = Dense(DenseConfig(self.inner, c.d_input), key=keys[5])
-        self._prepared, self._prepared_state = FrozenFilters(), FrozenFilters()
+        self._prepared, self._prepared_state, self._taps = FrozenFilters(), FrozenFilters(), FrozenFilters()
 
     def filters(self, length: int | None = None) -> EmberTensor:
         """All long filters, (order - 1, heads, length)."""
@@ -162,11 +163,11 @@ class Hyena(SequenceMixer):
             k, after = self._convolutions(length), None
             u = short_conv(u, self.short_weight, self.short_bias)
         else:
-            filters, k = self._decoding(state)
+            k = self._decoding(state)
             past = concat([state["short"], u], axis=-1)
             u = cut(short_conv(past, self.short_weight, self.short_bias), c.short_taps - 1, past.shape[-1], axis=-1)
             after = {"short": cut(past, length, past.shape[-1], axis=-1), "long": [], "filters": state["filters"],
-                     "at": next_at(state["at"], length, c.l_max)}
+                     "at": state["at"] + length}
         gates, v = self._gates(u)
         for i in range(c.order - 1):
             gate = gates[c.order - 1 - i]
@@ -175,43 +176,41 @@ class Hyena(SequenceMixer):
             if state is None:
                 v = fftconv(v, k[i], self.D[i], v=gate, q=last, head_dim=c.head_dim)
             else:
-                v, cache = convolve_chunk(state["long"][i], state["at"], self._product(v, gate), self._shared(self.D[i], 0),
-                                          filters[i], k[i])
+                v, cache = convolve_chunk(state["long"][i], state["at"], self._product(v, gate), self._shared(self.D[i], 0), k[i])
                 after["long"].append(cache)
                 v = v if last is None else self._read(v, last)
             v = self._scaled(v, i)
         return self._output(swap_axes(v)), after
 
     def step(self, x: EmberTensor, state):
-        """One position, (B, d_input): of each convolution the products with the first taps, the rest once in an epoch."""
+        """One position, (B, d_input): O(log^2 l_max) multiply-adds a channel, averaged over l_max positions."""
         c = self.config
         past = concat([state["short"], expand_dims(self._project(x), -1)], axis=-1)
         u = (past * self.short_weight).sum(axis=-1) + self.short_bias
         gates, v = self._gates(u)
-        (filters, k), long = self._decoding(state), []
+        k, long = self._decoding(state), []
         for i in range(c.order - 1):
             x_i = self._product(v, gates[c.order - 1 - i])
-            v, cache = convolve_step(state["long"][i], state["at"], x_i, filters[i], k[i])
+            v, cache = convolve_step(state["long"][i], state["at"], x_i, k[i])
             long.append(cache)
             v = v + self._shared(self.D[i], 0) * x_i
             v = self._scaled(v if i < c.order - 2 else self._read(v, gates[0]), i)
         after = {"short": cut(past, 1, c.short_taps, axis=-1), "long": long, "filters": state["filters"],
-                 "at": next_at(state["at"], 1, c.l_max)}
+                 "at": state["at"] + 1}
         return self._output(v), after
 
-    def _decoding(self, state) -> tuple[list, list]:
-        """The filters of a state for all rows of each convolution: the taps, and what fftconv takes."""
+    def _decoding(self, state) -> list[OnlineFilter]:
+        """The filters of a state for all rows of each convolution."""
         frozen = self._prepared_state.get([state["filters"]], self.config.l_max,
-                                          lambda: [prepare_filter(self._shared(k, 0)) for k in state["filters"]])
-        if frozen is None:
-            filters = [self._shared(k, 0) for k in state["filters"]]
-            return filters, filters
-        return [prepared.k for prepared in frozen], frozen
+                                          lambda: [OnlineFilter(self._shared(k, 0), prepare=True) for k in state["filters"]])
+        return [OnlineFilter(self._shared(k, 0), prepare=False) for k in state["filters"]] if frozen is None else frozen
 
     def initial_state(self, batch: int, dtype="float32"):
-        """Empty caches, and the filters, which later changes of the parameters do not touch."""
+        """Empty caches, and the filters, which later changes of the parameters do not touch. States of the same parameters share them."""
         c, like = self.config, self.D
+        frozen = self._taps.get(list(self.filter.tensors().values()), c.l_max, lambda: [self.filters()])
+        filters = self.filters() if frozen is None else frozen[0]
         wide = (c.order + 1) * self.inner
         return {"short": zeros((batch, wide, c.short_taps - 1), dtype, like=like),
                 "long": [initial_cache(batch, self.inner * c.head_dim, c.l_max, dtype, like) for _ in range(c.order - 1)],
-                "filters": self.filters().astype(dtype), "at": zeros((), "int32", like=like)}
+                "filters": filters.astype(dtype), "at": zeros((), "int32", like=like)}

@@ -78,6 +78,9 @@ class RationalFilter(Module):
     def step(self, u: EmberTensor, state: EmberTensor, read_out: tuple[EmberTensor, EmberTensor] | None = None) -> tuple[EmberTensor, EmberTensor]:
         """One position: y = c . x + d u, then x <- [u - a . x, x_1, ..., x_{N-1}].
 
+        For filters whose poles lie within the unit circle. Nothing in training holds them to that, and outside of it rounding errors grow with
+        every position; a layer therefore decodes by the filter's taps, as it computes in parallel.
+
         Args:
             u: (B, channels). state: x (B, channels, N). read_out: (c, d), if they are at hand.
 

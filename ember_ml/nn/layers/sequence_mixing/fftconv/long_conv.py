@@ -8,7 +8,7 @@ from ember_ml.nn.layers.activations import ACTIVATIONS, ActivationName
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.frozen_filters import FrozenFilters
-from ember_ml.nn.layers.sequence_mixing.future_fill import convolve_chunk, convolve_step, initial_cache, next_at
+from ember_ml.nn.layers.sequence_mixing.online_conv import OnlineFilter, convolve_chunk, convolve_step, initial_cache
 from ember_ml.ops import abs, concat, fftconv, pad, prepare_filter, random, relu, sigmoid, sign, split, swap_axes, zeros
 from ember_ml.ops.shape import cut
 from ember_ml.registry import Size, config, layers
@@ -42,8 +42,9 @@ class LongConv(SequenceMixer):
     Args:
         config: see LongConvConfig. key: random key of the initial weights.
 
-    Parameters: kernel (copies d_input, l_max), future of the same shape if bidirectional, D (copies d_input,), out_proj (2 d_input, copies d_input) as Dense. State:
-    the inputs in epochs (`future_fill`), the place in the epoch, and the filters.
+    Parameters: kernel (copies d_input, l_max), future of the same shape if bidirectional, D (copies d_input,), out_proj (2 d_input, copies
+    d_input) as Dense. State: long, the inputs so far and what they add to outputs to come, in blocks (`online_conv`, docs/decoding.md): at most
+    2 l_max + 64 numbers a channel; at, positions so far; filters.
 
     Source: Fu et al. 2023, Simple Hardware-Efficient Long Convolutions for Sequence Modeling.
     """
@@ -66,7 +67,7 @@ class LongConv(SequenceMixer):
             self.future = initializers.normal(keys[3], (wide, c.l_max), max(0.002, 2.0 * c.squash))
         self.D = random.normal(keys[1], (wide,))
         self.out_proj = Dense(DenseConfig(wide, 2 * c.d_input), key=keys[2])
-        self._prepared, self._prepared_state = FrozenFilters(), FrozenFilters()
+        self._prepared, self._prepared_state, self._taps = FrozenFilters(), FrozenFilters(), FrozenFilters()
 
     def filters(self, weight: EmberTensor | None = None) -> EmberTensor:
         """The taps that a weight (default: kernel) stands for, (copies d_input, l_max)."""
@@ -95,30 +96,32 @@ class LongConv(SequenceMixer):
             k, future = self._both_filters() if frozen is None else (frozen[0], None)
             y = fftconv(self._copied(u), k, self.D, k_reverse=future)
         else:
-            taps, k = self._decoding(state)
-            y, cache = convolve_chunk(state["past"], state["at"], self._copied(u), self.D, taps, k)
-            after = {"past": cache, "filters": state["filters"], "at": next_at(state["at"], length, c.l_max)}
+            y, cache = convolve_chunk(state["long"], state["at"], self._copied(u), self.D, self._decoding(state))
+            after = {"long": cache, "filters": state["filters"], "at": state["at"] + length}
         return self._output(swap_axes(y)), after
 
     def step(self, x: EmberTensor, state):
-        """One position, (B, d_input): the products with the first taps, the rest once in an epoch."""
-        taps, k = self._decoding(state)
-        y, cache = convolve_step(state["past"], state["at"], self._copied(x), taps, k)
-        after = {"past": cache, "filters": state["filters"], "at": next_at(state["at"], 1, self.config.l_max)}
+        """One position, (B, d_input): O(log^2 l_max) multiply-adds a channel, averaged over l_max positions."""
+        y, cache = convolve_step(state["long"], state["at"], self._copied(x), self._decoding(state))
+        after = {"long": cache, "filters": state["filters"], "at": state["at"] + 1}
         return self._output(y + self.D * self._copied(x)), after
 
-    def _decoding(self, state):
-        """The filters of a state: the taps, and what fftconv takes."""
-        frozen = self._prepared_state.get([state["filters"]], self.config.l_max, lambda: [prepare_filter(state["filters"])])
-        return (state["filters"],) * 2 if frozen is None else (frozen[0].k, frozen[0])
+    def _decoding(self, state) -> OnlineFilter:
+        frozen = self._prepared_state.get([state["filters"]], self.config.l_max, lambda: [OnlineFilter(state["filters"], prepare=True)])
+        return OnlineFilter(state["filters"], prepare=False) if frozen is None else frozen[0]
 
     def initial_state(self, batch: int, dtype="float32"):
-        """No inputs yet, and the filters, which later changes of the parameters do not touch. Raises UnsupportedOp if bidirectional."""
+        """No inputs yet, and the filters, which later changes of the parameters do not touch. States of the same parameters share them.
+
+        Raises UnsupportedOp if bidirectional.
+        """
         if self.config.bidirectional:
             raise UnsupportedOp("long_conv: a bidirectional layer reads the future, it cannot run step by step; call forward "
                                 "on the whole sequence")
+        frozen = self._taps.get([self.kernel], self.config.l_max, lambda: [self.filters()])
+        filters = self.filters() if frozen is None else frozen[0]
         wide = self.config.copies * self.config.d_input
-        return {"past": initial_cache(batch, wide, self.config.l_max, dtype, self.D), "filters": self.filters().astype(dtype),
+        return {"long": initial_cache(batch, wide, self.config.l_max, dtype, self.D), "filters": filters.astype(dtype),
                 "at": zeros((), "int32", like=self.D)}
 
     def _copied(self, x: EmberTensor) -> EmberTensor:
