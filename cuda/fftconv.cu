@@ -5,6 +5,7 @@
 // fftconv_transform explains the algorithm.
 #include "fftconv_transform.cu"
 #include "fftconv_rows.cu"
+#include "fftconv_tail.cu"
 
 namespace fftconv {
 
@@ -24,53 +25,44 @@ __device__ inline void spectrum(const float* k, const float* k_reverse, const fl
   for (int i = 0; i < P::POINTS; i++) row[i * P::THREADS] = float2{z[i].x * (1.0f / P::M), z[i].y * (1.0f / P::M)};
 }
 
-// y. Rows of one head follow each other, so that they find its spectrum in the cache.
-template <class P, typename T>
+// y. Rows of one head follow each other, so that they find its spectrum in the cache; the pairs of one output, which are added
+// up there, are done one after the other.
+template <class P, typename T, typename Y>
 __device__ inline void forward(const T* u, const T* v, const T* q, const float* filter, const float* tails, const float* D,
-                               const float* mask, const float* table, T* y, float* shared, unsigned batch,
-                               unsigned heads, int length, Strides us, Strides vs, Strides qs) {
+                               const float* mask, const float* table, Y* y, float* shared, unsigned batch, unsigned heads,
+                               unsigned head_dim, int length, Strides us, Strides vs, Strides qs) {
   const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
-  const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, units = batch * heads;
-  const unsigned head = min(unit, units - 1) / batch, b = min(unit, units - 1) % batch;
-  float2 z[P::POINTS];
-  load_row<P>(z, u + us.of(b, head) + first, left);
-  if (P::GATED) gate_row<P>(z, v + vs.of(b, head) + first, left);
-  transform<P, !P::FOLDED>(z, shared + slot * P::SHARED, (const float4*)table, me);
-  multiply<P>(z, (const float2*)filter + size_t(head) * P::M + me, P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f, false);
-  inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
-  if (P::ROWS > 1 && unit >= units) return;
-  if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
-  const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
-  store_output<P>(z, q + qs.of(b, head) + first, factor, y + (size_t(b) * heads + head) * length + first, left);
+  const unsigned width = P::PAIRED ? head_dim : 1, units = batch * heads * width;
+  const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, at = min(unit, units - 1);
+  const unsigned head = at / (batch * width), b = at / width % batch, channel = head * width + at % width;
+  const float factor = P::MASKED ? mask[b * heads + head] : 1.0f, skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
+  for (unsigned one = 0; one < width; one++) {
+    float2 z[P::POINTS];
+    load_row<P>(z, u + us.of(b, head * width + one) + first, left);
+    if (P::GATED) gate_row<P>(z, v + vs.of(b, channel) + first, left);
+    transform<P, !P::FOLDED>(z, shared + slot * P::SHARED, (const float4*)table, me);
+    multiply<P>(z, (const float2*)filter + size_t(head) * P::M + me, skip, false);
+    inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
+    if (P::ROWS > 1 && unit >= units) continue;
+    if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
+    store_output<P>(z, q + qs.of(b, head * width + one) + first, factor,
+                    y + (size_t(b) * heads * width + channel) * length + first, left, one > 0);
+  }
 }
 
-// tails[b, h, n] = sum of x[j] k[h, points + n - j] over the whole row, n < TAILS: what a convolution of 2 M = `points`
-// numbers has no room for, so that it comes back. Lengths of 2^j + 2 have three of them, and need no longer transform.
-template <bool GATED, typename T>
-__device__ inline void tail(const T* u, const T* v, const float* k, float* tails, unsigned batch, unsigned heads,
-                            int length, int taps, int points, Strides us, Strides vs) {
-  const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, n = at % TAILS, row = at / TAILS;
-  if (row >= batch * heads) return;
-  const unsigned b = row / heads, head = row % heads;
-  const T *own_u = u + us.of(b, head), *own_v = v + vs.of(b, head);
-  float sum = 0.0f;
-  for (int j = points + int(n) - taps + 1; j < length; j++)
-    sum = fmaf(GATED ? float(own_u[j]) * float(own_v[j]) : float(own_u[j]), k[size_t(head) * taps + points + n - j], sum);
-  tails[at] = sum;
-}
-
-// Gradients in u, v and q, and of each head the sum over a part of the batch of conj(X) dZ, whose inverse is dk.
+// Gradients in u, v and q, and of each head the sum over a part of the batch (and all pairs) of conj(X) dZ, whose inverse is dk.
 // Every part has rows. X is kept while z is computed, in shared memory (KEEP > 0) or in `kept`; the sum is made in shared memory (KEEP > 1) or
 // in its place. A thread reads only what it wrote there.
-template <class P, int KEEP, typename T>
-__device__ inline void backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* D,
-                                const float* mask, const float* table, T* du, T* dv, T* dq, float* partial,
-                                float* kept_work, float* shared, unsigned batch, unsigned heads, int length, unsigned parts,
-                                Strides gs, Strides us, Strides vs, Strides qs) {
+template <class P, int KEEP, typename T, typename Y>
+__device__ inline void backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* tails,
+                                const float* ends, const float* D, const float* mask, const float* table, Y* du, Y* dv,
+                                Y* dq, float* partial, float* kept_work, float* shared, unsigned batch, unsigned heads,
+                                unsigned head_dim, int length, unsigned parts, Strides gs, Strides us, Strides vs,
+                                Strides qs) {
   const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, units = parts * heads;
   const unsigned head = min(unit, units - 1) / parts, part = min(unit, units - 1) % parts;
-  const unsigned each = (batch + parts - 1) / parts;
+  const unsigned width = P::PAIRED ? head_dim : 1, pairs = width * width, each = (batch + parts - 1) / parts;
   const float2* row_filter = (const float2*)filter + size_t(head) * P::M + me;
   const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
   float2* out = (float2*)partial + (size_t(head) * parts + part) * P::M + me;
@@ -78,11 +70,14 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
   float2* kept = KEEP > 0 ? spare : (float2*)kept_work + (size_t(head) * parts + part) * P::M + me;
   float2* sums = KEEP > 1 ? spare + P::ROWS * P::M : out;
   shared += slot * P::SHARED;
-  for (unsigned turn = 0; turn < each; turn++) {
-    const bool live = unit < units && part * each + turn < batch;
-    const unsigned b = min(part * each + turn, batch - 1);
-    const size_t row = (size_t(b) * heads + head) * length + first;
-    const T *own_u = u + us.of(b, head) + first, *own_v = v + vs.of(b, head) + first, *own_g = g + gs.of(b, head) + first;
+  for (unsigned turn = 0; turn < each * pairs; turn++) {
+    const bool live = unit < units && part * each + turn / pairs < batch;
+    const unsigned b = min(part * each + turn / pairs, batch - 1);
+    const Pair<P::PAIRED> pair(head_dim, turn);
+    const unsigned one = head * width + pair.one, other = head * width + pair.other;
+    const size_t row = (size_t(b) * heads * width + one) * length + first, edge = (size_t(b) * heads + head) * TAILS;
+    const size_t other_row = (size_t(b) * heads * width + other) * length + first;
+    const T *own_u = u + us.of(b, one) + first, *own_v = v + vs.of(b, other) + first, *own_g = g + gs.of(b, other) + first;
     const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
     float2 z[P::POINTS];
     load_row<P>(z, own_u, left);
@@ -95,7 +90,8 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     if (P::GATED_AFTER || P::CURVED) {  // the forward's output is needed again
       multiply<P>(z, row_filter, skip, false);
       inverse<P>(z, shared, (const float4*)table, me);
-      turn_back<P>(z, own_g, q + qs.of(b, head) + first, factor, dq + row, left, live);
+      if (P::TAILED) mend<P>(z, tails + edge, first);
+      turn_back<P>(z, own_g, q + qs.of(b, one) + first, factor, dq + row, left, pair.other > 0, live);
     } else {
       load_gradient<P>(z, own_g, factor, left);
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
@@ -104,7 +100,8 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     if (live) add_terms<P, (KEEP > 1 ? 2 : 8)>(sums, kept, z, turn == 0);
     multiply<P>(z, row_filter, skip, true);
     inverse<P>(z, shared, (const float4*)table, me);
-    if (live) store_gradient<P>(z, own_u, own_v, du + row, dv + row, left);
+    if (live)
+      store_gradient<P>(z, own_u, own_v, ends + edge, du + row, dv + other_row, left, pair.other > 0, pair.one > 0);
   }
   if constexpr (KEEP == 2) {
     if (unit >= units) return;
@@ -115,7 +112,7 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
 
 // dk and dk_reverse from the sums of `backward`, added up in order. dD is dk[0].
 template <class P>
-__device__ inline void filter_grad(const float* partial, const float* table, float* dk, float* dk_reverse,
+__device__ inline void filter_grad(const float* partial, const float* ends, const float* table, float* dk, float* dk_reverse,
                                    float* shared, unsigned heads, int taps, int taps_reverse, unsigned parts) {
   const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me);
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, head = min(unit, heads - 1);
@@ -132,7 +129,7 @@ __device__ inline void filter_grad(const float* partial, const float* table, flo
   }
   inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
   if (unit >= heads) return;
-  store_filter_gradient<P>(z, dk + size_t(head) * taps, dk_reverse + size_t(head) * taps_reverse, first, taps,
+  store_filter_gradient<P>(z, ends + head * TAILS, dk + size_t(head) * taps, dk_reverse + size_t(head) * taps_reverse, first, taps,
                            taps_reverse);
 }
 
@@ -142,6 +139,7 @@ __device__ inline void filter_grad(const float* partial, const float* table, flo
 
 // The numbers after the type are those of fftconv::Plan, and the blocks that a multiprocessor is to hold at once.
 #define FFTCONV_PLAN int LOG_M, int LOG_POINTS, int ROWS, bool SPLIT, unsigned OPTIONS, int BLOCKS
+#define FFTCONV_WRITTEN typename fftconv::Written<T, (OPTIONS & fftconv::PAIRS) != 0>::Type
 #define FFTCONV_KERNEL __global__ void __launch_bounds__((ROWS << LOG_M) >> LOG_POINTS, BLOCKS)
 
 template <FFTCONV_PLAN>
@@ -154,52 +152,57 @@ FFTCONV_KERNEL fftconv_spectrum(const float* k, const float* k_reverse, const fl
 
 template <typename T, FFTCONV_PLAN>
 FFTCONV_KERNEL fftconv_forward(const T* u, const T* v, const T* q, const float* filter, const float* tails, const float* D,
-                               const float* mask, const float* table, T* y, unsigned batch, unsigned heads,
-                               unsigned length, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel,
+                               const float* mask, const float* table, FFTCONV_WRITTEN* y, unsigned batch,
+                               unsigned heads, unsigned head_dim, unsigned length, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel,
                                size_t q_batch, size_t q_channel) {
   extern __shared__ float shared_memory[];
   using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS>;
-  fftconv::forward<P>(u, v, q, filter, tails, D, mask, table, y, shared_memory, batch, heads, length, {u_batch, u_channel},
-                      {v_batch, v_channel}, {q_batch, q_channel});
+  fftconv::forward<P>(u, v, q, filter, tails, D, mask, table, y, shared_memory, batch, heads, head_dim, length,
+                      {u_batch, u_channel}, {v_batch, v_channel}, {q_batch, q_channel});
 }
 
-template <typename T, bool GATED>
-__global__ void fftconv_tail(const T* u, const T* v, const float* k, float* tails, unsigned batch, unsigned heads,
-                             unsigned length, unsigned taps, unsigned points, size_t u_batch, size_t u_channel,
-                             size_t v_batch, size_t v_channel) {
-  fftconv::tail<GATED>(u, v, k, tails, batch, heads, length, taps, points, {u_batch, u_channel}, {v_batch, v_channel});
+template <typename T, unsigned OPTIONS, bool BACK>
+__global__ void __launch_bounds__(256) fftconv_tail(
+    const T* g, const T* u, const T* v, const T* q, const float* k, const float* D, const float* mask, float* tails,
+    float* ends, float* tap_ends, unsigned batch, unsigned heads, unsigned length, unsigned taps, unsigned points,
+    size_t g_batch, size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel, size_t q_batch,
+    size_t q_channel) {
+  extern __shared__ float shared_memory[];
+  fftconv::tail<fftconv::Options<OPTIONS>, BACK>(g, u, v, q, k, D, mask, tails, ends, tap_ends, shared_memory, batch, heads,
+                                                 length, taps, points, {g_batch, g_channel}, {u_batch, u_channel},
+                                                 {v_batch, v_channel}, {q_batch, q_channel});
 }
 
 // KEEP: see fftconv::backward.
 template <typename T, FFTCONV_PLAN, int KEEP>
-FFTCONV_KERNEL fftconv_backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* D,
-                                const float* mask, const float* table, T* du, T* dv, T* dq, float* partial,
-                                float* kept, unsigned batch, unsigned heads, unsigned length, unsigned parts,
-                                size_t g_batch, size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch,
+FFTCONV_KERNEL fftconv_backward(const T* g, const T* u, const T* v, const T* q, const float* filter, const float* tails,
+                                const float* ends, const float* D, const float* mask, const float* table,
+                                FFTCONV_WRITTEN* du, FFTCONV_WRITTEN* dv, FFTCONV_WRITTEN* dq, float* partial, float* kept,
+                                unsigned batch, unsigned heads, unsigned head_dim, unsigned length, unsigned parts, size_t g_batch, size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch,
                                 size_t v_channel, size_t q_batch, size_t q_channel) {
   extern __shared__ float shared_memory[];
   using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS>;
-  fftconv::backward<P, KEEP>(g, u, v, q, filter, D, mask, table, du, dv, dq, partial, kept, shared_memory, batch,
-                             heads, length, parts, {g_batch, g_channel}, {u_batch, u_channel}, {v_batch, v_channel},
-                             {q_batch, q_channel});
+  fftconv::backward<P, KEEP>(g, u, v, q, filter, tails, ends, D, mask, table, du, dv, dq, partial, kept, shared_memory,
+                             batch, heads, head_dim, length, parts, {g_batch, g_channel}, {u_batch, u_channel},
+                             {v_batch, v_channel}, {q_batch, q_channel});
 }
 
 template <FFTCONV_PLAN>
-FFTCONV_KERNEL fftconv_filter_grad(const float* partial, const float* table, float* dk, float* dk_reverse,
+FFTCONV_KERNEL fftconv_filter_grad(const float* partial, const float* ends, const float* table, float* dk, float* dk_reverse,
                                    unsigned heads, unsigned taps, unsigned taps_reverse, unsigned parts) {
   extern __shared__ float shared_memory[];
   using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS | fftconv::FOLD | fftconv::RAGGED>;
-  fftconv::filter_grad<P>(partial, table, dk, dk_reverse, shared_memory, heads, taps, taps_reverse, parts);
+  fftconv::filter_grad<P>(partial, ends, table, dk, dk_reverse, shared_memory, heads, taps, taps_reverse, parts);
 }
 
 template <typename T, int OUTER, int LOG_INNER, unsigned OPTIONS, fftconv::ColumnStage STAGE>
 __global__ void __launch_bounds__(256) fftconv_columns(
     const T* g, const T* u, const T* v, const T* q, const float* tails, const float* mask, const float* table,
-    float* work, T* out, T* dv, unsigned batch, unsigned heads, unsigned row, unsigned length, unsigned taps_reverse, size_t g_batch,
-    size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel, size_t q_batch,
+    float* work, FFTCONV_WRITTEN* out, FFTCONV_WRITTEN* dv, unsigned batch, unsigned heads, unsigned head_dim, unsigned row,
+    unsigned length, unsigned taps_reverse, size_t g_batch, size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel, size_t q_batch,
     size_t q_channel) {
   using P = fftconv::Columns<OUTER, LOG_INNER, OPTIONS>;
-  fftconv::columns<P, STAGE>(g, u, v, q, tails, mask, table, work, out, dv, batch, heads, row, length, taps_reverse,
+  fftconv::columns<P, STAGE>(g, u, v, q, tails, mask, table, work, out, dv, batch, heads, head_dim, row, length, taps_reverse,
                              {g_batch, g_channel}, {u_batch, u_channel}, {v_batch, v_channel}, {q_batch, q_channel});
 }
 

@@ -9,54 +9,63 @@ namespace fftconv {
 enum ColumnStage { SIGNAL, GRADIENT, FILTER, OUTPUT, TURN, BACK, FILTER_GRADIENT };
 
 // SIGNAL, GRADIENT, FILTER: from u v, g or k to the workspace. OUTPUT, BACK, FILTER_GRADIENT: from there to y, to du and
-// dv, to dk. TURN: from the convolution's values there to their gradient, and dq. Rows are those from `row` on.
-template <class P, ColumnStage STAGE, typename T>
+// dv, to dk. TURN: from the convolution's values there to their gradient, and dq. Rows are those from `row` on, with all
+// pairs of each. `tails`: those of `tail` that the stage adds.
+template <class P, ColumnStage STAGE, typename T, typename Y>
 __device__ inline void columns(const T* g, const T* u, const T* v, const T* q, const float* tails, const float* mask,
-                               const float* table, float* work, T* out, T* dv, unsigned batch, unsigned heads,
-                               unsigned row, int length, int taps_reverse, Strides gs, Strides us, Strides vs, Strides qs) {
+                               const float* table, float* work, Y* out, Y* dv, unsigned batch, unsigned heads,
+                               unsigned head_dim, unsigned row, int length, int taps_reverse, Strides gs, Strides us,
+                               Strides vs, Strides qs) {
   constexpr unsigned BLOCKS_OF_ROW = (P::INNER + 255) / 256;
   const int first = blockIdx.x % BLOCKS_OF_ROW * 256 + threadIdx.x, left = length - first;
   const unsigned local = blockIdx.x / BLOCKS_OF_ROW, head = (row + local) / batch, b = (row + local) % batch;
+  const unsigned width = P::PAIRED ? head_dim : 1, pairs = width * width;
   const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
-  const size_t own = (size_t(b) * heads + head) * length + first;
-  float2* place = (float2*)work + size_t(local) * P::M + first;
-  float2 z[P::POINTS];
-  if constexpr (STAGE == SIGNAL) {
-    load_row<P>(z, u + us.of(b, head) + first, left);
-    if (P::GATED) gate_row<P>(z, v + vs.of(b, head) + first, left);
-  } else if constexpr (STAGE == GRADIENT) {
-    load_gradient<P>(z, g + gs.of(b, head) + first, factor, left);
-  } else if constexpr (STAGE == FILTER) {
-    load_row<P>(z, u + us.of(b, head) + first, left);
-    if (P::MIRRORED) mirror<P>(z, v + size_t(head) * taps_reverse, first, taps_reverse);
-  } else {
-    const float4 low = ((const float4*)table)[2 * first], high = ((const float4*)table)[2 * first + 1];
-    const float2 twist = {high.z, high.w};
-    float2 power[6] = {{low.x, low.y}, squared(float2{low.x, low.y}), {low.z, low.w}, squared(float2{low.z, low.w}),
-                       {high.x, high.y}, squared(float2{high.x, high.y})};
-    power[P::bits(0) - 1] = product(power[P::bits(0) - 1], twist);
+  const float* edge = tails + (size_t(b) * heads + head) * TAILS;
+  for (unsigned number = 0; number < pairs; number++) {
+    const Pair<P::PAIRED> pair(head_dim, number);
+    const unsigned one = head * width + pair.one, other = head * width + pair.other;
+    const size_t own = (size_t(b) * heads * width + one) * length + first;
+    const size_t other_own = (size_t(b) * heads * width + other) * length + first;
+    float2* place = (float2*)work + (size_t(local) * pairs + number) * P::M + first;
+    float2 z[P::POINTS];
+    if constexpr (STAGE == SIGNAL) {
+      load_row<P>(z, u + us.of(b, one) + first, left);
+      if (P::GATED) gate_row<P>(z, v + vs.of(b, other) + first, left);
+    } else if constexpr (STAGE == GRADIENT) {
+      load_gradient<P>(z, g + gs.of(b, other) + first, factor, left);
+    } else if constexpr (STAGE == FILTER) {
+      load_row<P>(z, u + us.of(b, head) + first, left);
+      if (P::MIRRORED) mirror<P>(z, v + size_t(head) * taps_reverse, first, taps_reverse);
+    } else {
+      const float4 low = ((const float4*)table)[2 * first], high = ((const float4*)table)[2 * first + 1];
+      const float2 twist = {high.z, high.w};
+      float2 power[6] = {{low.x, low.y}, squared(float2{low.x, low.y}), {low.z, low.w}, squared(float2{low.z, low.w}),
+                         {high.x, high.y}, squared(float2{high.x, high.y})};
+      power[P::bits(0) - 1] = product(power[P::bits(0) - 1], twist);
 #pragma unroll
-    for (int i = 0; i < P::POINTS; i++) {
-      z[i] = place[i * P::INNER];
-      if (i % 2 == 0) z[i] = product(z[i], twist);
+      for (int i = 0; i < P::POINTS; i++) {
+        z[i] = place[i * P::INNER];
+        if (i % 2 == 0) z[i] = product(z[i], twist);
+      }
+      levels<GIVEN, true, false, P::bits(0)>(z, power);
+      if (P::TAILED && (STAGE == OUTPUT || STAGE == TURN)) mend<P>(z, edge, first);
+      if constexpr (STAGE == OUTPUT)
+        store_output<P>(z, q + qs.of(b, one) + first, factor, out + other_own, left, pair.one > 0);
+      if constexpr (STAGE == BACK)
+        store_gradient<P>(z, u + us.of(b, one) + first, v + vs.of(b, other) + first, edge, out + own, dv + other_own, left,
+                          pair.other > 0, pair.one > 0);
+      if constexpr (STAGE == FILTER_GRADIENT)
+        store_filter_gradient<P>(z, tails + head * TAILS, out + size_t(head) * length, dv + size_t(head) * taps_reverse,
+                                 first, length, taps_reverse);
+      if constexpr (STAGE == TURN)
+        turn_back<P>(z, g + gs.of(b, other) + first, q + qs.of(b, one) + first, factor, out + own, left, pair.other > 0, true);
+      else continue;
     }
-    levels<GIVEN, true, false, P::bits(0)>(z, power);
-    if constexpr (STAGE == OUTPUT) {
-      if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
-      store_output<P>(z, q + qs.of(b, head) + first, factor, out + own, left);
-    }
-    if constexpr (STAGE == BACK)
-      store_gradient<P>(z, u + us.of(b, head) + first, v + vs.of(b, head) + first, out + own, dv + own, left);
-    if constexpr (STAGE == FILTER_GRADIENT)
-      store_filter_gradient<P>(z, out + size_t(head) * length, dv + size_t(head) * taps_reverse, first, length,
-                               taps_reverse);
-    if constexpr (STAGE == TURN)
-      turn_back<P>(z, g + gs.of(b, head) + first, q + qs.of(b, head) + first, factor, out + own, left, true);
-    else return;
+    levels<ROOT, false, STAGE != FILTER && !P::FOLDED, P::bits(0)>(z, nullptr);
+#pragma unroll
+    for (int i = 0; i < P::POINTS; i++) place[i * P::INNER] = z[i];
   }
-  levels<ROOT, false, STAGE != FILTER && !P::FOLDED, P::bits(0)>(z, nullptr);
-#pragma unroll
-  for (int i = 0; i < P::POINTS; i++) place[i * P::INNER] = z[i];
 }
 
 enum RowStage { SPECTRUM, CONVOLVE, TRANSFORM, CONVOLUTION, ADJOINT, INVERSE };

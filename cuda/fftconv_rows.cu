@@ -73,6 +73,22 @@ struct Strides {
   __device__ size_t of(unsigned b, unsigned c) const { return b * batch + c * channel; }
 };
 
+// With several channels in a head, every pair of them, `one` and `other`, is a row: u and q are those of one channel, v, y and
+// its gradient those of the other. What belongs to a channel is the sum over its pairs, added up in order.
+template <bool PAIRED>
+struct Pair {
+  unsigned width, one, other;
+  __device__ explicit Pair(unsigned head_dim, unsigned number) : width(PAIRED ? head_dim : 1), one(0), other(0) {
+    if (PAIRED) one = number % (width * width) / width, other = number % width;
+  }
+};
+
+// Sums are made in float32.
+template <typename T, bool PAIRED>
+struct Written { using Type = T; };
+template <typename T>
+struct Written<T, true> { using Type = float; };
+
 // Puts the filter of the future before the filter: lag -n is lag 2 M - n with the other sign.
 template <class P>
 __device__ inline void mirror(float2* z, const float* row, int first, int taps) {
@@ -85,11 +101,11 @@ __device__ inline void mirror(float2* z, const float* row, int first, int taps) 
   }
 }
 
-// Numbers of a row for registers from `i` on, from position `side` M.
+// Numbers of a row for registers from `i` on, from position `side` M; zeros if they are not wanted.
 template <class P, typename T>
 __device__ inline void load_ahead(float* ahead, const T* row, int i, int side, int left, bool wanted) {
 #pragma unroll
-  for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+  for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
     const int n = step<P, 0>(i + j) + side * P::M;
     ahead[j] = wanted && has<P>(n, left) ? float(row[n]) : 0.0f;
   }
@@ -109,51 +125,54 @@ __device__ inline void mend(float2* z, const float* tails, int first) {
   }
 }
 
-// The end of the forward: y of the convolution's values.
-template <class P, typename T>
-__device__ inline void store_output(const float2* z, const T* q, float factor, T* y, int left) {
+// The end of the forward: y of the convolution's values. `more`: of a sum that has been begun.
+template <class P, typename T, typename Y>
+__device__ inline void store_output(const float2* z, const T* q, float factor, Y* y, int left, bool more) {
 #pragma unroll
   for (int side = 0; side < P::HALVES; side++) {
 #pragma unroll
-    for (int i = 0; i < P::POINTS; i += AHEAD) {
-      float gate[AHEAD];
+    for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+      float gate[P::AHEAD], sum[P::AHEAD];
       load_ahead<P>(gate, q, i, side, left, P::GATED_AFTER);
+      load_ahead<P>(sum, y, i, side, left, P::PAIRED && more);
 #pragma unroll
-      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+      for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
         float a = result<P>(z[i + j], i + j, side);
         if (P::CURVED) a = gelu(a);
         if (P::MASKED) a *= factor;
         if (P::GATED_AFTER) a *= gate[j];
-        if (has<P>(n, left)) y[n] = T(a);
+        if (has<P>(n, left)) y[n] = Y(P::PAIRED ? a + sum[j] : a);
       }
     }
   }
 }
 
 // dq, and in place of the convolution's values their gradient.
-template <class P, typename T>
-__device__ inline void turn_back(float2* z, const T* g, const T* q, float factor, T* dq, int left, bool live) {
+template <class P, typename T, typename Y>
+__device__ inline void turn_back(float2* z, const T* g, const T* q, float factor, Y* dq, int left, bool more, bool live) {
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i += AHEAD) {
-    float dz[2][AHEAD] = {};
+  for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+    float dz[2][P::AHEAD] = {};
 #pragma unroll
     for (int side = 0; side < P::HALVES; side++) {
-      float gate[AHEAD];
+      float gate[P::AHEAD], sum[P::AHEAD];
       load_ahead<P>(dz[side], g, i, side, left, true);
       load_ahead<P>(gate, q, i, side, left, P::GATED_AFTER);
+      load_ahead<P>(sum, dq, i, side, left, P::PAIRED && more && live);
 #pragma unroll
-      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+      for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
         const float a = result<P>(z[i + j], i + j, side);
         if (P::MASKED) dz[side][j] *= factor;
-        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = T(dz[side][j] * (P::CURVED ? gelu(a) : a));
+        const float d = dz[side][j] * (P::CURVED ? gelu(a) : a);
+        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = Y(P::PAIRED ? d + sum[j] : d);
         if (P::GATED_AFTER) dz[side][j] *= gate[j];
         if (P::CURVED) dz[side][j] *= gelu_slope(a);
       }
     }
 #pragma unroll
-    for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) z[i + j] = float2{dz[0][j], dz[1][j]};
+    for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) z[i + j] = float2{dz[0][j], dz[1][j]};
   }
 }
 
@@ -167,39 +186,48 @@ __device__ inline void load_gradient(float2* z, const T* g, float factor, int le
   }
 }
 
-// du and dv.
-template <class P, typename T>
-__device__ inline void store_gradient(const float2* z, const T* u, const T* v, T* du, T* dv, int left) {
+// du and dv. `ends`: see `tail`.
+template <class P, typename T, typename Y>
+__device__ inline void store_gradient(const float2* z, const T* u, const T* v, const float* ends, Y* du, Y* dv, int left,
+                                      bool more_du, bool more_dv) {
 #pragma unroll
   for (int side = 0; side < P::HALVES; side++) {
 #pragma unroll
-    for (int i = 0; i < P::POINTS; i += AHEAD) {
-      float first[AHEAD], gate[AHEAD];
+    for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+      float first[P::AHEAD], gate[P::AHEAD], sum_du[P::AHEAD], sum_dv[P::AHEAD];
       load_ahead<P>(first, u, i, side, left, P::GATED);
       load_ahead<P>(gate, v, i, side, left, P::GATED);
+      load_ahead<P>(sum_du, du, i, side, left, P::PAIRED && more_du);
+      load_ahead<P>(sum_dv, dv, i, side, left, P::PAIRED && more_dv);
 #pragma unroll
-      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+      for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
-        const float dx = result<P>(z[i + j], i + j, side);
+        float dx = result<P>(z[i + j], i + j, side);
         if (!has<P>(n, left)) continue;
-        du[n] = T(P::GATED ? dx * gate[j] : dx);
-        if (P::GATED) dv[n] = T(dx * first[j]);
+        if (P::TAILED && left - n <= TAILS) dx += ends[left - n - 1];
+        if (P::PAIRED) {
+          du[n] = Y(fmaf(dx, gate[j], sum_du[j]));
+          dv[n] = Y(fmaf(dx, first[j], sum_dv[j]));
+          continue;
+        }
+        du[n] = Y(P::GATED ? dx * gate[j] : dx);
+        if (P::GATED) dv[n] = Y(dx * first[j]);
       }
     }
   }
 }
 
-// dk and dk_reverse.
+// dk and dk_reverse. `ends`: see `tail`.
 template <class P>
-__device__ inline void store_filter_gradient(const float2* z, float* dk, float* dk_reverse, int first, int taps,
-                                             int taps_reverse) {
+__device__ inline void store_filter_gradient(const float2* z, const float* ends, float* dk, float* dk_reverse, int first,
+                                             int taps, int taps_reverse) {
 #pragma unroll
   for (int i = 0; i < P::POINTS; i++) {
 #pragma unroll
     for (int side = 0; side < 2; side++) {
       const int n = first + step<P, 0>(i) + side * P::M;
       const float d = result<P>(z[i], i, side);
-      if (n < taps) dk[n] = d;
+      if (n < taps) dk[n] = P::TAILED && taps - n <= TAILS ? d + ends[taps - n - 1] : d;
       if (!P::MIRRORED) continue;
       if (n == 0) dk_reverse[0] = d;
       else if (2 * P::M - n < taps_reverse) dk_reverse[2 * P::M - n] = -d;

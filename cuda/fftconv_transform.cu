@@ -20,13 +20,10 @@ namespace fftconv {
 
 constexpr unsigned LANES = 32;  // threads of a warp
 
-// Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place.
-constexpr int AHEAD = 16;
-
 // What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M). TAIL: the
-// convolution is up to TAILS numbers longer than 2 M.
+// convolution is up to TAILS numbers longer than 2 M. PAIRS: heads of several channels, see `Pair`.
 constexpr unsigned GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
-constexpr unsigned TAIL = 256;
+constexpr unsigned TAIL = 256, PAIRS = 512;
 constexpr int TAILS = 8;
 
 // cos(pi i / 128)
@@ -42,18 +39,21 @@ __device__ constexpr float COSINE[65] = {
     0.19509032202f, 0.17096188876f, 0.14673047446f, 0.12241067520f, 0.09801714033f, 0.07356456360f, 0.04906767433f,
     0.02454122852f, 0.0f};
 
-template <unsigned OPTIONS>
+template <unsigned OPTIONS, int POINTS = 1>
 struct Options {
   static constexpr bool GATED = OPTIONS & GATE_BEFORE, GATED_AFTER = OPTIONS & GATE_AFTER, SKIPS = OPTIONS & SKIP;
   static constexpr bool MASKED = OPTIONS & MASK, CURVED = OPTIONS & GELU, MIRRORED = OPTIONS & REVERSE;
-  static constexpr bool FOLDED = OPTIONS & FOLD, CUT = OPTIONS & RAGGED, TAILED = OPTIONS & TAIL;
+  static constexpr bool FOLDED = OPTIONS & FOLD, CUT = OPTIONS & RAGGED, TAILED = OPTIONS & TAIL, PAIRED = OPTIONS & PAIRS;
   static constexpr int HALVES = FOLDED ? 2 : 1;
+  // Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place. Fewer where
+  // registers are short.
+  static constexpr int AHEAD = PAIRED ? 4 : POINTS > 16 && (CUT || CURVED) ? 8 : 16;
 };
 
 // How a transform of M = 2^LOG_M points is shared out. PASSES passes of nearly equal depth, the deeper ones first.
 // OUTER: levels of a longer transform above it, see `Columns`.
 template <int LOG_M_, int LOG_POINTS_, int ROWS_, bool SPLIT_, unsigned OPTIONS = 0, int OUTER_ = 0>
-struct Plan : Options<OPTIONS> {
+struct Plan : Options<OPTIONS, 1 << LOG_POINTS_> {
   static constexpr int LOG_M = LOG_M_, LOG_POINTS = LOG_POINTS_, ROWS = ROWS_, OUTER = OUTER_;  // ROWS: of a block
   static constexpr bool SPLIT = SPLIT_;  // exchange real and imaginary parts one after the other, in half the memory
   static constexpr int M = 1 << LOG_M, POINTS = 1 << LOG_POINTS, THREADS = M / POINTS;
@@ -79,7 +79,7 @@ struct Plan : Options<OPTIONS> {
 
 // The outermost levels of a transform that is too long for a block: 2^OUTER points, 2^LOG_INNER apart, in a thread.
 template <int OUTER, int LOG_INNER, unsigned OPTIONS>
-struct Columns : Options<OPTIONS> {
+struct Columns : Options<OPTIONS, 1 << OUTER> {
   static constexpr int INNER = 1 << LOG_INNER, POINTS = 1 << OUTER, M = POINTS << LOG_INNER, LANES_OF_ROW = 0;
 
   __device__ static constexpr int bits(int) { return OUTER; }

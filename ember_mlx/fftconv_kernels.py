@@ -83,46 +83,81 @@ def spectrum(plan: Plan, k: mx.array, k_reverse: mx.array | None) -> mx.array:
     return out
 
 
-def forward(plan: Plan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None) -> mx.array:
+def _options(plan, length, v, q, D, mask, gelu, tail, head_dim) -> int:
+    return plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu,
+                         tail=tail is not None, head_dim=head_dim)
+
+
+def _written(u, head_dim) -> tuple:
+    """Shape and dtype of what a kernel writes like u: sums over the pairs of a head's channels are made in float32."""
+    return u.shape, u.dtype if head_dim == 1 else mx.float32
+
+
+def _cast(x, like):
+    return None if x is None else x.astype(like.dtype)
+
+
+def forward(plan: Plan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None, head_dim=1) -> mx.array:
     """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
-    options = plans.options(plan, u.shape[2], v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
-    options, tails = (options, None) if tail is None else (options | plans.TAIL, _tails(plan, u, v, _floats(tail)))
+    options, D, mask = _options(plan, u.shape[2], v, q, D, mask, gelu, tail, head_dim), _floats(D), _floats(mask)
+    tails, = _tails(plan, options & plans.GATE_BEFORE, tail, None, u, v)
     if isinstance(plan, LongPlan):
-        return _Long(plan, options).forward(u, f, _floats(D), v, q, _floats(mask), tails)
-    inputs = _there(u=u, v=v, q=q, f=f, tails=tails, D=_floats(D), mask=_floats(mask), table=_table(plan.passes))
-    v_, q_, D_, mask_ = (name if name in inputs else other for name, other in (("v", "u"), ("q", "u"), ("D", "f"), ("mask", "f")))
-    tails_ = "f" if tails is None else "tails"
-    y, = _launch_rows("forward", plan, options, u.shape[0] * u.shape[1], inputs, {"y": (u.shape, u.dtype)},
-                      f"u, {v_}, {q_}, f, {tails_}, {D_}, {mask_}, table, y, uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), "
-                      f"{_strides('u')}, {_strides(v_)}, {_strides(q_)}")
-    return y
+        return _cast(_Long(plan, options, head_dim).forward(u, f, D, v, q, mask, tails), u)
+    inputs = {**_there(u=u, v=v, q=q, f=f, tails=tails, D=D, mask=mask), "table": _table(plan.passes), "head_dim": head_dim}
+    v_, q_ = (name if name in inputs else "u" for name in ("v", "q"))
+    tails_, D_, mask_ = (name if name in inputs else "f" for name in ("tails", "D", "mask"))
+    y, = _launch_rows("forward", plan, options, u.shape[0] * u.shape[1], inputs, {"y": _written(u, head_dim)},
+                      f"u, {v_}, {q_}, f, {tails_}, {D_}, {mask_}, table, y, uint(u_shape[0]), uint(u_shape[1]) / head_dim, head_dim, "
+                      f"int(u_shape[2]), {_strides('u')}, {_strides(v_)}, {_strides(q_)}")
+    return _cast(y, u)
 
 
-def _tails(plan, u, v, k) -> mx.array:
-    """What the convolution has beyond 2 M numbers, (B, H, TAILS)."""
+#: options that the kernel of the tails looks at
+_OF_TAILS = plans.GATE_BEFORE | plans.GATE_AFTER | plans.SKIP | plans.MASK | plans.GELU
+
+
+def _tails(plan, options, k, g, u, v=None, q=None, D=None, mask=None) -> list[mx.array] | tuple:
+    """What is mended where the convolution has some numbers more than 2 M, for the forward and, with g, for its gradient:
+    (B, H, TAILS) of y, the same of x, (H, TAILS) of k. All are None without k, the filter."""
+    if k is None:
+        return (None,) if g is None else (None, None, None)
     batch, heads, length = u.shape
-    inputs = {**_there(u=u, v=v), "k": k, "batch": batch, "heads": heads, "length": length, "taps": k.shape[1], "points": 2 * plan.m}
-    v_ = "u" if v is None else "v"
-    return _launch("tail", str(v is not None).lower(), 0, -(-batch * heads * plans.TAILS // 256), 256, inputs,
-                   {"tails": ((batch, heads, plans.TAILS), mx.float32)},
-                   f"u, {v_}, k, tails, batch, heads, int(length), int(taps), int(points), {_strides('u')}, {_strides(v_)}")[0]
+    inputs = {**_there(g=g, u=u, v=v, q=q, D=D, mask=mask), "k": _floats(k), "batch": batch, "heads": heads, "length": length,
+              "taps": k.shape[1], "points": 2 * plan.m}
+    g_, v_, q_, D_, mask_ = (n if n in inputs else other for n, other in (("g", "u"), ("v", "u"), ("q", "u"), ("D", "k"), ("mask", "k")))
+    outputs = {"tails": ((batch, heads, plans.TAILS), mx.float32)}
+    if g is not None:
+        outputs |= {"ends": outputs["tails"], "tap_ends": ((heads, plans.TAILS), mx.float32)}
+    own = f"fftconv::Options<{options & _OF_TAILS}>, {str(g is not None).lower()}"
+    return _launch("tail", own, 256, heads, 256, inputs, outputs,
+                   f"{g_}, u, {v_}, {q_}, k, {D_}, {mask_}, tails, {'tails, tails' if g is None else 'ends, tap_ends'}, batch, heads, "
+                   f"int(length), int(taps), int(points), {', '.join(map(_strides, (g_, 'u', v_, q_)))}")
 
 
-def backward(plan: Plan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
+def backward(plan: Plan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False, tail=None, head_dim=1):
     """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
-    batch, heads, length = u.shape
-    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    (batch, _, length), heads = u.shape, u.shape[1] // head_dim
+    options, D, mask = _options(plan, length, v, q, D, mask, gelu, tail, head_dim), _floats(D), _floats(mask)
+    edges = _tails(plan, options, tail, g, u, v, q, D, mask)
+    of_filter = plans.FOLD | plans.RAGGED | (plans.REVERSE if taps_reverse else 0)
+    if taps > 1:                                           # a prepared filter has no gradient, only its skip
+        of_filter |= options & plans.TAIL
     if isinstance(plan, LongPlan):
-        return _Long(plan, options).backward(g, u, f, taps, taps_reverse, _floats(D), v, q, _floats(mask))
+        *rows, dk, dk_reverse = _Long(plan, options, head_dim).backward(g, u, f, taps, taps_reverse, D, v, q, mask, edges, of_filter)
+        return *(_cast(x, u) for x in rows), dk, dk_reverse
+    tails, ends, tap_ends = edges
     parts, table = plan.parts(batch, heads), _table(plan.passes)
-    inputs = {**_there(g=g, u=u, v=v, q=q, f=f, D=_floats(D), mask=_floats(mask)), "table": table, "parts": parts}
-    v_, q_, D_, mask_ = (name if name in inputs else other for name, other in (("v", "u"), ("q", "u"), ("D", "f"), ("mask", "f")))
+    inputs = {**_there(g=g, u=u, v=v, q=q, f=f, D=D, mask=mask, tails=tails, ends=ends), "table": table, "parts": parts,
+              "head_dim": head_dim}
+    v_, q_ = (name if name in inputs else "u" for name in ("v", "q"))
+    tails_, ends_, D_, mask_ = (name if name in inputs else "f" for name in ("tails", "ends", "D", "mask"))
     space = ((heads, parts, plan.m, 2), mx.float32)
-    rows = {name: (u.shape, u.dtype) for name, x in (("du", u), ("dv", v), ("dq", q)) if x is not None}
+    rows = {name: _written(u, head_dim) for name, x in (("du", u), ("dv", v), ("dq", q)) if x is not None}
     found = _launch_rows(
         "backward", plan, options, heads * parts, inputs, {**rows, "partial": space, "kept": space},
-        f"g, u, {v_}, {q_}, f, {D_}, {mask_}, table, du, {'du' if v is None else 'dv'}, {'du' if q is None else 'dq'}, partial, kept, "
-        f"uint(u_shape[0]), uint(u_shape[1]), int(u_shape[2]), parts, {_strides('g')}, {_strides('u')}, {_strides(v_)}, {_strides(q_)}")
+        f"g, u, {v_}, {q_}, f, {tails_}, {ends_}, {D_}, {mask_}, table, du, {'du' if v is None else 'dv'}, {'du' if q is None else 'dq'}, "
+        f"partial, kept, uint(u_shape[0]), uint(u_shape[1]) / head_dim, head_dim, int(u_shape[2]), parts, "
+        f"{_strides('g')}, {_strides('u')}, {_strides(v_)}, {_strides(q_)}")
     found = dict(zip((*rows, "partial"), found))
     filters = {"dk": ((heads, taps), mx.float32)}
     if taps_reverse:
@@ -131,25 +166,35 @@ def backward(plan: Plan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, 
     if taps:
         numbers = {"heads": heads, "taps": taps, "taps_reverse": taps_reverse, "parts": parts}
         dk[:len(filters)] = _launch_rows(
-            "filter_grad", plan, plans.FOLD | plans.RAGGED | (plans.REVERSE if taps_reverse else 0), heads,
-            {"partial": found["partial"], "table": table, **numbers}, filters,
-            f"partial, table, dk, {'dk_reverse' if taps_reverse else 'dk'}, heads, int(taps), int(taps_reverse), parts")
-    return found["du"], found.get("dv"), found.get("dq"), *dk
+            "filter_grad", plan, of_filter, heads,
+            {"partial": found["partial"], **_there(tap_ends=tap_ends), "table": table, **numbers}, filters,
+            f"partial, {'partial' if tap_ends is None else 'tap_ends'}, table, dk, {'dk_reverse' if taps_reverse else 'dk'}, heads, "
+            "int(taps), int(taps_reverse), parts")
+    return *(_cast(found.get(name), u) for name in ("du", "dv", "dq")), *dk
 
 
 #: options that a stage of the columns looks at
-_LOOKED_AT = {"SIGNAL": plans.GATE_BEFORE, "GRADIENT": plans.MASK, "FILTER": plans.REVERSE, "BACK": plans.GATE_BEFORE,
-              "OUTPUT": plans.GATE_AFTER | plans.MASK | plans.GELU | plans.TAIL, "TURN": plans.GATE_AFTER | plans.MASK | plans.GELU,
-              "FILTER_GRADIENT": plans.REVERSE}
+_LOOKED_AT = {"SIGNAL": plans.GATE_BEFORE, "GRADIENT": plans.MASK, "FILTER": plans.REVERSE, "BACK": plans.GATE_BEFORE | plans.TAIL,
+              "OUTPUT": plans.GATE_AFTER | plans.MASK | plans.GELU | plans.TAIL,
+              "TURN": plans.GATE_AFTER | plans.MASK | plans.GELU | plans.TAIL, "FILTER_GRADIENT": plans.REVERSE | plans.TAIL}
 
 
 class _Long:
     """The kernels of a LongPlan. A workspace is written once and then read, 8 bytes a point of all rows."""
 
-    def __init__(self, plan: LongPlan, options: int = 0):
-        self.plan, self.options, self.inner = plan, options, plan.inner
+    def __init__(self, plan: LongPlan, options: int = 0, head_dim: int = 1):
+        self.plan, self.options, self.inner, self.head_dim, self.pairs = plan, options, plan.inner, head_dim, head_dim ** 2
         self.table = _table(plan.inner.passes, plan.outer)
-        self.column_table = _column_table(plan.outer, plan.inner.log_m)
+        if plan.tiles:
+            self.column_table, self.shared, self.groups = _table(plan.tiles), 256 << plan.tile_points, plan.inner.m // 32
+        else:
+            self.column_table, self.shared, self.groups = _column_table(plan.outer, plan.inner.log_m), 0, max(1, plan.inner.m // 256)
+
+    def column(self, options: int) -> str:
+        plan, inner = self.plan, self.inner.log_m
+        if plan.tiles:
+            return f"fftconv::Plan<{plan.log_m}, {plan.tile_points}, 1, true, {options}, 0, {inner}>"
+        return f"fftconv::Columns<{plan.outer}, {inner}, {options}>"
 
     def space(self, rows: int) -> tuple:
         return (rows, self.plan.m, 2), mx.float32
@@ -157,18 +202,17 @@ class _Long:
     def columns(self, stage, batch, heads, length, outputs: dict, taps_reverse=0, options=None, **given) -> list[mx.array]:
         """`given`: g, u, v, q, tails, mask, and the workspace that is read as `work`. What is not there is the table, which nobody reads."""
         arrays = _there(**given)
-        inputs = {**arrays, "table": self.column_table, "batch": batch, "heads": heads, "length": length,
+        inputs = {**arrays, "table": self.column_table, "batch": batch, "heads": heads, "head_dim": self.head_dim, "length": length,
                   "taps_reverse": taps_reverse}
-        options = (self.options if options is None else options) & (_LOOKED_AT[stage] | plans.FOLD | plans.RAGGED)
+        options = (self.options if options is None else options) & (_LOOKED_AT[stage] | plans.FOLD | plans.RAGGED | plans.PAIRS)
         names = [n if n in arrays else "table" for n in ("g", "u", "v", "q", "tails", "mask")]
         strides = [_strides(n) if n in arrays and arrays[n].ndim == 3 else "fftconv::Strides{0, 0, 0}" for n in "guvq"]
         to, *rest = outputs
         own = [n for n in outputs if n != "to"] or [to]
         return _launch(
-            "columns", f"fftconv::Columns<{self.plan.outer}, {self.inner.log_m}, {options}>, fftconv::{stage}", 0,
-            batch * heads * max(1, self.inner.m // 256), 256, inputs, outputs,
-            f"{', '.join(names)}, table, {'work' if 'work' in arrays else 'table'}, {to}, {own[0]}, {own[-1]}, batch, heads, "
-            f"int(length), int(taps_reverse), {', '.join(strides)}")
+            "columns", f"{self.column(options)}, fftconv::{stage}", self.shared, batch * heads * self.groups, 256, inputs, outputs,
+            f"{', '.join(names)}, table, {'work' if 'work' in arrays else 'table'}, {to}, {own[0]}, {own[-1]}, batch, heads, head_dim, "
+            f"int(length), int(taps_reverse), {', '.join(strides)}{'' if self.shared else ', nullptr'}")
 
     def rows(self, stage, units, batch, work, rows, f=None, D=None, kept=None, sums=None) -> list[mx.array]:
         """`rows` rows by so many units; with `sums` heads their sums, too."""
@@ -188,35 +232,36 @@ class _Long:
         return self.rows("SPECTRUM", heads, 1, work, heads)[0]
 
     def forward(self, u, f, D, v, q, mask, tails):
-        batch, heads, length = u.shape
-        place, rows = (batch, heads, length), batch * heads
+        (batch, _, length), heads = u.shape, u.shape[1] // self.head_dim
+        place, each = (batch, heads, length), batch * self.pairs
+        rows = each * heads
         work, = self.columns("SIGNAL", *place, {"to": self.space(rows)}, u=u, v=v)
-        work, = self.rows("CONVOLVE", rows, batch, work, rows, f, D)
-        return self.columns("OUTPUT", *place, {"y": (u.shape, u.dtype)}, q=q, tails=tails, mask=mask, work=work)[0]
+        work, = self.rows("CONVOLVE", rows, each, work, rows, f, D)
+        return self.columns("OUTPUT", *place, {"y": _written(u, self.head_dim)}, q=q, tails=tails, mask=mask, work=work)[0]
 
-    def backward(self, g, u, f, taps, taps_reverse, D, v, q, mask):
-        batch, heads, length = u.shape
-        place, rows, like, dq = (batch, heads, length), batch * heads, (u.shape, u.dtype), None
+    def backward(self, g, u, f, taps, taps_reverse, D, v, q, mask, edges, of_filter):
+        (batch, _, length), heads, (tails, ends, tap_ends) = u.shape, u.shape[1] // self.head_dim, edges
+        place, each, like, dq = (batch, heads, length), batch * self.pairs, _written(u, self.head_dim), None
+        rows = each * heads
         work, = self.columns("SIGNAL", *place, {"to": self.space(rows)}, u=u, v=v)
-        kept, = self.rows("TRANSFORM", rows, batch, work, rows)
+        kept, = self.rows("TRANSFORM", rows, each, work, rows)
         if self.options & (plans.GATE_AFTER | plans.GELU):
-            work, = self.rows("CONVOLUTION", rows, batch, kept, rows, f, D)
+            work, = self.rows("CONVOLUTION", rows, each, kept, rows, f, D)
             outputs = {"to": self.space(rows), **({} if q is None else {"dq": like})}
-            work, *dq = self.columns("TURN", *place, outputs, g=g, q=q, mask=mask, work=work)
+            work, *dq = self.columns("TURN", *place, outputs, g=g, q=q, tails=tails, mask=mask, work=work)
             dq = dq[0] if dq else None
         else:
             work, = self.columns("GRADIENT", *place, {"to": self.space(rows)}, g=g, mask=mask)
-        work, sums = self.rows("ADJOINT", heads, batch, work, rows, f, D, kept, heads)
+        work, sums = self.rows("ADJOINT", heads, each, work, rows, f, D, kept, heads)
         outputs = {"du": like, **({} if v is None else {"dv": like})}
-        du, *dv = self.columns("BACK", *place, outputs, work=work, **({} if v is None else {"u": u, "v": v}))
+        du, *dv = self.columns("BACK", *place, outputs, work=work, tails=ends, **({} if v is None else {"u": u, "v": v}))
         dk = [None, None]
         if taps:
             sums, = self.rows("INVERSE", heads, 1, sums, heads)
             filters = {"dk": ((heads, taps), mx.float32)}
             if taps_reverse:
                 filters["dk_reverse"] = ((heads, taps_reverse), mx.float32)
-            options = plans.FOLD | plans.RAGGED | (plans.REVERSE if taps_reverse else 0)
-            dk[:len(filters)] = self.columns("FILTER_GRADIENT", 1, heads, taps, filters, taps_reverse, options, work=sums)
+            dk[:len(filters)] = self.columns("FILTER_GRADIENT", 1, heads, taps, filters, taps_reverse, of_filter, tails=tap_ends, work=sums)
         return du, dv[0] if dv else None, dq, *dk
 
 
@@ -230,10 +275,8 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
     """
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
         return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
-    size, tailed = plans.forward_size(u.shape[2], plans.met(u, k, k_reverse), plans.is_both_ways(k, k_reverse))
-    plan = plans.metal_plan(size)
-    tail = (k if isinstance(k, mx.array) else k.k.data)[:, :u.shape[2]] if tailed else None
-    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail)
+    plan, tail = _plan(u, k, k_reverse, head_dim)
+    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail, head_dim)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
@@ -245,12 +288,12 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
         du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
         return du, None if prepared else _widened(dk, k), dD, dv, dq, None if prepared else _widened(dk_reverse, k_reverse)
-    plan = _plan(u, k, k_reverse)
+    plan, tail = _plan(u, k, k_reverse, head_dim)
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
     if prepared and D is not None:
         taps = 1                                           # the skip is one more tap at lag 0
     du, dv, dq, dk, dk_reverse = backward(plan, g.astype(u.dtype), u, _spectrum(plan, u, k, k_reverse), taps, taps_reverse,
-                                          D, v, q, dropout_mask, gelu)
+                                          D, v, q, dropout_mask, gelu, tail, head_dim)
     dD = None if D is None else dk[:, 0]
     return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
 
@@ -261,8 +304,10 @@ def _taps(u, k, k_reverse) -> tuple:
     return tuple(None if f is None else f[:, :u.shape[2]].astype(mx.float32) for f in own)
 
 
-def _plan(u, k, k_reverse) -> Plan:
-    return plans.metal_plan(plans.log_m(u.shape[2], plans.met(u, k, k_reverse)))
+def _plan(u, k, k_reverse, head_dim) -> tuple[Plan | LongPlan, mx.array | None]:
+    """The plan, and the filter if its last taps have to be mended."""
+    size, tailed = plans.size_of(u, k, k_reverse, head_dim)
+    return plans.metal_plan(size), (k if isinstance(k, mx.array) else k.k.data)[:, :u.shape[2]] if tailed else None
 
 
 def _spectrum(plan, u, k, k_reverse):

@@ -80,6 +80,22 @@ inline void add_terms(device float2* sums, const device float2* x, thread const 
   }
 }
 
+// Strides of a (batch, channels, length) array.
+struct Strides {
+  size_t batch, channel, along;
+  size_t of(uint b, uint c) const thread { return b * batch + c * channel; }
+};
+
+// With several channels in a head, every pair of them, `one` and `other`, is a row: u and q are those of one channel, v, y and
+// its gradient those of the other. What belongs to a channel is the sum over its pairs, added up in order, in float32.
+template <bool PAIRED>
+struct Pair {
+  uint width, one, other;
+  explicit Pair(uint head_dim, uint number) : width(PAIRED ? head_dim : 1), one(0), other(0) {
+    if (PAIRED) one = number % (width * width) / width, other = number % width;
+  }
+};
+
 // Puts the filter of the future before the filter: lag -n is lag 2 M - n with the other sign.
 template <class P, typename Row>
 inline void mirror(thread float2* z, Row row, int first, int taps) {
@@ -92,11 +108,11 @@ inline void mirror(thread float2* z, Row row, int first, int taps) {
   }
 }
 
-// Numbers of a row for registers from `i` on, from position `side` M.
+// Numbers of a row for registers from `i` on, from position `side` M; zeros if they are not wanted.
 template <class P, typename Row>
 inline void load_ahead(thread float* ahead, Row row, int along, int i, int side, int left, bool wanted) {
 #pragma clang loop unroll(full)
-  for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+  for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
     const int n = step<P, 0>(i + j) + side * P::M;
     ahead[j] = wanted && has<P>(n, left) ? float(row[n * along]) : 0.0f;
   }
@@ -116,52 +132,55 @@ inline void mend(thread float2* z, const device float* tails, int first) {
   }
 }
 
-// The end of the forward: y of the convolution's values.
-template <class P, typename Gate, typename T>
-inline void store_output(thread const float2* z, Gate q, int along, float factor, device T* y, int left) {
+// The end of the forward: y of the convolution's values. `more`: of a sum that has been begun.
+template <class P, typename Gate, typename Y>
+inline void store_output(thread const float2* z, Gate q, int along, float factor, device Y* y, int left, bool more) {
 #pragma clang loop unroll(full)
   for (int side = 0; side < P::HALVES; side++) {
 #pragma clang loop unroll(full)
-    for (int i = 0; i < P::POINTS; i += AHEAD) {
-      float gate[AHEAD];
+    for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+      float gate[P::AHEAD], sum[P::AHEAD];
       load_ahead<P>(gate, q, along, i, side, left, P::GATED_AFTER);
+      load_ahead<P>(sum, y, 1, i, side, left, P::PAIRED && more);
 #pragma clang loop unroll(full)
-      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+      for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
         float a = result<P>(z[i + j], i + j, side);
         if (P::CURVED) a = gelu(a);
         if (P::MASKED) a *= factor;
         if (P::GATED_AFTER) a *= gate[j];
-        if (has<P>(n, left)) y[n] = T(a);
+        if (has<P>(n, left)) y[n] = Y(P::PAIRED ? a + sum[j] : a);
       }
     }
   }
 }
 
 // dq, and in place of the convolution's values their gradient.
-template <class P, typename G, typename Gate, typename T>
-inline void turn_back(thread float2* z, G g, int g_along, Gate q, int q_along, float factor, device T* dq, int left,
-                      bool live) {
+template <class P, typename G, typename Gate, typename Y>
+inline void turn_back(thread float2* z, G g, int g_along, Gate q, int q_along, float factor, device Y* dq, int left,
+                      bool more, bool live) {
 #pragma clang loop unroll(full)
-  for (int i = 0; i < P::POINTS; i += AHEAD) {
-    float dz[2][AHEAD] = {};
+  for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+    float dz[2][P::AHEAD] = {};
 #pragma clang loop unroll(full)
     for (int side = 0; side < P::HALVES; side++) {
-      float gate[AHEAD];
+      float gate[P::AHEAD], sum[P::AHEAD];
       load_ahead<P>(dz[side], g, g_along, i, side, left, true);
       load_ahead<P>(gate, q, q_along, i, side, left, P::GATED_AFTER);
+      load_ahead<P>(sum, dq, 1, i, side, left, P::PAIRED && more && live);
 #pragma clang loop unroll(full)
-      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+      for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
         const float a = result<P>(z[i + j], i + j, side);
         if (P::MASKED) dz[side][j] *= factor;
-        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = T(dz[side][j] * (P::CURVED ? gelu(a) : a));
+        const float d = dz[side][j] * (P::CURVED ? gelu(a) : a);
+        if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = Y(P::PAIRED ? d + sum[j] : d);
         if (P::GATED_AFTER) dz[side][j] *= gate[j];
         if (P::CURVED) dz[side][j] *= gelu_slope(a);
       }
     }
 #pragma clang loop unroll(full)
-    for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) z[i + j] = float2(dz[0][j], dz[1][j]);
+    for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) z[i + j] = float2(dz[0][j], dz[1][j]);
   }
 }
 
@@ -175,50 +194,53 @@ inline void load_gradient(thread float2* z, G g, int along, float factor, int le
   }
 }
 
-// du and dv.
-template <class P, typename U, typename V, typename T>
-inline void store_gradient(thread const float2* z, U u, int u_along, V v, int v_along, device T* du, device T* dv, int left) {
+// du and dv. `ends`: see `tail`.
+template <class P, typename U, typename V, typename Y>
+inline void store_gradient(thread const float2* z, U u, int u_along, V v, int v_along, const device float* ends, device Y* du,
+                           device Y* dv, int left, bool more_du, bool more_dv) {
 #pragma clang loop unroll(full)
   for (int side = 0; side < P::HALVES; side++) {
 #pragma clang loop unroll(full)
-    for (int i = 0; i < P::POINTS; i += AHEAD) {
-      float first[AHEAD], gate[AHEAD];
+    for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+      float first[P::AHEAD], gate[P::AHEAD], sum_du[P::AHEAD], sum_dv[P::AHEAD];
       load_ahead<P>(first, u, u_along, i, side, left, P::GATED);
       load_ahead<P>(gate, v, v_along, i, side, left, P::GATED);
+      load_ahead<P>(sum_du, du, 1, i, side, left, P::PAIRED && more_du);
+      load_ahead<P>(sum_dv, dv, 1, i, side, left, P::PAIRED && more_dv);
 #pragma clang loop unroll(full)
-      for (int j = 0; j < AHEAD && i + j < P::POINTS; j++) {
+      for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
-        const float dx = result<P>(z[i + j], i + j, side);
+        float dx = result<P>(z[i + j], i + j, side);
         if (!has<P>(n, left)) continue;
-        du[n] = T(P::GATED ? dx * gate[j] : dx);
-        if (P::GATED) dv[n] = T(dx * first[j]);
+        if (P::TAILED && left - n <= TAILS) dx += ends[left - n - 1];
+        if (P::PAIRED) {
+          du[n] = Y(fma(dx, gate[j], sum_du[j]));
+          dv[n] = Y(fma(dx, first[j], sum_dv[j]));
+          continue;
+        }
+        du[n] = Y(P::GATED ? dx * gate[j] : dx);
+        if (P::GATED) dv[n] = Y(dx * first[j]);
       }
     }
   }
 }
 
-// dk and dk_reverse.
+// dk and dk_reverse. `ends`: see `tail`.
 template <class P>
-inline void store_filter_gradient(thread const float2* z, device float* dk, device float* dk_reverse, int first, int taps,
-                                             int taps_reverse) {
+inline void store_filter_gradient(thread const float2* z, const device float* ends, device float* dk, device float* dk_reverse,
+                                  int first, int taps, int taps_reverse) {
 #pragma clang loop unroll(full)
   for (int i = 0; i < P::POINTS; i++) {
 #pragma clang loop unroll(full)
     for (int side = 0; side < 2; side++) {
       const int n = first + step<P, 0>(i) + side * P::M;
       const float d = result<P>(z[i], i, side);
-      if (n < taps) dk[n] = d;
+      if (n < taps) dk[n] = P::TAILED && taps - n <= TAILS ? d + ends[taps - n - 1] : d;
       if (!P::MIRRORED) continue;
       if (n == 0) dk_reverse[0] = d;
       else if (2 * P::M - n < taps_reverse) dk_reverse[2 * P::M - n] = -d;
     }
   }
 }
-
-// Strides of a (batch, channels, length) array.
-struct Strides {
-  size_t batch, channel, along;
-  size_t of(uint b, uint c) const thread { return b * batch + c * channel; }
-};
 
 }  // namespace fftconv

@@ -20,13 +20,10 @@ namespace fftconv {
 
 constant constexpr uint LANES = 32;  // threads of a warp
 
-// Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place.
-constant constexpr int AHEAD = 16;
-
 // What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M). TAIL: the
-// convolution is up to TAILS numbers longer than 2 M.
+// convolution is up to TAILS numbers longer than 2 M. PAIRS: heads of several channels, see `Pair`.
 constant constexpr uint GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
-constant constexpr uint TAIL = 256;
+constant constexpr uint TAIL = 256, PAIRS = 512;
 constant constexpr int TAILS = 8;
 
 // cos(pi i / 128)
@@ -42,27 +39,37 @@ constant constexpr float COSINE[65] = {
     0.19509032202f, 0.17096188876f, 0.14673047446f, 0.12241067520f, 0.09801714033f, 0.07356456360f, 0.04906767433f,
     0.02454122852f, 0.0f};
 
-template <uint OPTIONS>
+template <uint OPTIONS, int POINTS = 1>
 struct Options {
   static constant constexpr bool GATED = OPTIONS & GATE_BEFORE, GATED_AFTER = OPTIONS & GATE_AFTER, SKIPS = OPTIONS & SKIP;
   static constant constexpr bool MASKED = OPTIONS & MASK, CURVED = OPTIONS & GELU, MIRRORED = OPTIONS & REVERSE;
   static constant constexpr bool FOLDED = OPTIONS & FOLD, CUT = OPTIONS & RAGGED, TAILED = OPTIONS & TAIL;
+  static constant constexpr bool PAIRED = OPTIONS & PAIRS;
   static constant constexpr int HALVES = FOLDED ? 2 : 1;
+  // Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place. Fewer where
+  // registers are short.
+  static constant constexpr int AHEAD = PAIRED ? 4 : POINTS > 16 && (CUT || CURVED) ? 8 : 16;
 };
 
 // How a transform of M = 2^LOG_M points is shared out. PASSES passes of nearly equal depth, the deeper ones first.
-// OUTER: levels of a longer transform above it, see `Columns`.
-template <int LOG_M_, int LOG_POINTS_, int ROWS_, bool SPLIT_, uint OPTIONS = 0, int OUTER_ = 0>
-struct Plan : Options<OPTIONS> {
+// OUTER: levels of a longer transform above it, see `Columns`. LOG_INNER: levels below it, which another kernel does as one more
+// pass; M counts them. Then a threadgroup has 32 neighbouring columns, 8 simdgroups share them, and M / POINTS threads, of
+// many threadgroups, have a row.
+template <int LOG_M_, int LOG_POINTS_, int ROWS_, bool SPLIT_, uint OPTIONS = 0, int OUTER_ = 0, int LOG_INNER_ = 0>
+struct Plan : Options<OPTIONS, 1 << LOG_POINTS_> {
   static constant constexpr int LOG_M = LOG_M_, LOG_POINTS = LOG_POINTS_, ROWS = ROWS_, OUTER = OUTER_;  // ROWS: of a block
   static constant constexpr bool SPLIT = SPLIT_;  // exchange real and imaginary parts one after the other, in half the memory
   static constant constexpr int M = 1 << LOG_M, POINTS = 1 << LOG_POINTS, THREADS = M / POINTS;
-  static constant constexpr int PASSES = (LOG_M + LOG_POINTS - 1) / LOG_POINTS;
-  static constant constexpr int LANES_OF_ROW = THREADS < int(LANES) ? THREADS : int(LANES);
-  static constant constexpr bool PADDED = M < 8192;
+  static constant constexpr int LOG_INNER = LOG_INNER_, INNER = 1 << LOG_INNER;
+  static constant constexpr bool TILED = LOG_INNER > 0, PADDED = M < 8192;
+  static constant constexpr int PASSES = TILED ? 3 : (LOG_M + LOG_POINTS - 1) / LOG_POINTS, HERE = TILED ? 2 : PASSES;
+  static constant constexpr int LANES_OF_ROW = TILED || THREADS < int(LANES) ? THREADS : int(LANES);
   static constant constexpr int SHARED = (PADDED ? M + M / 16 : M) * (SPLIT ? 1 : 2);  // floats of a row
 
-  static constexpr int bits(int pass) { return LOG_M / PASSES + (pass < LOG_M % PASSES); }
+  static constexpr int bits(int pass) {
+    if (TILED) return pass == HERE ? LOG_INNER : (LOG_M - LOG_INNER + 1 - pass) / HERE;
+    return LOG_M / PASSES + (pass < LOG_M % PASSES);
+  }
   // levels above a pass
   static constexpr int before(int pass) { return pass == 0 ? 0 : before(pass - 1) + bits(pass - 1); }
   // log2 of the distance of a pass's points
@@ -80,17 +87,21 @@ struct Plan : Options<OPTIONS> {
 
 // The outermost levels of a transform that is too long for a block: 2^OUTER points, 2^LOG_INNER apart, in a thread.
 template <int OUTER, int LOG_INNER, uint OPTIONS>
-struct Columns : Options<OPTIONS> {
-  static constant constexpr int INNER = 1 << LOG_INNER, POINTS = 1 << OUTER, M = POINTS << LOG_INNER, LANES_OF_ROW = 0;
+struct Columns : Options<OPTIONS, 1 << OUTER> {
+  static constant constexpr int INNER = 1 << LOG_INNER, POINTS = 1 << OUTER, M = POINTS << LOG_INNER, LANES_OF_ROW = 0, HERE = 1;
+  static constant constexpr bool TILED = false;
 
   static constexpr int bits(int) { return OUTER; }
   static constexpr int distance(int) { return LOG_INNER; }
 };
 
 // Every 16 numbers one is left free, which spreads the strides of the passes over the banks; unless that were more than the
-// 32 KiB that there are.
+// 32 KiB that there are. Of columns, 32 neighbours lie side by side.
 template <class P>
-constexpr int padded(int position) { return P::PADDED ? position + (position >> 4) : position; }
+constexpr int padded(int position) {
+  if (P::TILED) return (position >> P::LOG_INNER) * int(LANES) + position % int(LANES);
+  return P::PADDED ? position + (position >> 4) : position;
+}
 
 // A pass has M / radix butterflies. The lanes of a warp have neighbouring ones, so that a warp's blocks are soon its
 // own. The first of a thread's; the others follow at LANES_OF_ROW, which changes other bits of the number.
@@ -242,14 +253,14 @@ inline void transform(thread float2* z, threadgroup float* shared, const device 
       levels<GIVEN, false, false, BITS>(z + (group << BITS), power);
     }
   }
-  if constexpr (PASS + 1 < P::PASSES) {
+  if constexpr (PASS + 1 < P::HERE) {
     exchange<P, PASS, PASS + 1>(z, shared, me);
     transform<P, REAL, PASS + 1>(z, shared, table, me, block);
   }
 }
 
 // The way back, M times too large; the twist's factor of the position in its butterfly is left to `real_part`.
-template <class P, int PASS = P::PASSES - 1>
+template <class P, int PASS = P::HERE - 1>
 inline void inverse(thread float2* z, threadgroup float* shared, const device float2* table, int me) {
   constexpr int BITS = P::bits(PASS);
 #pragma clang loop unroll(full)

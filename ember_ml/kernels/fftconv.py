@@ -100,6 +100,17 @@ class LongPlan:
     workspace: int = 1 << 30
 
     @property
+    def tiles(self) -> tuple[int, ...]:
+        """On Metal, whose threads have registers for 32 points: log2 of the radix of the passes of longer columns, which threads
+        share, and of the inner plan; empty if a thread holds a column."""
+        return (-(-self.outer // 2), self.outer // 2, self.inner.log_m) if self.outer > 5 else ()
+
+    @property
+    def tile_points(self) -> int:
+        """log2 of a thread's points of such a column, which 8 threads share."""
+        return self.outer - 3
+
+    @property
     def m(self) -> int:
         return self.inner.m << self.outer
 
@@ -119,16 +130,16 @@ class LongPlan:
 #: log2 of the rows of a LongPlan: (log2 of a thread's points, rows, split, blocks)
 _INNER = {13: (5, 1, False, 2), 14: (5, 1, False, 1)}
 
-#: log2 of the longest transforms: 2^5 and 2^6 columns of the inner plan's, which a thread must hold
-LONGEST = {"metal": 18, "cuda": 20}
+#: log2 of the longest transform
+LONGEST = 20
 
 
 def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPlan] | None:
     """The plans of forward and backward; None if no kernel has such a row."""
-    if log_m > LONGEST["cuda"]:
+    if log_m > LONGEST:
         return None
     if log_m > max(_CUDA):
-        inner = 14 if log_m == LONGEST["cuda"] else 13
+        inner = 14 if log_m == LONGEST else 13             # a thread must hold a column, 64 points at most
         plan = LongPlan(log_m - inner, CudaPlan(inner, *_INNER[inner]))
         return plan, plan
     log_m = max(log_m, min(_CUDA))
@@ -153,7 +164,7 @@ _METAL = {
 def metal_plan(log_m: int) -> Plan | LongPlan | None:
     """The plan of all of Metal's kernels; None if they have no such row."""
     log_m, longest = max(log_m, min(_METAL)), max(_METAL)
-    if log_m > LONGEST["metal"]:
+    if log_m > LONGEST:
         return None
     *shape, padded = _METAL[min(log_m, longest)]
     plan = Plan(min(log_m, longest), *shape, padded=padded)
@@ -192,15 +203,15 @@ def _reversed(number: int, bits: int) -> int:
 
 
 #: bits of a kernel's OPTIONS, as the kernels name them
-GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED, TAIL = (1 << i for i in range(9))
+GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED, TAIL, PAIRS = (1 << i for i in range(10))
 
 #: numbers by which a causal convolution may be longer than 2 M, as the kernels name them; HyenaDNA's lengths, 2^j + 2, have 3
 TAILS = 8
 
 
-def options(plan: Plan, length: int, *, v: bool, q: bool, D: bool, mask: bool, gelu: bool) -> int:
+def options(plan: Plan, length: int, *, v: bool, q: bool, D: bool, mask: bool, gelu: bool, tail: bool, head_dim: int) -> int:
     """The options of a kernel for rows of `length`; the arguments say what there is."""
-    bits = zip((GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU), (v, q, D, mask, gelu))
+    bits = zip((GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, TAIL, PAIRS), (v, q, D, mask, gelu, tail, head_dim > 1))
     fold = length > plan.m
     return sum(bit for bit, there in bits if there) + FOLD * fold + RAGGED * (length != plan.m * (1 + fold))
 
@@ -210,12 +221,17 @@ def log_m(length: int, taps: int) -> int:
     return max((length + taps) // 2 - 1, 1).bit_length()
 
 
-def forward_size(length: int, taps: int, both_ways: bool) -> tuple[int, int]:
-    """(log2 of the points, TAIL or 0) of the forward kernel, which mends the few numbers that came back, if no filter looks ahead."""
+def size_of(u, k, k_reverse=None, head_dim: int = 1) -> tuple[int, bool]:
+    """(log2 of the points, whether a few numbers come back and are mended) for the arguments of `fftconv`."""
+    return transform_size(u.shape[2], met(u, k, k_reverse), is_both_ways(k, k_reverse) or head_dim > 1)
+
+
+def transform_size(length: int, taps: int, exact: bool) -> tuple[int, bool]:
+    """The same for rows and taps. `exact`: nothing may come back, as with a filter that looks ahead, or with pairs of channels."""
     least = log_m(length, taps)
     left = length + taps - 1 - (1 << least)                # beyond 2 M for the next smaller M
-    tailed = not both_ways and least > min(_CUDA) and 0 < left <= TAILS and max(length, taps) <= 1 << least
-    return (least - 1, TAIL) if tailed else (least, 0)
+    tailed = not exact and least > min(_CUDA) and 0 < left <= TAILS and max(length, taps) <= 1 << least
+    return (least - 1, True) if tailed else (least, False)
 
 
 _INPUTS = (("u", "T"), ("k", "float32"), ("D", "float32"), ("v", "T"), ("q", "T"), ("k_reverse", "float32"),
@@ -260,16 +276,15 @@ def is_both_ways(k, k_reverse) -> bool:
     return (k_reverse if hasattr(k, "shape") else k.k_reverse) is not None
 
 
-def _serves_grad(_g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1, size=None) -> bool:
-    """One channel a head, something to do, and a transform that is not too long."""
-    if is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
-        return True
-    return head_dim == 1 and 0 not in u.shape and (size or log_m(u.shape[2], met(u, k, k_reverse))) <= LONGEST[_language(u)]
+def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> bool:
+    """Something to do, and few taps or a transform that is not too long."""
+    if 0 in u.shape:
+        return False
+    return is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim) or size_of(u, k, k_reverse, head_dim)[0] <= LONGEST
 
 
-def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, **static) -> bool:
-    size, _ = forward_size(max(u.shape[2], 1), max(met(u, k, k_reverse), 1), is_both_ways(k, k_reverse))
-    return _serves_grad(None, u, k, D, v, q, k_reverse, dropout_mask, **static, size=size)
+def _serves_grad(_g, *arguments, **static) -> bool:
+    return _serves(*arguments, **static)
 
 
 def _sample() -> tuple[list, ...]:
@@ -279,10 +294,24 @@ def _sample() -> tuple[list, ...]:
             sample_values(*rows, seed=5), sample_values(*filters, seed=6), sample_values(2, 3, seed=7))
 
 
-#: fftconv(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim) -> y, as `ember_ml.ops.fftconv` has it, for head_dim 1
-FFTCONV = KernelSpec("fftconv", (FORWARD,), _sample, registers=128, serves=_serves)
+def _more() -> list[tuple[str, tuple[list, ...], dict]]:
+    """Heads of two channels, and rows with some numbers more than a transform holds."""
+    found = []
+    for what, head_dim, length in (("two channels a head", 2, 50), ("2^6 + 2 numbers", 1, 66)):
+        rows = 2, 2 * head_dim, length
+        u, v, q = (sample_values(*rows, seed=seed) for seed in (1, 4, 5))
+        found.append((what, (u, sample_values(2, length, seed=2), None, v, q, None, None), {"head_dim": head_dim}))
+    return found
+
+
+def _more_grad() -> list[tuple[str, tuple[list, ...], dict]]:
+    return [(what, (sample_values(2, len(given[0][0]), len(given[0][0][0]), seed=8), *given), static) for what, given, static in _more()]
+
+
+#: fftconv(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim) -> y, as `ember_ml.ops.fftconv` has it
+FFTCONV = KernelSpec("fftconv", (FORWARD,), _sample, registers=128, serves=_serves, more=_more)
 
 #: fftconv_grad(g, and the same) -> gradients in u, k, D, v, q and k_reverse, None for what is not there. Those in u, v and q
 #: have u's dtype, the others are float32.
 FFTCONV_GRAD = KernelSpec("fftconv_grad", (BACKWARD,), lambda: (sample_values(2, 3, 37, seed=8), *_sample()), registers=168,
-                          serves=_serves_grad)
+                          serves=_serves_grad, more=_more_grad)

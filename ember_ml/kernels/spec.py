@@ -79,6 +79,8 @@ class KernelSpec:
         serves: whether the kernel serves a call, asked with the launcher's arguments, of which it may read shapes and
             dtypes; for others, such as sizes beyond a limit, the op runs its composite.
         static: keyword arguments of the launcher in the first-use check.
+        more: makes further calls for the self-test, of kernels that the sample does not reach: (what it is, the launcher's arguments,
+            its keyword arguments).
     """
 
     name: str
@@ -88,6 +90,7 @@ class KernelSpec:
     shared_bytes: int = 0
     serves: Callable[..., bool] = lambda *args, **static: True
     static: Mapping[str, object] = field(default_factory=dict)
+    more: Callable[[], Sequence[tuple[str, tuple, Mapping[str, object]]]] = lambda: ()
 
     @property
     def dtypes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from ember_ml.tensor.common import dtypes as dt
 def compare_kernels(backend, device: str) -> list[Row]:
     """A row per kernel, dtype and output for one device of an engine; none if it launches no kernels there.
 
-    Inputs are the spec's sample, rounded to the dtype on both sides. A kernel that does not compile or launch gives one
+    Inputs are the spec's sample, rounded to the dtype on both sides, and in the first dtype its further calls. A kernel that does not compile or launch gives one
     failed row with the error in place of a number.
     """
     launchers, where, rows = backend.launchers(device), f"{backend.name}:{device}", []
@@ -24,7 +24,8 @@ def compare_kernels(backend, device: str) -> list[Row]:
             continue
         for dtype in op.kernel.dtypes:
             try:
-                rows += _rows(op, launchers[op.kernel.name], backend, device, dtype, where)
+                for call in (("", op.kernel.sample(), op.kernel.static), *(op.kernel.more() if dtype == op.kernel.dtypes[0] else ())):
+                    rows += _rows(op, launchers[op.kernel.name], backend, device, dtype, where, *call)
             except Exception as e:  # compilers and drivers raise what they like; the other kernels are still compared
                 first = (str(e).strip().splitlines() or [""])[0]
                 rows.append({"case": op.kernel.name, "engine": where, "dtype": dtype, "quantity": "run",
@@ -32,14 +33,13 @@ def compare_kernels(backend, device: str) -> list[Row]:
     return rows
 
 
-def _rows(op, launcher, backend, device, dtype, where) -> list[Row]:
+def _rows(op, launcher, backend, device, dtype, where, what, sample, static) -> list[Row]:
     numpy = engines.get("numpy")
     kinds = [dt.dtype(dtype if kind == "T" else kind) for _, kind in op.kernel.entries[0].inputs]
-    given = [numpy.from_python(v, kind, None) for v, kind in zip(op.kernel.sample(), kinds)]
-    wide = [numpy.astype(x, dt.float64) if kind.kind == "float" else x for x, kind in zip(given, kinds)]
-    static = op.kernel.static
-    got = launcher(*(backend.from_numpy(x, kind, device) for x, kind in zip(given, kinds)), **static)
+    given = [None if v is None else numpy.from_python(v, kind, None) for v, kind in zip(sample, kinds)]
+    wide = [numpy.astype(x, dt.float64) if x is not None and kind.kind == "float" else x for x, kind in zip(given, kinds)]
+    got = launcher(*(None if x is None else backend.from_numpy(x, kind, device) for x, kind in zip(given, kinds)), **static)
     expected = body(op, numpy, wide, static)
     pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (got, expected)))
-    return [row(op.kernel.name, where, f"output {i}", np.asarray(backend.to_numpy(a), np.float64), b, TOLERANCE[dtype], dtype)
+    return [row(op.kernel.name, where, f"output {i}{what and f', {what}'}", np.asarray(backend.to_numpy(a), np.float64), b, TOLERANCE[dtype], dtype)
             for i, (a, b) in enumerate(pairs) if a is not None]

@@ -16,13 +16,14 @@ from tests.kernels import test_shortconv as shortconv
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32}
 
 
-def _fftconv(length, options="v q", long=False):
+def _fftconv(length, options="v q", long=False, head_dim=1):
     """long: in three passes, which otherwise begin at lengths that take seconds here."""
     def call(machine, dtype):
         with pytest.MonkeyPatch.context() as patch:
             if long:
                 fftconv.long_plan(patch, 1)
-            return tuple(fftconv.run(machine, *fftconv.case(length, length, options, dtype, batch=1, heads=1)).values())
+            given = fftconv.case(length, length, options, dtype, batch=1, heads=1, head_dim=head_dim)
+            return tuple(fftconv.run(machine, *given).values())
     return call
 
 
@@ -34,7 +35,7 @@ def _shortconv(machine, dtype):
 
 
 #: stem -> functions of (machine, dtype)
-MORE = {"shortconv": [_shortconv], "fftconv": [_fftconv(40), _fftconv(1000), _fftconv(512, long=True)]}
+MORE = {"shortconv": [_shortconv], "fftconv": [_fftconv(66), _fftconv(1000), _fftconv(512, long=True, head_dim=2)]}
 
 STEMS = sorted({spec.stem for spec in SPECS} | MORE.keys())
 

@@ -85,7 +85,7 @@ def test_rows_of_any_length_spill_a_few_numbers_at_most(tmp_path):
 
 @pytest.mark.slow
 def test_columns_of_the_longest_rows(tmp_path):
-    plan, _ = fftconv.cuda_plans(fftconv.LONGEST["cuda"])
+    plan, _ = fftconv.cuda_plans(fftconv.LONGEST)
     gates = fftconv.GATE_BEFORE | fftconv.GATE_AFTER
     names = [f"fftconv_columns<float, {plan.outer}, {plan.inner.log_m}, {gates}, fftconv::{stage}>"
              for stage in ("SIGNAL", "OUTPUT", "TURN", "BACK")]

@@ -210,12 +210,20 @@ def test_more_taps_than_the_direct_form_takes_go_to_the_transform(engine):
     assert "fftconv_grad" in calls and "short_conv" not in calls
 
 
-def test_several_channels_a_head_run_the_composite(engine):
+@pytest.mark.parametrize("length, head_dim", [(50, 2), (66, 1)])
+def test_several_channels_a_head_and_some_numbers_more_come_from_the_kernels(engine, length, head_dim):
     found, _, calls = engine
-    u, k = tensors(found, np.ones((1, 4, 5), np.float32), np.ones((2, 5), np.float32))
-    y = em.ops.fftconv(u, k, v=u, q=u, head_dim=2)
-    np.testing.assert_allclose(y.numpy()[0, 0], 2 * np.arange(1, 6), atol=1e-5)
-    assert "fftconv" not in calls
+    arrays, g, _ = test_fftconv.case(length, length, "v q", head_dim=head_dim)
+    g_, *given = tensors(found, g, *arrays.values())
+
+    def loss(u, k, v, q):
+        return (em.ops.fftconv(u, k, v=v, q=q, head_dim=head_dim) * g_).sum()
+
+    _, grads = em.value_and_grad(loss, (0, 1, 2, 3))(*given)
+    expected = test_fftconv.definition(arrays, g, False)
+    for name, d in zip(arrays, grads):
+        np.testing.assert_allclose(d.numpy(), expected[name], atol=1e-5 * np.abs(expected[name]).max())
+    assert calls.count("fftconv") == calls.count("fftconv_grad") == len(selfcheck.DTYPES) + 1
 
 
 @pytest.mark.parametrize("fault, words", [

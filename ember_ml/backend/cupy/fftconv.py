@@ -99,66 +99,90 @@ def spectrum(plan: CudaPlan, k: Array, k_reverse: Array | None) -> Array:
     return out
 
 
-def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None) -> Array:
+def forward(plan: CudaPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None, head_dim=1) -> Array:
     """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
-    batch, heads, length = u.shape
-    y, c_type = _like(u), C_TYPES[_name(u)]
-    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
-    options |= 0 if tail is None else plans.TAIL
+    (batch, channels, length), heads = u.shape, u.shape[1] // head_dim
+    kind = _name(u)
+    y, D, mask = _written(u, head_dim), _floats(D), _floats(mask)
+    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not _NULL, mask=mask is not _NULL, gelu=gelu,
+                            tail=tail is not None, head_dim=head_dim)
+    tails, *_ = _tails(plan, options & plans.GATE_BEFORE, tail, None, u, v)
     if isinstance(plan, LongPlan):
-        _Long(plan, u, options).forward(u, f, D, v, q, mask, y, _NULL if tail is None else _tails(plan, u, v, tail))
-        return y
-    tails = _NULL if tail is None else _tails(plan, u, v, tail)
+        _Long(plan, u, options, head_dim).forward(u, f, D, v, q, mask, y, tails)
+        return _cast(y, kind)
     (u, *us), (v_, *vs), (q_, *qs) = _rows(u), _rows(v), _rows(q)
-    _launch("fftconv_forward", plan, options, batch * heads,
-            (u, v_, q_, f, tails, _floats(D), _floats(mask), _table(plan, u), y, np.uint32(batch), np.uint32(heads),
-             np.uint32(length), *us, *vs, *qs), c_type)
-    return y
+    _launch("fftconv_forward", plan, options, batch * channels,
+            (u, v_, q_, f, tails, D, mask, _table(plan, u), y, *map(np.uint32, (batch, heads, head_dim, length)), *us, *vs, *qs),
+            C_TYPES[kind])
+    return _cast(y, kind)
 
 
-def _tails(plan, u, v, k) -> Array:
-    """What the convolution has beyond 2 M numbers, (B, H, TAILS)."""
+def _tails(plan, options, k, g, u, v=None, q=None, D=_NULL, mask=_NULL) -> tuple:
+    """What is mended where the convolution has some numbers more than 2 M, for the forward and, with g, for its gradient:
+    (B, H, TAILS) of y, the same of x, (H, TAILS) of k. All are null without k, the filter."""
+    if k is None:
+        return _NULL, _NULL, _NULL
     batch, heads, length = u.shape
-    tails = _empty((batch, heads, plans.TAILS), u)
-    (u_, *us), (v_, *vs) = _rows(u), _rows(v)
-    kernel = _kernel("fftconv_tail", f"{C_TYPES[_name(u)]}, {str(v is not None).lower()}")
-    _started(kernel, -(-batch * heads * plans.TAILS // 256), 256,
-             (u_, v_, _floats(k), tails, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(k.shape[1]),
-              np.uint32(2 * plan.m), *us, *vs))
-    return tails
+    back = g is not None
+    tails, ends, tap_ends = (_empty(shape, u) if there else _NULL for shape, there in
+                             (((batch, heads, plans.TAILS), True), ((batch, heads, plans.TAILS), back), ((heads, plans.TAILS), back)))
+    given = [_rows(x) for x in (g, u, v, q)]
+    kernel = _kernel("fftconv_tail", f"{C_TYPES[_name(u)]}, {options & _OF_TAILS}, {str(back).lower()}", 4 * 256)
+    _started(kernel, heads, 256, (*(x for x, *_ in given), _floats(k), D, mask, tails, ends, tap_ends,
+                                  *map(np.uint32, (batch, heads, length, k.shape[1], 2 * plan.m)),
+                                  *(s for _, *strides in given for s in strides)), 4 * 256)
+    return tails, ends, tap_ends
 
 
-def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False):
+#: options that the kernel of the tails looks at
+_OF_TAILS = plans.GATE_BEFORE | plans.GATE_AFTER | plans.SKIP | plans.MASK | plans.GELU
+
+
+def _written(u, head_dim):
+    """For what a kernel writes of the shape of u: sums over the pairs of a head's channels are made in float32."""
+    return _like(u) if head_dim == 1 else _empty(tuple(u.shape), u)
+
+
+def _cast(x, kind: str):
+    return x if x is None or x is _NULL else library_of(x).cast(x, kind)
+
+
+def backward(plan: CudaPlan, g, u, f, taps, taps_reverse=0, D=None, v=None, q=None, mask=None, gelu=False, tail=None, head_dim=1):
     """(du, dv, dq, dk, dk_reverse) of `fftconv`; dv, dq and dk_reverse are None where there is none; dk is float32."""
-    batch, heads, length = u.shape
-    c_type = C_TYPES[_name(u)]
-    du, dv, dq = (None if x is None else _like(u) for x in (u, v, q))
-    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not None, mask=mask is not None, gelu=gelu)
+    (batch, _, length), heads = u.shape, u.shape[1] // head_dim
+    kind = _name(u)
+    D, mask = _floats(D), _floats(mask)
+    du, dv, dq = (None if x is None else _written(u, head_dim) for x in (u, v, q))
+    options = plans.options(plan, length, v=v is not None, q=q is not None, D=D is not _NULL, mask=mask is not _NULL, gelu=gelu,
+                            tail=tail is not None, head_dim=head_dim)
     dk = _empty((heads, taps), u)
     dk_reverse = _empty((heads, taps_reverse), u) if taps_reverse else None
+    edges = _tails(plan, options, tail, g, u, v, q, D, mask)
+    of_filter = options & plans.TAIL if taps > 1 else 0    # a prepared filter has no gradient, only its skip
     if isinstance(plan, LongPlan):
-        _Long(plan, u, options).backward(g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse)
-        return du, dv, dq, dk, dk_reverse
+        _Long(plan, u, options, head_dim).backward(g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse, edges, of_filter)
+        return *(_cast(x, kind) for x in (du, dv, dq)), dk, dk_reverse
+    tails, ends, tap_ends = edges
     (g, *gs), (u, *us), (v_, *vs), (q_, *qs) = _rows(g), _rows(u), _rows(v), _rows(q)
     parts = plan.parts(batch, heads)
     partial = _empty((heads, parts, plan.m, 2), u)
     kept = _NULL if plan.keep else _empty((heads, parts, plan.m, 2), u)
     table = _table(plan, u)
     _launch("fftconv_backward", plan, options, heads * parts,
-            (g, u, v_, q_, f, _floats(D), _floats(mask), table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
-             partial, kept, np.uint32(batch), np.uint32(heads), np.uint32(length), np.uint32(parts), *gs, *us, *vs, *qs),
-            c_type, str(plan.keep), plan.keep)
-    _launch("fftconv_filter_grad", plan, plans.REVERSE if taps_reverse else 0, heads,
-            (partial, table, dk, dk_reverse if taps_reverse else _NULL, np.uint32(heads), np.uint32(taps),
-             np.uint32(taps_reverse), np.uint32(parts)))
-    return du, dv, dq, dk, dk_reverse
+            (g, u, v_, q_, f, tails, ends, D, mask, table, du, _NULL if dv is None else dv, _NULL if dq is None else dq,
+             partial, kept, *map(np.uint32, (batch, heads, head_dim, length, parts)), *gs, *us, *vs, *qs),
+            C_TYPES[kind], str(plan.keep), plan.keep)
+    _launch("fftconv_filter_grad", plan, of_filter | (plans.REVERSE if taps_reverse else 0), heads,
+            (partial, tap_ends, table, dk, dk_reverse if taps_reverse else _NULL,
+             *map(np.uint32, (heads, taps, taps_reverse, parts))))
+    return *(_cast(x, kind) for x in (du, dv, dq)), dk, dk_reverse
 
 
 class _Long:
     """The kernels of a LongPlan, for arrays like one."""
 
-    def __init__(self, plan: LongPlan, like: Array, options: int = 0):
-        self.plan, self.options, self.like = plan, options, like
+    def __init__(self, plan: LongPlan, like: Array, options: int = 0, head_dim: int = 1):
+        self.plan, self.options, self.like, self.head_dim, self.pairs = plan, options, like, head_dim, head_dim ** 2
         self.table = _table(plan.inner, like, plan.outer)
         self.columns_table = _factors(like, plans.column_factors, plan.outer, plan.inner.log_m)
         self.blocks = 1 << plan.outer
@@ -168,16 +192,18 @@ class _Long:
 
     def columns(self, stage, rows, batch, heads, row, length, work, *, g=None, u=None, v=None, q=None, tails=_NULL, mask=_NULL,
                 out=_NULL, dv=_NULL, taps_reverse=0, options=None, c_type=""):
-        """`rows` rows from number `row` on, of which each head has `batch`."""
+        """`rows` rows from number `row` on, of which each head has `batch`; all pairs of each."""
         given = [_rows(x) for x in (g, u, v, q)]
         inner = self.plan.inner.log_m
         options = self.options if options is None else options
         kernel = _kernel("fftconv_columns", f"{c_type}, {self.plan.outer}, {inner}, {options}, fftconv::{stage}")
         _started(kernel, rows * max(1, (1 << inner) // 256), 256,
-                 (*(x for x, *_ in given), tails, mask, self.columns_table, work, out, dv, np.uint32(batch), np.uint32(heads),
-                  np.uint32(row), np.uint32(length), np.uint32(taps_reverse), *(s for _, *strides in given for s in strides)))
+                 (*(x for x, *_ in given), tails, mask, self.columns_table, work, out, dv,
+                  *map(np.uint32, (batch, heads, self.head_dim, row, length, taps_reverse)),
+                  *(s for _, *strides in given for s in strides)))
 
     def rows(self, stage, units, batch, row, work, filter_=_NULL, D=_NULL, kept=_NULL, sums=_NULL):
+        """`units` rows, or heads, from the row number `row` on; each pair is a row here."""
         options = self.options & plans.SKIP
         _launch("fftconv_rows", self.plan.inner, options, units * self.blocks,
                 (filter_, D, self.table, work, kept, sums, np.uint32(batch), np.uint32(row)),
@@ -191,38 +217,38 @@ class _Long:
         self.rows("SPECTRUM", heads, 1, 0, out)
 
     def forward(self, u, f, D, v, q, mask, y, tails):
-        batch, heads, length = u.shape
-        given = {"c_type": C_TYPES[_name(u)]}
-        mask, D, chunk = _floats(mask), _floats(D), min(self.plan.together(1), batch * heads)
-        work = self.space(chunk)
+        (batch, _, length), heads, pairs = u.shape, u.shape[1] // self.head_dim, self.pairs
+        given, chunk = {"c_type": C_TYPES[_name(u)]}, min(self.plan.together(pairs), batch * heads)
+        work = self.space(chunk * pairs)
         for row in range(0, batch * heads, chunk):
             rows = min(chunk, batch * heads - row)
             self.columns("SIGNAL", rows, batch, heads, row, length, work, u=u, v=v, **given)
-            self.rows("CONVOLVE", rows, batch, row, work, f, D)
+            self.rows("CONVOLVE", rows * pairs, batch * pairs, row * pairs, work, f, D)
             self.columns("OUTPUT", rows, batch, heads, row, length, work, q=q, tails=tails, mask=mask, out=y, **given)
 
-    def backward(self, g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse):
-        batch, heads, length = u.shape
-        given = {"c_type": C_TYPES[_name(u)], "mask": _floats(mask)}
-        D, chunk = _floats(D), min(self.plan.together(batch, 2), heads)
-        kept, work, sums = self.space(chunk * batch), self.space(chunk * batch), self.space(heads)
+    def backward(self, g, u, f, D, v, q, mask, du, dv, dq, dk, dk_reverse, edges, of_filter):
+        (batch, _, length), heads, (tails, ends, tap_ends) = u.shape, u.shape[1] // self.head_dim, edges
+        each, chunk = batch * self.pairs, min(self.plan.together(batch * self.pairs, 2), heads)
+        given = {"c_type": C_TYPES[_name(u)], "mask": mask}
+        kept, work, sums = self.space(chunk * each), self.space(chunk * each), self.space(heads)
         again = self.options & (plans.GATE_AFTER | plans.GELU)
         for head in range(0, heads, chunk):
-            count, row = min(chunk, heads - head), head * batch
-            place = (count * batch, batch, heads, row, length)
+            count = min(chunk, heads - head)
+            place, rows = (count * batch, batch, heads, head * batch, length), (count * each, each, head * each)
             self.columns("SIGNAL", *place, kept, u=u, v=v, **given)
-            self.rows("TRANSFORM", count * batch, batch, row, kept)
+            self.rows("TRANSFORM", *rows, kept)
             if again:
-                self.rows("CONVOLUTION", count * batch, batch, row, work, f, D, kept)
-                self.columns("TURN", *place, work, g=g, q=q, out=_NULL if dq is None else dq, **given)
+                self.rows("CONVOLUTION", *rows, work, f, D, kept)
+                self.columns("TURN", *place, work, g=g, q=q, tails=tails, out=_NULL if dq is None else dq, **given)
             else:
                 self.columns("GRADIENT", *place, work, g=g, **given)
-            self.rows("ADJOINT", count, batch, row, work, f, D, kept, sums)
-            self.columns("BACK", *place, work, u=u, v=v, out=du, dv=_NULL if dv is None else dv, **given)
+            self.rows("ADJOINT", count, each, head * each, work, f, D, kept, sums)
+            self.columns("BACK", *place, work, u=u, v=v, tails=ends, out=du, dv=_NULL if dv is None else dv, **given)
         self.rows("INVERSE", heads, 1, 0, sums)
-        options = plans.FOLD | plans.RAGGED | (0 if dk_reverse is None else plans.REVERSE)
-        self.columns("FILTER_GRADIENT", heads, 1, heads, 0, dk.shape[1], sums, out=dk, dv=_NULL if dk_reverse is None else dk_reverse,
-                     taps_reverse=0 if dk_reverse is None else dk_reverse.shape[1], options=options, c_type="float")
+        options = plans.FOLD | plans.RAGGED | of_filter | (0 if dk_reverse is None else plans.REVERSE)
+        self.columns("FILTER_GRADIENT", heads, 1, heads, 0, dk.shape[1], sums, tails=tap_ends, out=dk,
+                     dv=_NULL if dk_reverse is None else dk_reverse, taps_reverse=0 if dk_reverse is None else dk_reverse.shape[1],
+                     options=options, c_type="float")
 
 
 def _filter_rows(k):
@@ -240,10 +266,8 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
     """
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
         return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
-    size, tailed = plans.forward_size(u.shape[2], plans.met(u, k, k_reverse), plans.is_both_ways(k, k_reverse))
-    plan, _ = plans.cuda_plans(size)
-    tail = (k if hasattr(k, "shape") else k.k.data)[:, :u.shape[2]] if tailed else None
-    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail)
+    (plan, _), tail = _plans(u, k, k_reverse, head_dim)
+    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail, head_dim)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
@@ -255,12 +279,12 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
         du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
         return du, None if prepared else _widened(dk, k), dD, dv, dq, None if prepared else _widened(dk_reverse, k_reverse)
-    plan, back = _plans(u, k, k_reverse)
+    (plan, back), tail = _plans(u, k, k_reverse, head_dim)
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
     if prepared and D is not None:
         taps = 1                                           # the skip is one more tap at lag 0
     du, dv, dq, dk, dk_reverse = backward(back, library_of(u).cast(g, _name(u)), u, _spectrum(plan, u, k, k_reverse), taps,
-                                          taps_reverse, D, v, q, dropout_mask, gelu)
+                                          taps_reverse, D, v, q, dropout_mask, gelu, tail, head_dim)
     dD = None if D is None else library_of(dk).copy(dk[:, 0])
     return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
 
@@ -271,8 +295,10 @@ def _taps(u, k, k_reverse) -> tuple:
     return tuple(None if f is None else library_of(f).cast(f[:, :u.shape[2]], "float32") for f in own)
 
 
-def _plans(u, k, k_reverse):
-    return plans.cuda_plans(plans.log_m(u.shape[2], plans.met(u, k, k_reverse)))
+def _plans(u, k, k_reverse, head_dim):
+    """The plans of forward and backward, and the filter if its last taps have to be mended."""
+    size, tailed = plans.size_of(u, k, k_reverse, head_dim)
+    return plans.cuda_plans(size), (k if hasattr(k, "shape") else k.k.data)[:, :u.shape[2]] if tailed else None
 
 
 def _spectrum(plan, u, k, k_reverse):
