@@ -2,7 +2,7 @@
 
 from ember_ml.kernels.fftconv import FFTCONV, FFTCONV_GRAD
 from ember_ml.kernels.moe import MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MOE_SWIGLU_BACKWARD
-from ember_ml.kernels.route import MOE_CHOOSE, MOE_TOPK, MOE_WEIGH, MOE_WEIGH_GRAD
+from ember_ml.kernels.route import MOE_CHOOSE, MOE_TOPK, MOE_WEIGH, MOE_WEIGH_GRAD, NEVER
 from ember_ml.kernels.scan import LINEAR_SCAN, LINEAR_SCAN_GRAD, SELECTIVE_SCAN
 from ember_ml.kernels.shortconv import SHORT_CONV, SHORT_CONV_GRAD
 from ember_ml.kernels.selfcheck import KernelWarning, Outcome, outcomes, trusted
@@ -15,5 +15,5 @@ SPECS = (MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MO
 
 __all__ = ["DTYPES", "Entry", "FFTCONV", "FFTCONV_GRAD", "KernelSpec", "KernelWarning", "LANES", "LINEAR_SCAN",
            "LINEAR_SCAN_GRAD", "MOE_CHOOSE", "MOE_COMBINE", "MOE_COMBINE_BACKWARD", "MOE_GATHER", "MOE_PLAN", "MOE_SWIGLU",
-           "MOE_SWIGLU_BACKWARD", "MOE_TOPK", "MOE_WEIGH", "MOE_WEIGH_GRAD", "Outcome", "SELECTIVE_SCAN", "SHORT_CONV",
+           "MOE_SWIGLU_BACKWARD", "MOE_TOPK", "MOE_WEIGH", "MOE_WEIGH_GRAD", "NEVER", "Outcome", "SELECTIVE_SCAN", "SHORT_CONV",
            "SHORT_CONV_GRAD", "SPECS", "THREADS", "digest", "outcomes", "row_block", "source_text", "trusted"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
 
+#: what stands for a logit that is not finite, here and in the kernels: its probability is 0, and it stays finite itself
+NEVER = -1e30
+
 TOPK = Entry("route_topk", (("x", "T"),), ("ids",), (("x", 0), ("x", 1)), numbers=("slots",))
 
 #: moe_topk(x (..., E), k) -> int32 (..., k): indices by falling value, ties to the lower one

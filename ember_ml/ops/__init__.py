@@ -48,6 +48,7 @@ from ember_ml.ops.recurrence import (
 from ember_ml.ops.reduce import (
     all, any, argmax, argmin, count_nonzero, logsumexp, max, mean, min, norm, normalize, prod, std, sum, var,
 )
+from ember_ml.ops.rope import rope
 from ember_ml.ops.search import isin, searchsorted, unique_all, unique_counts, unique_inverse, unique_values
 from ember_ml.ops.segment import associative_scan, segment_mean, segment_sum
 from ember_ml.ops.shape import (

@@ -19,6 +19,7 @@ from ember_ml.ops.reduce import max as largest
 from ember_ml.ops.reduce import min as smallest
 from ember_ml.ops.shape import broadcast_to, checked_axis, expand_dims, reshape
 from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
 from ember_ml.tensor.common.dtypes import of_scalar
 from ember_ml.tensor.common.index import Slot
 
@@ -58,6 +59,14 @@ def checked_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor
             raise IndexError(f"{name}: expected indices in [{-length}, {length - 1}], got {low if low < -length else high}")
     if indices.backend.name == "numpy":
         return indices
+    if indices.dtype not in (dt.int32, dt.int64):          # narrow ones cannot hold every length, unsigned ones torch does not compare
+        indices = indices.astype(dt.int64)
+    return bounded_indices(indices, length=length)
+
+
+@op(vjp=CONSTANT)
+def bounded_indices(indices, *, length):
+    """int32 or int64 indices with negative ones counted from the end, and all moved into [0, length - 1]."""
     return clip(where(indices < 0, indices + length, indices), 0, length - 1)
 
 

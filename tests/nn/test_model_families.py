@@ -7,7 +7,7 @@ import ember_ml as em
 from ember_ml import nn
 from ember_ml.errors import ConfigError
 from ember_ml.nn.layers import RoPEConfig
-from ember_ml.nn.layers.sequence_mixing.attention.rope import turns
+from ember_ml.nn.layers.sequence_mixing.attention.rope import rotate
 from tests.nn._help import close, get
 
 STRIPED = nn.StripedHyenaConfig(11, 8, ["hyena_se", "hyena_mr", "hyena_li", "hyena_modal", "attention"], heads=2, kv_heads=1, modes=3, filters=4,
@@ -70,4 +70,4 @@ def test_misuse_is_told():
         with pytest.raises(ConfigError, match="mixers.0: Input should be 'hyena_se'"):
             nn.StripedHyenaConfig(11, 6, ["hyena"])
         with pytest.raises(ConfigError, match="expected 2 rates, one for each pair of the 4 channels that turn, received 3"):
-            turns(em.ops.arange(3).reshape(1, 3), RoPEConfig(rates=[1.0, 0.5, 0.1]), 4, "float32")
+            rotate(em.ops.zeros((1, 1, 3, 4)), em.ops.arange(3).reshape(1, 3), RoPEConfig(rates=[1.0, 0.5, 0.1]))

@@ -86,6 +86,13 @@ def test_tensor_indices_out_of_range(backend, bad):
         assert np.array_equal(x[i].numpy()[1], A[2 if bad > 0 else 0])
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32", "int64"])
+def test_indices_of_any_integer_dtype(backend, dtype):
+    """Also of one that cannot hold the length of the axis."""
+    x = em.tensor(np.arange(600, dtype=np.float32))
+    assert em.ops.take(x, em.tensor(np.array([5, 100, 0], dtype))).tolist() == [5.0, 100.0, 0.0]
+
+
 def test_what_is_no_index(backend):
     x = em.tensor(A)
     for bad in ([0, 1], "a", 1.5, np.array([0])):

@@ -131,8 +131,44 @@ def _scatter_add(x, indices, updates, axis=0):
     return torch.index_add(x, axis, indices.long().reshape(-1), rows.to(x.dtype))
 
 
+def _bounded_indices(indices, length):
+    """The remainder counts negative ones from the end, once those before the first are moved there."""
+    return indices.clamp(-length, length - 1).remainder(max(length, 1))
+
+
 def _argsort(x, axis=-1, descending=False):
     return torch.argsort(x, dim=axis, descending=descending, stable=True).to(torch.int32)
+
+
+#: numbers up to which, and slots from which on, one sort is cheaper than a search for each slot
+_FEW, _MANY_SLOTS = 4096, 17
+
+
+def topk_indices(x, *, k=2):
+    """By a sort, or by one search after the other where there are many numbers and few slots."""
+    if x.numel() == 0:
+        return x.new_zeros((*x.shape[:-1], k), dtype=torch.int32)
+    if not x.is_floating_point():
+        return _argsort(x, descending=True)[..., :k]
+    x = x.float() if x.element_size() == 2 else x
+    least = torch.finfo(x.dtype).min
+    x = torch.nan_to_num(x, nan=least, posinf=math.inf, neginf=least)
+    if x.numel() <= _FEW or k >= _MANY_SLOTS:
+        return torch.sort(x, dim=-1, descending=True, stable=True).indices[..., :k].to(torch.int32)
+    found = []
+    for _ in range(k):
+        found.append(torch.argmax(x, -1, keepdim=True))
+        x = x.scatter(-1, found[-1], -math.inf)
+    return torch.cat(found, -1).to(torch.int32)
+
+
+def _rope(x, positions, rates, *, interleaved):
+    dims = rates.shape[0]
+    if dims < x.shape[-1]:
+        return torch.cat([_rope(x[..., :dims], positions, rates, interleaved=interleaved), x[..., dims:]], -1)
+    angles = positions.reshape(positions.shape[0], 1, positions.shape[1], 1).to(rates.dtype) * rates
+    crossed = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(dims // 2, -1)
+    return torch.addcmul(x * torch.cos(angles), crossed, torch.sin(angles)).to(x.dtype)
 
 
 def _depthwise(x, weight, bias=None, anticausal=False, silu=False, channels_last=False):
@@ -270,7 +306,8 @@ TABLE = {
     "take_axis": _take, "scatter_add": _scatter_add,
     "gather_along": lambda x, i, axis: torch.take_along_dim(x, i.long(), axis),
     "put_add_along_axis": lambda x, i, u, axis: torch.scatter_add(x, axis, i.long(), u.to(x.dtype)),
-    "get_at": _get_at, "set_at": _set_at, "add_at": _add_at, "argsort": _argsort,
+    "get_at": _get_at, "set_at": _set_at, "add_at": _add_at, "argsort": _argsort, "bounded_indices": _bounded_indices,
+    "topk_indices": topk_indices, "rope": _rope,
     "fft": _transform(torch.fft.fft), "ifft": _transform(torch.fft.ifft), "rfft": _transform(torch.fft.rfft),
     "irfft": _transform(torch.fft.irfft),
     "sigmoid": torch.sigmoid, "relu": torch.relu, "silu": F.silu, "gelu": F.gelu, "softplus": F.softplus,

@@ -5,11 +5,16 @@ The loop waits for the offsets, which on a CPU are at hand. A compiler that read
 
 from __future__ import annotations
 
+import math
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ember_ml.backend.numpy.moe import CHUNK, groups, spans, tiles
+from ember_ml.backend.torch.base import topk_indices
+from ember_ml.kernels import NEVER
 
 _aten = torch.ops.aten
 
@@ -18,35 +23,24 @@ def _wide(dtype):
     return torch.promote_types(dtype, torch.float32)
 
 
-#: stands in for a logit that is not finite, as in `ember_ml.ops.moe.route`
-_NEVER = -1e30
-#: scores up to which, and slots from which on, one sort is cheaper than a search for each slot
-_FEW_SCORES, _MANY_SLOTS = 4096, 17
+#: logits up to which looking for one that is not finite is cheaper than working around them, where nothing has to be waited for
+_FEW_LOGITS = 4096
 
 
-def _finite(z):
-    """(z with stand-ins for what is not finite, where those are)."""
-    known = torch.nan_to_num(z, nan=_NEVER, posinf=_NEVER, neginf=_NEVER)
-    return known, known != z
+def _probabilities(z, nothing: float):
+    """Softmax of the finite logits; `nothing` in place of the others."""
+    if get_proxy_mode() is None and z.numel() <= _FEW_LOGITS and not z.is_cuda and math.isfinite(z.sum().item()):
+        return torch.softmax(z, -1)
+    known = torch.nan_to_num(z, nan=NEVER, posinf=NEVER, neginf=NEVER)
+    return torch.softmax(known, -1).masked_fill(known != z, nothing)
 
 
 def softmax_choice(z, bias, *, k):
-    known, out = _finite(z)
-    scores = torch.softmax(known, -1).add(bias).masked_fill(out, _NEVER)
-    least = torch.finfo(z.dtype).min
-    scores = torch.nan_to_num(scores, nan=least, posinf=float("inf"), neginf=least)
-    if scores.numel() <= _FEW_SCORES or k >= _MANY_SLOTS:
-        return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :k].to(torch.int32)
-    found = []
-    for _ in range(k):
-        found.append(torch.argmax(scores, -1, keepdim=True))
-        scores = scores.scatter(1, found[-1], float("-inf"))
-    return torch.cat(found, 1).to(torch.int32)
+    return topk_indices(_probabilities(z, NEVER).add(bias), k=k)
 
 
 def softmax_weights(z, ids, *, normalize, eps, scale):
-    known, out = _finite(z)
-    scores = torch.softmax(known, -1).masked_fill(out, 0.0)
+    scores = _probabilities(z, 0.0)
     weights = torch.gather(scores, 1, ids.to(torch.int64))
     if normalize:
         weights = weights / (weights.sum(-1, keepdim=True) + eps)
@@ -172,6 +166,10 @@ _ACTIVATIONS = {
     "silu": (F.silu, lambda z, da: (F.silu(z), _aten.silu_backward(da, z))),
     "gelu": _gelu("none"), "gelu_tanh": _gelu("tanh"),
 }
+
+
+#: pairs of a token and an expert for which Python plans faster than torch
+_FEW_PAIRS = 128
 
 
 def _few(x, w1, b1, w2, b2, order, complete: bool) -> bool:
@@ -336,6 +334,46 @@ def moe_mlp_host(*args, activation, glu, block, complete, keep):
     return _mlp(*args, activation, glu, keep)
 
 
+def moe_mlp_routed(x, weights, ids, w1, b1, w2, b2, *, activation, glu):
+    if 0 < ids.numel() <= _FEW_PAIRS and get_proxy_mode() is None:
+        if ids.shape[0] == 1 and x.dtype is weights.dtype:
+            return _mlp_one(x[0], weights, ids[0].tolist(), w1, b1, w2, b2, _ACTIVATIONS[activation][0], glu)
+        if _few(x, w1, b1, w2, b2, ids, True):
+            return _mlp_pairs(x, weights, ids, w1, w2, _ACTIVATIONS[activation][0], glu)
+    plan = moe_plan_rows(ids, experts=w1.shape[0], block=1, rows=ids.numel(), last=w1.shape[0] - 1)
+    return moe_mlp_host(x, weights, w1, b1, w2, b2, *plan, activation=activation, glu=glu, block=1, complete=True, keep=False)[0]
+
+
+def _mlp_one(x, weights, ids: list[int], w1, b1, w2, b2, act, glu):
+    """One token, x (D,): its experts one after the other, each a product of a matrix with a vector."""
+    inner, ids = w2.shape[2], _in_range(ids, w1.shape[0])
+    h = torch.stack([torch.mv(w1[e], x) if b1 is None else torch.addmv(b1[e], w1[e], x) for e in ids])
+    a = act(h[:, :inner])
+    a = (a * h[:, inner:] if glu else a) * weights.T
+    y = None if b2 is None else torch.mv(b2[ids].T, weights[0])
+    for e, row in zip(ids, a):
+        y = torch.mv(w2[e], row) if y is None else torch.addmv(y, w2[e], row)
+    return y[None]
+
+
+def _mlp_pairs(x, weights, ids, w1, w2, act, glu):
+    """Few pairs: `_mlp_few` with a plan made in Python, which takes less than an operation of torch on so few numbers."""
+    inner, experts = w2.shape[2], _in_range(ids.reshape(-1).tolist(), w1.shape[0])
+    order, ends = sorted(range(len(experts)), key=experts.__getitem__), [0] * w1.shape[0]
+    for row, pair in enumerate(order):
+        ends[experts[pair]] = row + 1
+    ends, order = torch.tensor(list(accumulate(ends, max)), dtype=torch.int32), torch.tensor(order)
+    tokens = order // ids.shape[1]
+    h = F.grouped_mm(torch.index_select(x, 0, tokens), _plain(w1).transpose(1, 2), offs=ends)
+    a = act(h[:, :inner])
+    a = (a.mul_(h[:, inner:]) if glu else a).mul_(torch.index_select(weights.reshape(-1), 0, order)[:, None])
+    return x.new_zeros((x.shape[0], w2.shape[1])).index_add_(0, tokens, F.grouped_mm(a, _plain(w2).transpose(1, 2), offs=ends))
+
+
+def _in_range(ids: list[int], experts: int) -> list[int]:
+    return ids if 0 <= min(ids) and max(ids) < experts else [min(max(e, 0), experts - 1) for e in ids]
+
+
 def moe_mlp_grad(*args, activation, glu, block, complete):
     g, h, x, weights, w1, b1, w2, b2, *plan = args
     if get_proxy_mode() is not None:
@@ -346,5 +384,5 @@ def moe_mlp_grad(*args, activation, glu, block, complete):
 
 
 TABLE = {"moe_plan_rows": moe_plan_rows, "moe_combine_rows": moe_combine_rows, "grouped_rows": grouped_rows,
-         "grouped_outer_rows": grouped_outer_rows, "moe_mlp_host": moe_mlp_host, "moe_mlp_grad": moe_mlp_grad,
+         "grouped_outer_rows": grouped_outer_rows, "moe_mlp_host": moe_mlp_host, "moe_mlp_grad": moe_mlp_grad, "moe_mlp_routed": moe_mlp_routed,
          "softmax_choice": softmax_choice, "softmax_weights": softmax_weights}

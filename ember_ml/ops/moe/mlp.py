@@ -8,10 +8,10 @@ from ember_ml.kernels import MOE_SWIGLU, MOE_SWIGLU_BACKWARD
 from ember_ml.ops.activation import ACTIVATIONS
 from ember_ml.ops.creation import ones, zeros
 from ember_ml.ops.declare import op
-from ember_ml.ops.index import take_axis
+from ember_ml.ops.index import checks_values, take_axis
 from ember_ml.ops.moe.combine import moe_combine_rows
 from ember_ml.ops.moe.grouped import grouped_outer_rows, grouped_rows
-from ember_ml.ops.moe.plan import Plan, moe_gather, pair_values
+from ember_ml.ops.moe.plan import Plan, moe_gather, moe_plan, pair_values
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import cut, expand_dims, pad, reshape, split, swap_axes
 from ember_ml.tensor import EmberTensor
@@ -153,7 +153,13 @@ def _is_watched(t) -> bool:
     return t.node is not None or t.backend.runtime.is_watched(t.data)
 
 
-def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w2: EmberTensor, b1: EmberTensor | None = None,
+@op(no_grad="moe_mlp makes a plan where a gradient is wanted")
+def moe_mlp_routed(x, weights, ids, w1, b1, w2, b2, *, activation, glu):
+    """`moe_mlp` without a gradient, by the ids (T, K), int32, of a complete routing: few tokens need no plan where an engine can wait."""
+    return moe_mlp(x, weights, moe_plan(ids, w2.shape[0]), w1, w2, b1, b2, activation, glu)
+
+
+def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan | EmberTensor, w1: EmberTensor, w2: EmberTensor, b1: EmberTensor | None = None,
             b2: EmberTensor | None = None, activation: str = "silu", glu: bool = True) -> EmberTensor:
     """y[t] = sum_k weights[t, k] f_e(x[t]), e the expert of (t, k); f_e(x) = w2_e a(w1_e x + b1_e) + b2_e.
 
@@ -161,7 +167,7 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w
     h_up (Shazeer 2020, GLU Variants Improve Transformer).
 
     Args:
-        x: (T, D). weights: (T, K), float32. plan: of the routing's ids (T, K).
+        x: (T, D). weights: (T, K), float32. plan: of the routing's ids (T, K), or the ids, where every slot has an expert.
         w1: (E, F, D), with glu (E, 2 F, D). b1: (E, F) or (E, 2 F). w2: (E, D_out, F). b2: (E, D_out).
         activation: a name in `ember_ml.ops.activation.ACTIVATIONS`.
 
@@ -169,20 +175,24 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan, w1: EmberTensor, w
 
     The cost grows with T K, not with E. The same input gives the same bits: nothing is added in a racing order.
     """
-    inner, experts = w2.shape[2], plan.num_experts
+    routed = isinstance(plan, EmberTensor)
+    inner, experts, slots = w2.shape[2], w2.shape[0] if routed else plan.num_experts, (plan if routed else plan.inverse).shape
     if x.ndim != 2 or w1.shape != (experts, inner * (2 if glu else 1), x.shape[1]) or w2.shape[0] != experts:
         raise ShapeError(f"moe_mlp: expected x (T, D), w1 (E, {'2 F' if glu else 'F'}, D) and w2 (E, D_out, F) for E = "
                          f"{experts}; got {x.shape}, {w1.shape} and {w2.shape}")
-    if weights.shape != plan.inverse.shape or x.shape[0] != weights.shape[0]:
-        raise ShapeError(f"moe_mlp: expected weights {plan.inverse.shape} for x of {plan.inverse.shape[0]} tokens; got "
-                         f"{weights.shape} and {x.shape}")
+    if weights.shape != slots or x.shape[0] != slots[0]:
+        raise ShapeError(f"moe_mlp: expected weights {slots} for x of {slots[0]} tokens; got {weights.shape} and {x.shape}")
     common = dt.promote(x.dtype, w1.dtype)
     x, w1, w2 = x.astype(common), w1.astype(common), w2.astype(common)
     b1, b2 = (b if b is None else b.astype(common) for b in (b1, b2))
     weights = weights.astype(dt.promote(common, dt.float32))
-    args, kw = (x, weights, w1, b1, w2, b2, *plan[:3]), {"activation": activation, "glu": glu, "block": plan.block,
-                                                         "complete": plan.complete}
-    if "moe_mlp_host" in x.backend.table and x.backend.device_of(x.data) == "cpu" and activation in _ON_HOST:
-        keep = any(t is not None and _is_watched(t) for t in args[:6])
-        return moe_mlp_host(*args, **kw, keep=keep)[0]
+    args, kw = (x, weights, w1, b1, w2, b2), {"activation": activation, "glu": glu}
+    watched, host = any(t is not None and _is_watched(t) for t in args), x.backend.device_of(x.data) == "cpu" and activation in _ON_HOST
+    if routed:
+        if host and not watched and "moe_mlp_routed" in x.backend.table and not checks_values(plan):
+            return moe_mlp_routed(x, weights, plan, w1, b1, w2, b2, **kw)
+        plan = moe_plan(plan, experts)
+    args, kw = (*args, *plan[:3]), {**kw, "block": plan.block, "complete": plan.complete}
+    if host and "moe_mlp_host" in x.backend.table:
+        return moe_mlp_host(*args, **kw, keep=watched)[0]
     return _in_parts(*args, **kw)[0]

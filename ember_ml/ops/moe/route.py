@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ember_ml.kernels import MOE_CHOOSE, MOE_WEIGH, MOE_WEIGH_GRAD
+from ember_ml.kernels import MOE_CHOOSE, MOE_WEIGH, MOE_WEIGH_GRAD, NEVER
 from ember_ml.ops.activation import softmax
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
@@ -10,9 +10,6 @@ from ember_ml.ops.elementwise import isfinite, where
 from ember_ml.ops.index import gather_along, put_add_along_axis
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.sort import topk_indices
-
-#: a logit that stands in for one that is not finite: its probability is 0, and it stays finite itself
-NEVER = -1e30
 
 
 def _scores(z, valid):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ember_ml import ops
 from ember_ml.ops.moe.combine import moe_combine_grad
-from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_up
+from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_mlp_routed, moe_up
 from ember_ml.ops.moe.route import softmax_choice, softmax_weights, softmax_weights_grad
 from ember_ml.parity.cases.case import WIDENED, at_least_single, draws, row
 
@@ -66,7 +66,7 @@ row("expert_activation_grad", lambda g, h, w: expert_activation_grad(g, h, at_le
 
 
 def _experts(x, w, w1, b1, w2, b2, ids):
-    y = np.zeros((5, w2.shape[1]))
+    y = np.zeros((len(x), w2.shape[1]))
     for e, pairs in enumerate(_by_expert(ids)):
         h = x[pairs // 2] @ w1[e].T + b1[e]
         np.add.at(y, pairs // 2, w.reshape(-1)[pairs, None] * ((_silu(h[:, :4]) * h[:, 4:]) @ w2[e].T + b2[e]))
@@ -104,6 +104,13 @@ def _hidden(x, w1, b1, ids):
 row("moe_up", lambda x, w1, b1, i: ops.take(_up(x, w1, b1, i), _plan(i).inverse), [_EXPERTS[0], *_EXPERTS[2:4], _IDS], _hidden, empty=(0, 3))
 row("moe_down", _down, _EXPERTS, _experts, empty=(0, 1, 6))
 row("moe_mlp_host", lambda *args: _host_form(*args)[0], _EXPERTS, _experts, empty=(0, 1, 6))
+_ALL = _IDS % 4                                              # every slot has an expert
+row("moe_mlp_routed", lambda x, w, *given: moe_mlp_routed(x, at_least_single(w), given[-1], *given[:-1], **_MLP), [*_EXPERTS[:-1], _ALL],
+    _experts, (), label="with biases", empty=(0, 1, 6))
+for _tokens in (1, 5):
+    row("moe_mlp_routed", lambda x, w, w1, w2, i: moe_mlp_routed(x, at_least_single(w), i, w1, None, w2, None, **_MLP),
+        [real(_tokens, 8), real(_tokens, 2, low=0.1, high=0.9), real(4, 8, 8), real(4, 8, 4), _ALL[:_tokens]],
+        lambda x, w, w1, w2, i: _experts(x, w, w1, np.zeros((4, 8)), w2, np.zeros((4, 8)), i), (), label=f"{_tokens} tokens")
 row("moe_mlp_grad", lambda *a: _gradient_of_weights(*a), _EXPERTS, lambda *a: _slope_of_weights(*a), (), empty=(0, 1, 6), result=WIDENED)
 
 

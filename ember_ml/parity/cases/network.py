@@ -6,7 +6,7 @@ import numpy as np
 
 from ember_ml import ops
 from ember_ml.ops.optimizer import adam_update, clip_norm
-from ember_ml.parity.cases.case import WIDENED, draws, row
+from ember_ml.parity.cases.case import WIDENED, at_least_single, draws, row
 
 real, ints = draws(7)
 
@@ -65,6 +65,23 @@ row("attention_rows", lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, 
 row("attention_rows", lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, v, mask=m > 0.0, causal=True, window=6),
     [_Q, _K, _K * 0.5, np.abs(_BIAS) * np.where(np.arange(9) % 3 == 1, -1, 1)],
     lambda q, k, v, m: _attention(q, k, v, mask=np.where(m > 0, 0.0, -1e30), causal=True, window=6), (0, 1, 2), label="window, bool mask")
+
+
+def _rope(x, at, rates, interleaved):
+    """Pairs as complex numbers times e^(i position rate)."""
+    n = len(rates) // 2
+    a, b = (x[..., 0:2 * n:2], x[..., 1:2 * n:2]) if interleaved else (x[..., :n], x[..., n:2 * n])
+    z = (a + 1j * b) * np.exp(1j * at[:, None, :, None] * (rates[1::2] if interleaved else rates[n:]))
+    turned = np.stack([z.real, z.imag], -1).reshape(*a.shape[:-1], -1) if interleaved else np.concatenate([z.real, z.imag], -1)
+    return np.concatenate([turned, x[..., 2 * n:]], -1)
+
+
+_RATES = np.array([0.5, 0.125, 0.0625])
+for _form, _signed in ((False, np.concatenate([-_RATES, _RATES])), (True, np.stack([-_RATES, _RATES], 1).reshape(-1))):
+    for _at in (np.array([[0, 1, 2, 3]]), np.array([[2, 7, 1, 0], [5, 6, 3, 9]])):
+        row("rope", lambda x, at, form=_form, r=_signed: ops.rope(x, at, ops.tensor(r, at_least_single(x).dtype, like=x), interleaved=form),
+            [real(2, 3, 4, 8), _at], lambda x, at, form=_form, r=_signed: _rope(x, at, r, form),
+            label=f"{'neighbours' if _form else 'halves'}, {len(_at)} rows of positions", empty=(0,) if len(_at) == 1 else (0, 1))
 
 
 def _adam(p, g, m, v):

@@ -16,3 +16,5 @@ row("argsort", lambda x: ops.argsort(x, axis=0, descending=True), [ints(6, 3, hi
 row("topk_indices", lambda x: ops.topk(x, 3)[0], [real(3, 4)], lambda x: -np.sort(-x, -1)[:, :3], (), empty=(0,))
 row("topk_indices", lambda x: ops.topk(x * 0.5, 3)[1], [ints(9, 6, high=3).astype(float)],
     lambda x: np.argsort(-x, -1, kind="stable")[:, :3].astype(np.int32), (), label="ties")
+row("topk_indices", lambda x: ops.topk(x * 0.5, 3)[1], [ints(3, 1500, high=3).astype(float)],
+    lambda x: np.argsort(-x, -1, kind="stable")[:, :3].astype(np.int32), (), label="ties among many")

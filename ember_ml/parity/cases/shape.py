@@ -29,6 +29,8 @@ row("pad", lambda x: ops.pad(x, ((1, 2), (0, 1))), [np.zeros((0, 4))], lambda x:
 row("flip", lambda x: ops.flip(x, axis=1), [X], lambda x: x[:, ::-1], also="ic", empty=(0,))
 
 ROWS, WIDE = ints(2, 3), ints(3, 2, high=4)
+row("bounded_indices", lambda i: index.bounded_indices(i, length=5), [np.arange(-9, 9, dtype=np.int32)],
+    lambda i: np.clip(np.where(i < 0, i + 5, i), 0, 4), (), empty=(0,))
 row("take_axis", lambda x, i: ops.take(x, i, axis=0), [real(5, 2), ROWS], lambda x, i: x[i], also="ic", empty=(1,))
 row("take_axis", lambda x, i: ops.take(x, i, axis=1), [real(2, 5, 3), ROWS], lambda x, i: x[:, i], label="middle", empty=(0,))
 

@@ -66,7 +66,7 @@ class MLPExperts(Experts):
         return take(y if self.b2 is None else y + take(self.b2, mine), plan.inverse)
 
     def mixed(self, x: EmberTensor, routing: Routing) -> EmberTensor:
-        plan = moe_plan(routing.ids, self.config.num_experts, routing.complete)
+        plan = routing.ids if routing.complete else moe_plan(routing.ids, self.config.num_experts, False)
         return moe_mlp(x, routing.weights, plan, self.w1, self.w2, self.b1, self.b2, self.config.activation, self.config.glu)
 
     def _activate(self, h: EmberTensor) -> EmberTensor:

@@ -46,13 +46,13 @@ class SigmoidRouter(Router):
 
     def choose(self, scores: EmberTensor, valid: EmberTensor) -> Routing:
         c = self.config
+        if c.groups == 1:
+            return super().choose(scores, valid)
         choice = where(valid, scores + self.bias.astype(scores.dtype), NEVER)
-        if c.groups > 1:
-            grouped = reshape(choice, (-1, c.groups, c.num_experts // c.groups))
-            best, _ = topk(grouped, min(2, grouped.shape[2]))
-            _, groups = topk(total(best, axis=-1), c.topk_groups)
-            open_groups = total(one_hot(groups, c.groups), axis=1)
-            is_open = reshape(repeat(expand_dims(open_groups, 2), grouped.shape[2], 2), choice.shape)
-            choice = where(is_open > 0.0, choice, float("-inf"))
-        _, ids = topk(choice, c.k)
+        grouped = reshape(choice, (-1, c.groups, c.num_experts // c.groups))
+        best, _ = topk(grouped, min(2, grouped.shape[2]))
+        _, groups = topk(total(best, axis=-1), c.topk_groups)
+        open_groups = total(one_hot(groups, c.groups), axis=1)
+        is_open = reshape(repeat(expand_dims(open_groups, 2), grouped.shape[2], 2), choice.shape)
+        _, ids = topk(where(is_open > 0.0, choice, float("-inf")), c.k)
         return Routing(ids, self._weigh(take_along_axis(scores, ids, axis=-1), c.k), self.complete)

@@ -7,7 +7,7 @@ import math
 from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.attention.causal import positions
-from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate, turns
+from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.packing import resets
 from ember_ml.ops import linear_attention, ones, permute_dims, random, reshape, rms_norm, silu, split, tensor, zeros
@@ -58,15 +58,12 @@ class Retention(SequenceMixer):
         """(B, L, d_input) to the same shape."""
         c, (batch, length, d) = self.config, x.shape
         wide, width = c.expand_v * d, d // c.heads
-        q, k, v, g = split(self.in_proj(x), (d, d, wide, wide), axis=-1)
-        turn = turns(positions(batch, length, state, x), RoPEConfig(interleaved=True), width, x.dtype)
-
-        def turned(t):
-            heads_first = permute_dims(reshape(t, (batch, length, c.heads, width)), (0, 2, 1, 3))
-            return permute_dims(rotate(heads_first, turn, interleaved=True), (0, 2, 1, 3))
-
+        qk, v, g = split(self.in_proj(x), (2 * d, wide, wide), axis=-1)
+        heads_first = permute_dims(reshape(qk, (batch, length, 2 * c.heads, width)), (0, 2, 1, 3))
+        turned = permute_dims(rotate(heads_first, positions(batch, length, state, x), RoPEConfig(interleaved=True)), (0, 2, 1, 3))
+        q, k = split(turned, 2, axis=2)
         decay = tensor([[[[math.log1p(-2.0 ** -(5 + i))] for i in range(c.heads)]]], dtype=x.dtype, like=x)
-        y, S = linear_attention(turned(q), turned(k), reshape(v, (batch, length, c.heads, -1)), decay,
+        y, S = linear_attention(q, k, reshape(v, (batch, length, c.heads, -1)), decay,
                                 initial=None if state is None else state["S"], scale=1.0 / math.sqrt(width), reset=resets())
         y = reshape(rms_norm(y, ones(y.shape[-1:], y.dtype, like=y), eps=c.norm_eps), g.shape)
         return self.out_proj(y * silu(g)), None if state is None else {"S": S, "position": state["position"] + length}

@@ -8,7 +8,7 @@ from typing import Annotated
 import pydantic
 
 from ember_ml.errors import ConfigError
-from ember_ml.ops import concat, cos, flip, reshape, sin, split
+from ember_ml.ops import rope
 from ember_ml.ops.creation import constant
 from ember_ml.registry import Size, config
 from ember_ml.tensor import EmberTensor
@@ -49,19 +49,16 @@ class RoPEConfig:
     llama3: Llama3Config | None = None
 
 
-def turns(positions: EmberTensor, c: RoPEConfig, width: int, dtype) -> tuple[EmberTensor, EmberTensor]:
-    """(cos, sin) by which `rotate` multiplies heads of `width` channels: positions (B, L) give (B, 1, L, dims), in float32 at least.
-
-    Both entries of a pair turn by the same angle, the first one backwards: its sine is that of -angle.
-    """
-    wide = "float64" if str(dtype) == "float64" else "float32"
-    rates = constant(_signed_rates, c, (c.dims or width) // 2, dtype=wide, like=positions)
-    angles = reshape(positions, (positions.shape[0], 1, -1, 1)).astype(wide) * rates
-    return cos(angles), sin(angles)
+def rotate(x: EmberTensor, positions: EmberTensor, c: RoPEConfig) -> EmberTensor:
+    """x (B, H, L, width) turned by its positions, (B, L) or (1, L); the angles are formed in float32 at least. See `ember_ml.ops.rope`."""
+    wide = "float64" if x.dtype.name == "float64" else "float32"
+    rates = constant(_signed_rates, c, (c.dims or x.shape[-1]) // 2, dtype=wide, like=x)
+    return rope(x, positions, rates, interleaved=c.interleaved)
 
 
 def _signed_rates(c: RoPEConfig, half: int) -> list[float]:
-    """Radians a position for each channel, in Python's double precision: far positions magnify an error."""
+    """Radians a position for each channel, the first of a pair with a minus sign. In Python's double precision: far positions magnify an
+    error."""
     rates = c.rates or [_slowed(c.base ** (-i / half), c.llama3) for i in range(half)]
     if len(rates) != half:
         raise ConfigError(f"rope: expected {half} rates, one for each pair of the {2 * half} channels that turn, received {len(rates)}")
@@ -75,20 +72,3 @@ def _slowed(rate: float, f: Llama3Config | None) -> float:
     turned = rate * f.original / (2.0 * math.pi)
     kept = min(1.0, max(0.0, (turned - f.low_freq_factor) / (f.high_freq_factor - f.low_freq_factor)))
     return rate * (kept + (1.0 - kept) / f.factor)
-
-
-def rotate(x: EmberTensor, turn: tuple[EmberTensor, EmberTensor], interleaved: bool) -> EmberTensor:
-    """x (B, H, L, width) turned by what `turns` gave: each pair (a, b) becomes (a cos - b sin, b cos + a sin).
-
-    Source: Su et al. 2021, RoFormer, eq. 34.
-    """
-    (c, s), dims = turn, turn[0].shape[-1]
-    if dims < x.shape[-1]:
-        first, rest = split(x, (dims, x.shape[-1] - dims), axis=-1)
-        return concat([rotate(first, turn, interleaved), rest], axis=-1)
-    if interleaved:
-        crossed = reshape(flip(reshape(x, (*x.shape[:-1], dims // 2, 2)), axis=-1), x.shape)
-    else:
-        a, b = split(x, 2, axis=-1)
-        crossed = concat([b, a], axis=-1)
-    return (x * c + crossed * s).astype(x.dtype)

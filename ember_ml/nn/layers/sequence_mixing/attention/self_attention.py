@@ -6,7 +6,7 @@ from ember_ml.errors import ConfigError, UnsupportedOp
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.channel_mixing.norm import RMSNorm, RMSNormConfig
 from ember_ml.nn.layers.sequence_mixing.attention.causal import empty_cache, extend_cache, positions
-from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate, turns
+from ember_ml.nn.layers.sequence_mixing.attention.rope import RoPEConfig, rotate
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.nn.layers.sequence_mixing.short_conv import ShortConv, ShortConvConfig
 from ember_ml.nn.packing import current
@@ -98,7 +98,7 @@ class SelfAttention(SequenceMixer):
             q, k = split(qk, both, axis=1)
             qk = concat([self.q_norm(q), self.k_norm(k)], axis=1)
         if c.rope is not None:
-            qk = rotate(qk, turns(positions(B, L, state, x), c.rope, self.width, x.dtype), c.rope.interleaved)
+            qk = rotate(qk, positions(B, L, state, x), c.rope)
         q, k = split(qk, both, axis=1)
         after = None
         if state is not None:
