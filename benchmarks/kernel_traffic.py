@@ -58,6 +58,9 @@ def cases():
     yield ("selective_scan_rows", f"{length} steps of {channels}, {states} states",
            [real(*sequence), abs(real(*sequence)), -abs(real(channels, states)), real(batch, length, states), real(batch, length, states),
             real(channels), real(batch, channels, states)], {})
+    yield ("selective_scan_grad", f"{length} steps of {channels}, {states} states",
+           [real(*sequence), real(batch, channels, states), real(*sequence), abs(real(*sequence)), -abs(real(channels, states)),
+            real(batch, length, states), real(batch, length, states), real(channels), real(batch, channels, states)], {})
     rows = [real(2, 64, 512), real(64, 4), real(64)]
     yield "depthwise_rows", "2 x 64 rows of 512, 4 taps, silu", rows, {"silu": True}
     yield "depthwise_grad", "2 x 64 rows of 512, 4 taps, silu", [real(2, 64, 512), *rows], {"silu": True}

@@ -194,6 +194,8 @@ __device__ void selective_forward(const T* x, const float* dt, const float* A, c
 
 }  // namespace scan
 
+#include "scan_selective_grad.cu"
+
 template <typename T>
 __global__ void scan_linear_forward(const T* a, const T* b, const float* initial, T* h, float* h_final,
                                     unsigned length, unsigned width) {

@@ -134,6 +134,23 @@ def selective_scan(x, dt, A, B, C, D, initial) -> tuple[mx.array, mx.array]:
                          [(x.shape, x.dtype), (initial.shape, mx.float32)]))
 
 
+def selective_scan_grad(g, g_last, x, dt, A, B, C, D, initial) -> tuple[mx.array, ...]:
+    """Gradients of `selective_scan` in its arguments for those of y (B, L, D), in x's dtype, and of the last state (B, D, N), float32.
+
+    That in x has x's dtype, the others are float32. Raises UnsupportedDtype for other dtypes.
+    """
+    (batch, length, width), count = x.shape, A.shape[1]
+    groups, rows = -(-width // LANES), scan.back_segments(length)
+    threads = (groups * LANES, rows, batch), (LANES, rows, 1)
+    entering, = _launch(scan.SELECTIVE_STATES, [x, dt, A, B, initial], *threads,
+                        [((batch, scan.back_tiles(length), count, width), mx.float32)])
+    shapes = (dt.shape, (batch, count, width), (batch, groups, count, length), (batch, groups, count, length), (batch, width), initial.shape)
+    d_x, d_dt, d_A, d_B, d_C, d_D, d_initial = _launch(
+        scan.SELECTIVE_BACKWARD, [g.astype(x.dtype), g_last, x, dt, A, B, C, D, entering], *threads,
+        [(x.shape, x.dtype), *((shape, mx.float32) for shape in shapes)])
+    return d_x, d_dt, d_A.sum(0).swapaxes(0, 1), d_B.sum(1).swapaxes(1, 2), d_C.sum(1).swapaxes(1, 2), d_D.sum(0), d_initial
+
+
 def moe_swiglu(h: mx.array, activation: str = "silu", glu: bool = True) -> mx.array:
     """silu(h[:, :F]) h[:, F:] for h (R, 2 F), float32, float16 or bfloat16; the options are those that the spec serves.
 
@@ -232,7 +249,8 @@ def moe_gather(x: mx.array, order: mx.array, inverse: mx.array) -> mx.array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "short_conv": short_conv,
+KERNELS = {"selective_scan": selective_scan, "selective_scan_grad": selective_scan_grad,
+           "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "short_conv": short_conv,
            "short_conv_grad": short_conv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine,
            "moe_combine_backward": moe_combine_backward, "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,

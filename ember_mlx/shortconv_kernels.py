@@ -81,7 +81,7 @@ def forward(u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=F
                  {**given, **numbers}, {"y": (made, u.dtype)},
                  f"{', '.join(names.values())}, y, uint(u_shape[1]), int(u_shape[2]), int(past), int(future), options, "
                  f"{', '.join(_strides(names[n]) for n in 'uvq')}, shared, {_PLACE}")
-    return mx.swapaxes(y, 1, 2) if channels_last else y
+    return y
 
 
 def backward(g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=False, flipped=False, channels_last=False) -> tuple:
@@ -107,21 +107,17 @@ def backward(g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, si
     sums = dict(zip(sums, _launch("backward_taps", 0, threads, 256, {"partial": found["partial"], "channels": channels, **numbers}, sums,
                                   f"partial, {', '.join(out)}, channels, int(past), int(future), parts, options, "
                                   "thread_position_in_grid.x")))
-    rows = [found.get(f"d{n}") for n in "uvq"]
-    return (*(mx.swapaxes(x, 1, 2) if channels_last and x is not None else x for x in rows), *(sums.get(f"d_{n}") for n in filters))
+    return (*(found.get(f"d{n}") for n in "uvq"), *(sums.get(f"d_{n}") for n in filters))
 
 
 def short_conv(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False) -> mx.array:
-    """y (B, D, L) of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
+    """y of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
     taps = (None, weight) if anticausal else (weight, None)
     return forward(x, *taps, bias=bias, silu=silu, flipped=True, channels_last=channels_last)
 
 
 def short_conv_grad(g, x, weight, bias=None, *, anticausal=False, silu=False) -> tuple:
-    """Gradients of `short_conv` in x, weight and bias; the last two are float32.
-
-    That in x lies in memory as (B, L, D), as the layers' x does: strides are not known before MLX computes.
-    """
+    """Gradients of `short_conv` in x, (B, L, D), weight and bias; the last two are float32."""
     taps = (None, weight) if anticausal else (weight, None)
     dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True, channels_last=True)
     return dx, d_ahead if anticausal else d_taps, d_bias

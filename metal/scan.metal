@@ -186,3 +186,5 @@ void selective_forward(Series x, Steps dt, Decay A, In B, Out C, Skip D, State i
 }
 
 }  // namespace scan
+
+#include "scan_selective_grad.metal"

@@ -11,6 +11,9 @@ STEPS = 8
 #: GPU, which every kernel may have whatever registers it needs, and 512 on an NVIDIA one
 SEGMENTS = {"metal": 8, "cuda": 16}
 
+#: the same for the way back of the selective scan, where a thread needs more registers
+BACK_SEGMENTS = 8
+
 #: steps L and channels D of (B, L, D)
 _SIZES = {first: ((first, 1), (first, 2)) for first in ("a", "g")}
 _INITIAL = ("initial", "float32")
@@ -23,6 +26,16 @@ BACKWARD = Entry("scan_linear_backward", (("g", "T"), ("g_final", "float32"), ("
 def segments(language: str, length: int) -> int:
     """Segments of a tile for sequences of `length` >= 1 steps: a threadgroup's threads along y. "metal" or "cuda"."""
     return min(SEGMENTS[language], -(-length // STEPS))
+
+
+def back_segments(length: int) -> int:
+    """Segments of a tile on the way back of the selective scan."""
+    return min(BACK_SEGMENTS, -(-length // STEPS))
+
+
+def back_tiles(length: int) -> int:
+    """Tiles of that way: so many states of each channel are kept."""
+    return -(-length // (back_segments(length) * STEPS))
 
 
 def _sample(*seeds: int) -> tuple[list, ...]:
@@ -72,3 +85,21 @@ def _serves_selective(x, dt, A, *_) -> bool:
 #: in x's dtype, and the last state, float32 (B, D, N)
 SELECTIVE_SCAN = KernelSpec("selective_scan", (SELECTIVE,), _selective_sample, registers=128, shared_bytes=16384,
                             serves=_serves_selective)
+
+_STATES = (("x", "T"), *_FLOATS[:3], ("initial", "float32"))
+_AXES = (("x", 1), ("x", 2), ("A", 1))
+SELECTIVE_STATES = Entry("scan_selective_states", _STATES, ("entering",), _AXES, "States")
+SELECTIVE_BACKWARD = Entry(
+    "scan_selective_backward", (("g", "T"), ("g_last", "float32"), ("x", "T"), *_FLOATS[:-1], ("entering", "float32")),
+    ("d_x", "d_dt", "d_A", "d_B", "d_C", "d_D", "d_initial"), _AXES, "BackStates")
+
+
+def _selective_grad_sample() -> tuple[list, ...]:
+    given = _selective_sample()
+    return sample_values(1, len(given[0][0]), 3, seed=11), sample_values(1, 3, 2, seed=12), *given
+
+
+#: selective_scan_grad(g (B, L, D) of x's dtype, g_last float32 (B, D, N), and the arguments of selective_scan) -> gradients in
+#: these, that in x in its dtype, the others float32
+SELECTIVE_SCAN_GRAD = KernelSpec("selective_scan_grad", (SELECTIVE_BACKWARD, SELECTIVE_STATES), _selective_grad_sample, registers=128,
+                                 shared_bytes=24576, serves=lambda g, g_last, *args: _serves_selective(*args))

@@ -55,9 +55,9 @@ def _sample() -> tuple[list, ...]:
     return sample_values(2, 3, TILE + 7, seed=1), sample_values(3, 5, seed=2), sample_values(3, seed=3)
 
 
-#: short_conv(x (B, D, L), weight (D, K), bias (D,) or None, anticausal, silu, channels_last) -> y (B, D, L): `depthwise_rows` in x's dtype
+#: short_conv(x (B, D, L), weight (D, K), bias (D,) or None, anticausal, silu, channels_last) -> y of `depthwise_rows` in x's dtype
 SHORT_CONV = KernelSpec("short_conv", (FORWARD,), _sample, registers=48, serves=_serves, static={"silu": True})
 
-#: short_conv_grad(g, x, weight, bias, the same) -> dx in x's dtype, d_weight and d_bias in float32, None without a bias
+#: short_conv_grad(g, x, weight, bias, anticausal, silu) -> dx (B, L, D) in x's dtype, d_weight and d_bias in float32, None without one
 SHORT_CONV_GRAD = KernelSpec("short_conv_grad", (BACKWARD, BACKWARD_TAPS), lambda: (sample_values(2, 3, TILE + 7, seed=4), *_sample()),
                              registers=80, serves=lambda g, *args, **static: _serves(*args), static={"silu": True})

@@ -13,7 +13,7 @@ from ember_ml.ops.fftconv import fftconv_grad, fftconv_rows
 from ember_ml.ops.kernel import launches
 from ember_ml.ops.linear import matmul
 from ember_ml.ops.reduce import sum as total
-from ember_ml.ops.shape import concat, cut, expand_dims, flip, pad, reshape, stack
+from ember_ml.ops.shape import concat, cut, expand_dims, flip, pad, reshape, stack, swap_axes
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -28,7 +28,9 @@ def _wide(dtype):
 
 @op(kernel=SHORT_CONV_GRAD)
 def depthwise_grad(g, x, weight, bias=None, *, anticausal=False, silu=False):
-    """Gradients of `depthwise_rows` for its output's gradient g: in x, and, in float32 or wider, in weight and bias, None without one."""
+    """Gradients of `depthwise_rows` for that of y (B, D, L): in x, as (B, L, D), where the projection's gradient goes on along channels; and,
+    in float32 or wider, in weight and bias, None without one.
+    """
     if silu:                                               # the convolution's output is needed again
         g = g * silu_slope(depthwise_rows(x, weight, bias, anticausal=anticausal))
     taps, length, gw, kind = weight.shape[-1], x.shape[-1], [], _wide(x.dtype)
@@ -37,23 +39,26 @@ def depthwise_grad(g, x, weight, bias=None, *, anticausal=False, silu=False):
     if taps > DIRECT_TAPS:
         dx, dk, *_ = fftconv_grad(late, early, flip(weight.astype(kind), axis=-1))
         dx = depthwise_rows(g, weight) if anticausal else dx.astype(x.dtype)
-        return dx, flip(dk, axis=-1), d_bias
+        return swap_axes(dx), flip(dk, axis=-1), d_bias
     for j in range(taps):                                  # tap j meets inputs taps - 1 - j steps away
         away = min(taps - 1 - j, length)
         gw.append(total(cut(late, away, length, axis=-1) * cut(early, 0, length - away, axis=-1), axis=(0, 2)))
-    return depthwise_rows(g, weight, anticausal=not anticausal), concat([expand_dims(w, -1) for w in gw], axis=-1), d_bias
+    dx = depthwise_rows(g, weight, anticausal=not anticausal)
+    return swap_axes(dx), concat([expand_dims(w, -1) for w in gw], axis=-1), d_bias
 
 
 def _rule(g, _y, x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
-    return depthwise_grad(g, x, weight, bias, anticausal=anticausal, silu=silu)
+    dx, *rest = depthwise_grad(swap_axes(g) if channels_last else g, x, weight, bias, anticausal=anticausal, silu=silu)
+    return swap_axes(dx), *rest
 
 
 @op(rule="promote", vjp=_rule, owns_gradient=True, kernel=SHORT_CONV)
 def depthwise_rows(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
-    """Native form of `short_conv`, for checked shapes; anticausal looks forward in time: it is the adjoint."""
+    """Native form of `short_conv`, for checked shapes and one segment; anticausal looks forward in time: it is the adjoint."""
     y = _convolved(x, weight, anticausal)
     y = y if bias is None else y + expand_dims(bias, -1)
-    return silu_of(y) if silu else y
+    y = silu_of(y) if silu else y
+    return swap_axes(y) if channels_last else y
 
 
 def _convolved(x, weight, anticausal):
@@ -104,9 +109,9 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
         weight: (D, K), the last tap on the present. bias: (D,) or None.
         segments: (B, L), integers from 0 on: an output sees positions of its own segment alone. None for one segment.
         silu: act is the silu; else nothing.
-        channels_last: what follows works along channels, so that y, where a kernel makes it, had better lie in memory as (B, L, D).
+        channels_last: y is (B, L, D), which is what x's projection was; for what goes on along channels.
 
-    Returns: (B, D, L).
+    Returns: (B, D, L), or (B, L, D).
     """
     if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[1]:
         raise ShapeError(f"short_conv: expected x (B, D, L) and weight (D, K), got {x.shape} and {weight.shape}")
@@ -115,11 +120,12 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
     if segments is not None and segments.shape != (x.shape[0], x.shape[2]):
         raise ShapeError(f"short_conv: expected segments of shape (batch, length) = {(x.shape[0], x.shape[2])}, got {segments.shape}")
     if x.size == 0:
-        return zeros_like(x)
+        return zeros_like(swap_axes(x) if channels_last else x)
     if segments is None and launches(x, "short_conv"):
         return depthwise_rows(x, weight, bias, silu=silu, channels_last=channels_last)
     y = depthwise_rows(x, weight, bias) if segments is None else _within(x, weight, bias, segments)
-    return silu_of(y) if silu else y
+    y = silu_of(y) if silu else y
+    return swap_axes(y) if channels_last else y
 
 
 @op(rule="promote")

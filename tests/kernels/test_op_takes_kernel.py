@@ -17,10 +17,10 @@ from tests.kernels.test_moe_combine import backward, case, forward
 
 OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
 SCANS = [REGISTRY["linear_scan_rows"], REGISTRY["linear_scan_grad"]]
-SELECTIVE = REGISTRY["selective_scan_rows"]
+SELECTIVE = [REGISTRY["selective_scan_rows"], REGISTRY["selective_scan_grad"]]
 CONVOLUTIONS = [REGISTRY["fftconv_rows"], REGISTRY["fftconv_grad"]]
 SHORT = [REGISTRY["depthwise_rows"], REGISTRY["depthwise_grad"]]
-ALL = [*OPS, *SCANS, *CONVOLUTIONS, *SHORT, SELECTIVE]
+ALL = [*OPS, *SCANS, *CONVOLUTIONS, *SHORT, *SELECTIVE]
 
 
 @pytest.fixture(params=["metal", "cuda"])
@@ -88,7 +88,7 @@ def test_the_linear_scan_and_its_gradient_come_from_the_kernels(engine, mode):
 
 
 @pytest.mark.parametrize("mode", ["auto", "tape"])
-def test_the_selective_scan_has_the_composite_s_gradient(engine, mode):
+def test_the_selective_scan_s_gradient_comes_from_its_kernel(engine, mode):
     found, _, calls = engine
     names = ("x", "dt", "A", "B", "C", "D", "initial")
     arrays = dict(zip(names, test_selective_scan.case(2, 20, 3, 2)))
@@ -106,7 +106,8 @@ def test_the_selective_scan_has_the_composite_s_gradient(engine, mode):
     slope = sum((d.numpy() * along[n]).sum() for n, d in zip(names, grads))
     assert got.item() == pytest.approx(value(0.0), rel=1e-4, abs=1e-4)
     assert slope == pytest.approx((value(1e-5) - value(-1e-5)) / 2e-5, rel=2e-4, abs=1e-3)
-    assert calls.count("selective_scan") == len(selfcheck.DTYPES) + 1
+    assert calls.count("selective_scan") == calls.count("selective_scan_grad") == len(selfcheck.DTYPES) + 1
+    assert all(op.path(found) == "kernel" for op in SELECTIVE)
 
 
 def test_the_selective_scan_comes_from_its_kernel(engine):
@@ -171,7 +172,7 @@ def test_the_short_convolution_and_its_gradient_come_from_the_kernels(engine, mo
     (g_,) = tensors(found, g)
 
     def loss(*given):
-        return (em.ops.short_conv(*given, silu=True, channels_last=True) * g_).sum()
+        return (em.ops.short_conv(*given, silu=True, channels_last=True) * em.ops.swap_axes(g_)).sum()
 
     given = (x, weight, bias) if biased else (x, weight)
     value, grads = em.value_and_grad(loss, tuple(range(len(given))), mode=mode)(*tensors(found, *given))

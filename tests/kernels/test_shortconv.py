@@ -47,7 +47,8 @@ def run(machine, x, weight, bias, g, **static):
     """The same by the launchers, for arrays of the machine."""
     kernels, last = machine.kernels.KERNELS, static.pop("channels_last", False)
     found = (kernels["short_conv"](x, weight, bias, channels_last=last, **static), *kernels["short_conv_grad"](g, x, weight, bias, **static))
-    return [None if a is None else machine.numpy(a) for a in found]
+    y, dx, *rest = (None if a is None else machine.numpy(a) for a in found)
+    return [y.swapaxes(1, 2) if last else y, dx.swapaxes(1, 2), *rest]
 
 
 def check(got, expected, dtype):

@@ -80,5 +80,5 @@ def test_groups_are_whole_simdgroups_and_no_wider_than_rows_need(width):
 @pytest.mark.parametrize("language", ["metal", "cuda"])
 def test_the_scan_s_launchers_and_files_agree_on_sizes(language):
     sizes = dict(re.findall(r"constexpr \w+ (\w+) = (\d+);", source_text(language, "scan")))
-    assert sizes == {"LANES": str(LANES), "SEGMENTS": str(scan.SEGMENTS[language]), "STEPS": str(scan.STEPS), "STATES": str(scan.STATES)}
+    assert sizes == {"LANES": str(LANES), "SEGMENTS": str(scan.SEGMENTS[language]), "STEPS": str(scan.STEPS), "STATES": str(scan.STATES), "BACK_SEGMENTS": str(scan.BACK_SEGMENTS)}
     assert [scan.segments(language, n) for n in (1, 8, 9, 10_000)] == [1, 1, 2, scan.SEGMENTS[language]]

@@ -19,6 +19,7 @@ NEVER_EMPTY = {
                      "gru_rows"), _STEPS),
     **dict.fromkeys(("convolve_rows", "convolve_grad", "fftconv_grad"), "only fftconv_rows, which has such a row, calls it, with elements"),
     "depthwise_grad": "only depthwise_rows, which has such a row, calls it, with elements",
+    "selective_scan_grad": "only selective_scan_rows, which has such a row, calls it, with elements",
     "fold": "a key has two words",
 }
 

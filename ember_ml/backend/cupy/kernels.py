@@ -157,6 +157,26 @@ def selective_scan(x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array, 
     return tuple(_launch(scan.SELECTIVE, [x, dt, A, B, C, D, initial], *_scan_blocks(x), outputs))
 
 
+def selective_scan_grad(g: Array, g_last: Array, x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array,
+                        initial: Array) -> tuple[Array, ...]:
+    """Gradients of `selective_scan` in its arguments for those of y (B, L, D), in x's dtype, and of the last state (B, D, N), float32.
+
+    That in x has x's dtype, the others are float32. Raises UnsupportedDtype for other dtypes.
+    """
+    library, (batch, length, width), count = library_of(x), x.shape, A.shape[1]
+    groups = -(-width // LANES)
+    threads = (groups * batch, 1), (LANES, scan.back_segments(length))
+    entering, = _launch(scan.SELECTIVE_STATES, [x, dt, A, B, initial], *threads,
+                        [library.empty((batch, scan.back_tiles(length), count, width), "float32", x)])
+    shapes = {"dt": dt.shape, "A": (batch, count, width), "B": (batch, groups, count, length), "C": (batch, groups, count, length),
+              "D": (batch, width), "initial": initial.shape}
+    outputs = [library.empty(x.shape, library.name(x), x), *(library.empty(shape, "float32", x) for shape in shapes.values())]
+    d_x, d_dt, d_A, d_B, d_C, d_D, d_initial = _launch(
+        scan.SELECTIVE_BACKWARD, [library.cast(g, library.name(x)), g_last, x, dt, A, B, C, D, entering], *threads, outputs)
+    d_A, d_B, d_C = (library.aligned(sums.swapaxes(-2, -1)) for sums in (d_A.sum(0), d_B.sum(1), d_C.sum(1)))
+    return d_x, d_dt, d_A, d_B, d_C, d_D.sum(0), d_initial
+
+
 def moe_swiglu(h: Array, activation: str = "silu", glu: bool = True) -> Array:
     """silu(h[:, :F]) h[:, F:] for h (R, 2 F), float32, float16 or bfloat16; the options are those that the spec serves.
 
@@ -263,7 +283,8 @@ def moe_gather(x: Array, order: Array, inverse: Array) -> Array:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {"selective_scan": selective_scan, "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "short_conv": short_conv,
+KERNELS = {"selective_scan": selective_scan, "selective_scan_grad": selective_scan_grad,
+           "moe_choose": moe_choose, "moe_weigh": moe_weigh, "moe_weigh_grad": moe_weigh_grad, "fftconv": fftconv, "fftconv_grad": fftconv_grad, "short_conv": short_conv,
            "short_conv_grad": short_conv_grad, "linear_scan": linear_scan,
            "linear_scan_grad": linear_scan_grad, "moe_combine": moe_combine, "moe_combine_backward": moe_combine_backward,
            "moe_gather": moe_gather, "moe_plan": moe_plan, "moe_swiglu": moe_swiglu,

@@ -55,11 +55,10 @@ def _options(v, q, skip, bias, silu, flipped, channels_last) -> int:
     return sum(bit for bit, is_there in zip(bits, there) if is_there)
 
 
-def _empty(x: Array, channels_last: bool) -> tuple[Array, Array]:
-    """Memory for an array like x (B, D, L), and that array."""
+def _empty(x: Array, channels_last: bool) -> Array:
+    """An array like x (B, D, L), of that shape or (B, L, D)."""
     batch, channels, length = x.shape
-    made = library_of(x).empty((batch, length, channels) if channels_last else (batch, channels, length), library_of(x).name(x), x)
-    return made, made.swapaxes(1, 2) if channels_last else made
+    return library_of(x).empty((batch, length, channels) if channels_last else (batch, channels, length), library_of(x).name(x), x)
 
 
 def _size(filters) -> tuple[int, int]:
@@ -72,51 +71,49 @@ def forward(u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=F
     Args:
         u, v, q: (B, D, L), v and q or None; any strides. taps, ahead: (D, K) of lags 0, 1, ..., and of 0, -1, ..., one of them or both,
             windows of at most LONGEST together; flipped: the other way round, lag 0 last. skip: (D,), one more tap at lag 0.
-        channels_last: y lies in memory as (B, L, D).
+        channels_last: y is (B, L, D), else (B, D, L).
     """
     batch, channels, length = u.shape
     options = _options(v, q, skip, bias, silu, flipped, channels_last)
     kind, filters = _filters(taps, ahead, skip, bias)
-    size, made = _size(filters[:2]), _empty(u, channels_last)
+    size, y = _size(filters[:2]), _empty(u, channels_last)
     (u_, us), (v_, vs), (q_, qs) = map(_strided, (u, v, q))
     _launch("shortconv_forward", plans.blocks(batch, channels, length), plans.THREADS,
-            (u_, v_, q_, *filters, made[0], channels, np.int32(length), *map(np.int32, size), options, *us, *vs, *qs),
+            (u_, v_, q_, *filters, y, channels, np.int32(length), *map(np.int32, size), options, *us, *vs, *qs),
             library_of(u).name(u), kind, 4 * plans.shared_floats(plans.window(*size), False))
-    return made[1]
+    return y
 
 
 def backward(g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=False, flipped=False, channels_last=False) -> tuple:
     """Gradients of `forward` in u, v, q, of u's dtype, and in taps, ahead, skip and bias, float32; None for what is not there.
 
-    channels_last: those in u, v and q lie in memory as (B, L, D).
+    channels_last: those in u, v and q are (B, L, D), else (B, D, L); g is (B, D, L).
     """
     batch, channels, length = u.shape
     library, options = library_of(u), _options(v, q, skip, bias, silu, flipped, channels_last)
     kind, filters = _filters(taps, ahead, skip, bias)
     size = _size(filters[:2])
     wide, count = plans.window(*size), plans.parts(batch, channels, length)
-    made = [(None, None) if x is None else _empty(u, channels_last) for x in (u, v, q)]
+    made = [None if x is None else _empty(u, channels_last) for x in (u, v, q)]
     partial = library.empty((count, channels, wide + 1), "float32", u)
     (g_, gs), (u_, us), (v_, vs), (q_, qs) = map(_strided, (library.cast(g, library.name(u)), u, v, q))
     _launch("shortconv_backward", count * -(-channels // plans.LANES), plans.THREADS,
-            (g_, u_, v_, q_, *filters, *(m for m, _ in made), partial, batch, channels, np.int32(length), *map(np.int32, size), count,
+            (g_, u_, v_, q_, *filters, *made, partial, batch, channels, np.int32(length), *map(np.int32, size), count,
              options, *gs, *us, *vs, *qs), library.name(u), kind, 4 * plans.shared_floats(wide, True))
     sums = [None if x is None else library.empty(tuple(x.shape), "float32", u) for x in filters]
     _launch("shortconv_backward_taps", -(-channels * (wide + 1) // 256), 256,
             (partial, *sums, channels, *map(np.int32, size), count, options))
-    return *(x for _, x in made), *sums
+    return *made, *sums
 
 
 def short_conv(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False) -> Array:
-    """y (B, D, L) of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
+    """y of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
     taps = (None, weight) if anticausal else (weight, None)
     return forward(x, *taps, bias=bias, silu=silu, flipped=True, channels_last=channels_last)
 
 
 def short_conv_grad(g, x, weight, bias=None, *, anticausal=False, silu=False) -> tuple:
-    """Gradients of `short_conv` in x, weight and bias; the last two are float32. That in x lies in memory as x does."""
+    """Gradients of `short_conv` in x, (B, L, D), weight and bias; the last two are float32."""
     taps = (None, weight) if anticausal else (weight, None)
-    strides = library_of(x).strides(x)
-    dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True,
-                                                    channels_last=strides is not None and strides[1] == 1 != strides[2])
+    dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True, channels_last=True)
     return dx, d_ahead if anticausal else d_taps, d_bias

@@ -172,8 +172,10 @@ def _rope(x, positions, rates, *, interleaved):
 
 
 def _depthwise(x, weight, bias=None, anticausal=False, silu=False, channels_last=False):
-    if silu:
-        return F.silu(_depthwise(x, weight, bias, anticausal))
+    if silu or channels_last:                              # kernels' options, for what they do not serve
+        y = _depthwise(x, weight, bias, anticausal)
+        y = F.silu(y) if silu else y
+        return y.mT if channels_last else y
     taps, length = weight.shape[-1], x.shape[-1]
     # Where channels lie together a pass over rows for each tap is cheaper; 16 bits would round at each of them.
     if x.stride(1) == 1 and x.element_size() > 2 and taps <= 8 and not x.is_cuda:

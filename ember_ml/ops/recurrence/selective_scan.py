@@ -15,7 +15,7 @@ import math
 from ember_ml.autodiff import tape
 from ember_ml.autodiff.gradient import stop_gradient
 from ember_ml.errors import ShapeError
-from ember_ml.kernels import SELECTIVE_SCAN
+from ember_ml.kernels import SELECTIVE_SCAN, SELECTIVE_SCAN_GRAD
 from ember_ml.ops.creation import zeros
 from ember_ml.ops.declare import op
 from ember_ml.ops.elementwise import exp2
@@ -53,15 +53,19 @@ def _chunk(carry, xs, weights):
     return (final,), (y + x * skip[0] if skip else y,)
 
 
+@op(kernel=SELECTIVE_SCAN_GRAD)
+def selective_scan_grad(g, g_last, x, dt, A, B, C, D, initial):
+    """Gradients of `selective_scan_rows` in x, dt, A, B, C, D and initial for the cotangents of y and of the last state."""
+    return tuple(tape.pull(lambda xs: list(selective_scan_rows.op.body(*xs)), [x, dt, A, B, C, D, initial], [g, g_last]))
+
+
 def _rule(g, _out, *inputs):
-    return tape.pull(lambda xs: list(selective_scan_rows.op.body(*xs)), list(inputs), list(g))
+    return selective_scan_grad(*g, *inputs)
 
 
 @op(vjp=_rule, owns_gradient=True, kernel=SELECTIVE_SCAN)
 def selective_scan_rows(x, dt, A, B, C, D, initial):
-    """Native form of `selective_scan` with all there is, for engines with its kernel, which is the forward alone: the gradient runs the
-    composite. All but x are in the dtype of the computation.
-    """
+    """Native form of `selective_scan` with all there is, for engines with its kernel. All but x are in the dtype of the computation."""
     kind, width = dt.dtype, A.shape[1]
     chunk = max(1, min(x.shape[1], WORKSPACE // max(1, x.shape[0] * x.shape[2] * width)))
     (final,), (y,) = over_chunks(_chunk, (swap_axes(initial),), [x.astype(kind), dt, B, C], [swap_axes(A) * LOG2_E, D], chunk)

@@ -8,7 +8,7 @@ from ember_ml import ops
 from ember_ml.ops.recurrence import cells
 from ember_ml.ops.recurrence.delta_rule import unit_inverse
 from ember_ml.ops.recurrence.linear_scan import linear_scan_grad
-from ember_ml.ops.recurrence.selective_scan import selective_scan_rows
+from ember_ml.ops.recurrence.selective_scan import selective_scan_grad, selective_scan_rows
 from ember_ml.parity.cases.case import WIDENED, at_least_single, draws, row
 
 real, ints = draws(9)
@@ -47,6 +47,23 @@ def _selective(x, dt, A, B, C, D, h):
 row("selective_scan_rows", lambda x, *rest: selective_scan_rows(x, *map(at_least_single, rest))[0],
     [real(2, 5, 3), real(2, 5, 3, low=0.1, high=1.0), real(3, 2, low=-2.0, high=-0.1), real(2, 5, 2), real(2, 5, 2), real(3), real(2, 3, 2)],
     _selective, empty=(0, 1, 3, 4, 6))
+
+
+def _selective_steps_grad(g, last, x, dt, A, B, C, D, h):
+    """The gradient in dt."""
+    states, lam, d_dt = [h], last, np.empty_like(x)
+    for t in range(x.shape[1]):
+        states.append(np.exp(dt[:, t, :, None] * A) * states[-1] + (dt[:, t] * x[:, t])[..., None] * B[:, t, None])
+    for t in reversed(range(x.shape[1])):
+        lam, decay = lam + g[:, t, :, None] * C[:, t, None], np.exp(dt[:, t, :, None] * A)
+        d_dt[:, t] = (lam * (A * decay * states[t] + x[:, t, :, None] * B[:, t, None])).sum(-1)
+        lam = decay * lam
+    return d_dt
+
+
+row("selective_scan_grad", lambda g, last, x, *rest: selective_scan_grad(g, at_least_single(last), x, *map(at_least_single, rest))[1],
+    [real(2, 5, 3), real(2, 3, 2), real(2, 5, 3), real(2, 5, 3, low=0.1, high=1.0), real(3, 2, low=-2.0, high=-0.1), real(2, 5, 2),
+     real(2, 5, 2), real(3), real(2, 3, 2)], _selective_steps_grad, result=WIDENED)
 _BELOW = np.tril(np.ones((4, 4)), -1)
 row("unit_inverse", lambda a: unit_inverse(ops.where(ops.tensor(_BELOW > 0, like=a), a, 0.0)), [real(2, 4, 4)],
     lambda a: np.linalg.inv(np.eye(4) - a * _BELOW), empty=(0,))

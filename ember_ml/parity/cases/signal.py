@@ -48,6 +48,8 @@ row("depthwise_rows", ops.short_conv, [real(2, 2, 18), real(2, 14), real(2)], _s
 row("depthwise_rows", ops.short_conv, [real(2, 4, 1), real(4, 3), real(4)], _short, label="one step")
 row("depthwise_rows", lambda x, w, b: ops.short_conv(x, w, b, silu=True), [real(2, 4, 6), real(4, 3), real(4)],
     lambda x, w, b: _short(x, w, b) / (1.0 + np.exp(-_short(x, w, b))), label="silu", empty=(0,))
+row("depthwise_rows", lambda x, w, b: ops.short_conv(x, w, b, channels_last=True), [real(2, 4, 6), real(4, 3), real(4)],
+    lambda x, w, b: _short(x, w, b).swapaxes(1, 2), label="channels last", empty=(0,))
 row("depthwise_grad", lambda g, x, w: depthwise_grad(g, x, w)[1], [real(2, 4, 6), real(2, 4, 6), real(4, 3)],
     lambda g, x, w: np.stack([(g[..., 2 - j:] * x[..., :4 + j]).sum(axis=(0, 2)) for j in range(3)], axis=1), result=WIDENED)
 row("fftconv_rows", lambda u, k: ops.fftconv(u, k), [real(2, 3, 9), real(3, 9)],

@@ -46,7 +46,7 @@ class ShortConv(SequenceMixer):
         self.bias = initializers.fan_in_uniform(bias_key, (config.d_input,), config.taps) if config.bias else None
 
     def forward(self, x: EmberTensor, state=None, channels_last: bool = True):
-        """(B, L, d_input) to the same shape; channels_last: what follows works along channels, not along time."""
+        """(B, L, d_input) to the same shape; channels_last: what follows works along channels, else along time."""
         before, one = self.config.taps - 1, x.shape[1] == 1
         if state is not None:
             x = concat([state.astype(x.dtype), x], axis=1)
@@ -57,7 +57,8 @@ class ShortConv(SequenceMixer):
         else:
             packing, silu = current(), self.config.activation == "silu"
             segments = None if packing is None else packing.segments
-            y = swap_axes(short_conv(swap_axes(x), self.weight, self.bias, segments, silu=silu, channels_last=channels_last))
+            y = short_conv(swap_axes(x), self.weight, self.bias, segments, silu=silu, channels_last=channels_last)
+            y = y if channels_last else swap_axes(y)
             y = y if silu else act(y)
             y = y if state is None else cut(y, before, length, axis=1)
         state = None if state is None else cut(x, length - before, length, axis=1).astype(state.dtype)
