@@ -14,7 +14,7 @@ from ember_ml.nn.optimizers import AdamW, AdamWConfig
 from ember_ml.nn.pipeline.training import RunFolder, Trainer, TrainingConfig
 from ember_ml.registry import layers
 from tests.nn._help import close, get, numbers, put
-from tests.nn.test_sequence_mixers import CASES, build, inputs
+from tests.nn._mixers import CASES, build, inputs
 
 CONFIG = {"vocab_size": 7, "head": "dense", "norm": "rms_norm", "defaults": {"d_input": 8, "norm": "rms_norm"},
           "blocks": [{"layer": "self_attention", "self_attention_config": {"heads": 2, "kv_heads": 1, "rope": {}}}, {"layer": "mamba", "mamba_config": {"d_state": 2}},
