@@ -76,6 +76,10 @@ every_mixer = pytest.mark.parametrize("name, fields", CASES)
 every_precision = pytest.mark.parametrize("engine, dtype, tolerance", PRECISIONS)
 
 
+def mixers() -> list[str]:
+    return [name for name in layers.names() if getattr(layers.get(name), "mixes_sequence", False)]
+
+
 def build(name, fields, engine, dtype="float32"):
     """The mixer with parameters large enough that no term hides, its tensors in `dtype`."""
     require_engine(engine)

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml.registry import layers
 from ember_ml.weights import load, save_tree
 from tests.conftest import ENGINES
 from tests.nn._help import close, get, numbers, put, same_trees
-from tests.nn._mixers import CONFIGS, LENGTH, build, every_mixer, every_precision, inputs, scan, start
-
-
-def mixers() -> list[str]:
-    return [name for name in layers.names() if getattr(layers.get(name), "mixes_sequence", False)]
+from tests.nn._mixers import CONFIGS, LENGTH, build, every_mixer, every_precision, inputs, mixers, scan, start
 
 
 def test_every_sequence_mixer_has_a_row():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ember_ml.errors import ShapeError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer, state_dtype
 from ember_ml.nn.packing import resets
@@ -40,6 +41,8 @@ class MinGRU(SequenceMixer):
 
     def forward(self, x: EmberTensor, state=None):
         """(B, L, d_input) to (B, L, d_hidden)."""
+        if x.ndim != 3:                                    # the scan itself takes any rank
+            raise ShapeError(f"min_gru: expected x of shape (batch, length, d_input), got {x.shape}")
         z, c = split(self.proj(x), 2, axis=-1)
         h, last = linear_scan(-softplus(z), sigmoid(z) * c, state, log_decay=True, reset=resets())
         return h.astype(x.dtype), None if state is None else last.astype(state.dtype)
