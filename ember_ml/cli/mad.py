@@ -39,7 +39,7 @@ def run(config: ProbeConfig, out: Path, backend: str | None, resume: bool, overw
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
     count, begin = len(config.layers) * len(config.tasks), len(rows)
-    output.say(f"{len(config.layers)} models on {len(config.tasks)} tasks, {config.steps} updates of {config.batch} sequences each, "
+    output.say(f"{_many(config.layers, 'model')} on {_many(config.tasks, 'task')}, {config.steps} updates of {config.batch} sequences each, "
                f"on {where}" + (f"; {begin} of {count} are there already" if begin else ""))
     start = time.perf_counter()
 
@@ -70,6 +70,10 @@ def run(config: ProbeConfig, out: Path, backend: str | None, resume: bool, overw
     output.console.print(table)
     output.say(f"trained for {sum(row['seconds'] for row in rows):.0f} s; {out}/ holds mad.json, mad.png")
     output.result(document())
+
+
+def _many(of: list, what: str) -> str:
+    return f"{len(of)} {what}{'' if len(of) == 1 else 's'}"
 
 
 def _continued(path: Path, config: ProbeConfig, where: str) -> tuple[ProbeConfig, list[dict]]:

@@ -55,6 +55,16 @@ def test_prefill_then_step(name, fields, engine, dtype, tolerance):
 
 
 @every_mixer
+def test_half_precision_stays_near_single(name, fields, backend):
+    """Parameters, input and state in bfloat16, a stretch and then steps, beside float32 NumPy: within 8 % of the largest output."""
+    whole = get(build(name, fields, "numpy")(inputs(fields, "numpy", "float32", length=5))[0])
+    mixer, x = build(name, fields, backend, "bfloat16"), inputs(fields, backend, "bfloat16", length=5)
+    y, state = mixer(x[:, :2], start(mixer, 2, "bfloat16"))
+    assert str(y.dtype) == "bfloat16"
+    close(np.concatenate([get(y), scan(mixer, x[:, 2:], state)[0]], 1), whole, 0.08)
+
+
+@every_mixer
 def test_the_past_alone_counts(name, fields, backend):
     mixer = build(name, fields, backend)
     x = numbers(0, 2, LENGTH, fields["d_input"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn import initializers
+from ember_ml.nn.layers.sequence_mixing.base import state_dtype
 from ember_ml.nn.module import Module
 from ember_ml.ops import concat, expand_dims, irfft, ones, pad, random, repeat, rfft, zeros
 from ember_ml.ops.shape import cut
@@ -56,10 +57,11 @@ class RationalFilter(Module):
         length = length or c.l_max
         if length > c.l_max:
             raise ShapeError(f"rational filter: expected a length of at most l_max = {c.l_max}, got {length}; build the layer with a larger l_max")
-        n = c.l_max + c.l_max % 2
-        over = rfft(pad(self.b, ((0, 0), (1, 0))), n=n) / rfft(concat([self.denominators()[:, :1].ones_like(), self.denominators()], axis=1), n=n)
-        k = irfft(over, n=n)
-        return cut(concat([k[:, :1] + expand_dims(self.h_0, 1), k[:, 1:]], axis=1), 0, length, axis=1)
+        n, kind = c.l_max + c.l_max % 2, state_dtype(self.b.dtype)       # transforms have no half precision
+        a, b, h_0 = (x.astype(kind) for x in (self.denominators(), self.b, self.h_0))
+        k = irfft(rfft(pad(b, ((0, 0), (1, 0))), n=n) / rfft(concat([a[:, :1].ones_like(), a], axis=1), n=n), n=n)
+        k = concat([k[:, :1] + expand_dims(h_0, 1), k[:, 1:]], axis=1)
+        return cut(k, 0, length, axis=1).astype(self.b.dtype)
 
     def read_out(self) -> tuple[EmberTensor, EmberTensor]:
         """(c, d), (channels, N) and (channels,), of the recurrence whose response is the filter's l_max taps exactly, the folded ones included.
