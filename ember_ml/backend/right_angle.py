@@ -53,7 +53,15 @@ def smooth(at_least: int) -> int:
 
 
 def blocks(batch: int, heads: int, rows: int) -> list[list[tuple[slice, slice]]]:
-    """(batch, heads) cut into blocks of about `rows` rows: for some heads each, a list of (sequences, heads)."""
-    wide, high = min(heads, rows), max(1, min(batch, rows // max(heads, 1)))
+    """(batch, heads) cut into about equal blocks of at most `rows` rows: for some heads each, a list of (sequences, heads).
+
+    A block holds the whole batch where it fits, so that the spectrum of a filter is read once.
+    """
+    high, wide = _even(batch, rows), _even(heads, max(1, rows // max(batch, 1)))
     return [[(slice(b, min(b + high, batch)), slice(h, min(h + wide, heads))) for b in range(0, batch, high)]
             for h in range(0, heads, wide)]
+
+
+def _even(things: int, most: int) -> int:
+    """How many things go into a part if each has at most `most` of them and about as many as the others."""
+    return max(1, -(-things // max(1, -(-things // most))))

@@ -1,6 +1,8 @@
 """The engines' own convolutions: folding, mending, blocks and threads, at sizes where each of them takes its special ways."""
 
 import importlib
+import platform
+import sys
 
 import numpy as np
 import pytest
@@ -10,8 +12,6 @@ from ember_ml.backend import right_angle
 from ember_ml.ops.convolve import convolve_grad, convolve_rows
 
 RNG = np.random.default_rng(5)
-_NUMPY = "ember_ml.backend.numpy.fftconv"
-MODULES = {"numpy": [_NUMPY], "torch": [_NUMPY, "ember_ml.backend.torch.fftconv"], "mlx": ["ember_mlx.fftconv"]}
 
 
 def definition(x, k, D=None, k_reverse=None):
@@ -29,12 +29,11 @@ def definition(x, k, D=None, k_reverse=None):
 
 @pytest.fixture
 def blockwise(backend, monkeypatch):
-    """The current engine with its long-row ways forced upon short rows, a few rows a block, on several threads."""
-    modules = [importlib.import_module(name) for name in MODULES[backend]]
-    for module in modules:
-        for name, value in {"LONG": 0, "BLOCK": 80, "ROWS": 1, "ALONE": 0, "cores": lambda: 3}.items():
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
+    """The current engine with its ways for long rows forced upon short ones, a few rows a block, on several threads."""
+    modules = {"numpy": "ember_ml.backend.numpy.fftconv", "torch": "ember_ml.backend.torch.fftconv", "mlx": "ember_mlx.fftconv"}
+    module = importlib.import_module(modules[backend])
+    for name, value in {"BLOCK": 10, "SMALL": 1, "ROWS": 1, "PLANNED": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
+        monkeypatch.setattr(module, name, value, raising=False)
     return backend
 
 
@@ -45,10 +44,7 @@ def dtypes(engine):
 LENGTHS = [(1, 1), (2, 2), (3, 3), (7, 7), (16, 16), (17, 17), (18, 18), (34, 34), (33, 40), (30, 5), (31, 3), (40, 1), (9, 20), (66, 66)]
 
 
-@pytest.mark.parametrize("length, taps", LENGTHS)
-@pytest.mark.parametrize("both_ways", [False, True])
-@pytest.mark.parametrize("each", [1, 2])
-def test_values_and_gradients(blockwise, length, taps, both_ways, each):
+def check_values_and_gradients(engine, length, taps, both_ways, each):
     arrays = {"x": RNG.standard_normal((3, 4, length)), "k": RNG.standard_normal((4 // each, taps)), "D": RNG.standard_normal(4)}
     if both_ways:
         arrays["k_reverse"] = RNG.standard_normal((4 // each, max(1, taps - 2)))
@@ -56,7 +52,7 @@ def test_values_and_gradients(blockwise, length, taps, both_ways, each):
     along = {name: RNG.standard_normal(a.shape) for name, a in arrays.items()}
     # the convolution is linear in each argument: the difference is the derivative
     slopes = [((definition(**{**arrays, n: a + along[n]}) - want) * g).sum() for n, a in arrays.items()]
-    for dtype, allowed in dtypes(blockwise):
+    for dtype, allowed in dtypes(engine):
         t = [em.tensor(a.astype(dtype)) for a in arrays.values()]
         got = convolve_rows(*t).numpy()
         assert got.dtype == dtype and np.abs(got - want).max() <= allowed * max(1.0, np.abs(want).max())
@@ -66,6 +62,41 @@ def test_values_and_gradients(blockwise, length, taps, both_ways, each):
             assert abs((grad.numpy() * along[name]).sum() - slope) <= 4 * allowed * max(size, 1.0), (name, dtype)
         again = convolve_grad(em.tensor(g.astype(dtype)), *t)
         assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(grads, again))
+
+
+@pytest.mark.parametrize("length, taps", LENGTHS)
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("each", [1, 2])
+def test_values_and_gradients(blockwise, length, taps, both_ways, each):
+    check_values_and_gradients(blockwise, length, taps, both_ways, each)
+
+
+@pytest.mark.parametrize("length, taps", [(1, 1), (18, 18), (33, 40), (30, 5)])
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_torch_without_mkl(monkeypatch, length, taps, both_ways):
+    """As on other processors: torch.fft's own transforms, in the same blocks."""
+    module = pytest.importorskip("ember_ml.backend.torch.fftconv", reason="needs torch")
+    for name, value in {"BLOCK": 10, "SMALL": 1, "PLANNED": 2, "_has_mkl": lambda x: False}.items():
+        monkeypatch.setattr(module, name, value)
+    with em.using("torch:cpu"):
+        check_values_and_gradients("torch", length, taps, both_ways, 2)
+
+
+def test_mkl_is_called_where_torch_has_it():
+    """On this system its functions are found and transform as NumPy does; many rows, one row, and a row of nothing finite."""
+    torch = pytest.importorskip("torch")
+    from ember_ml.backend.torch.cpu import mkl
+    if sys.platform != "linux" or platform.machine() != "x86_64" or not torch.backends.mkl.is_available():
+        pytest.skip("torch has no MKL on this system")
+    assert mkl.works()
+    for rows, length, size in ((1, 1, 2), (6, 5, 16), (6, 16, 16), (3, 7, 30)):
+        x, y = torch.tensor(RNG.standard_normal((rows, 1, length))), torch.empty(rows, 1, length, dtype=torch.float64)
+        memory = mkl.InPlace(rows + 1, size, torch.float64)
+        np.testing.assert_allclose(memory.forward(x).numpy(), np.fft.rfft(x.numpy(), size), atol=1e-13)
+        memory.back(y)
+        np.testing.assert_allclose(y.numpy(), size * x.numpy(), atol=1e-13)
+    with pytest.raises(RuntimeError, match="DftiCreateDescriptor"):
+        mkl._Plan(False, -1, 1, 1, torch.float32, 1)
 
 
 def test_what_is_not_finite_stays_in_its_row(blockwise):

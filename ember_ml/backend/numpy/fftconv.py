@@ -1,12 +1,14 @@
 """The right-angle convolution on NumPy: blocks of rows in buffers that stay in the cache, shared out over the cores.
 
 Every transform here divides by M, once too often; the spectrum of the filter makes up for it. NumPy 2 takes a
-transform without a scale for one in float64 and computes it there, in five times the time.
+transform without a scale for one in float64 and computes it there, in five times the time. The gradient needs correlations, whose
+spectra are conjugates: the conjugate of a transformed row is the row, twisted and transformed the other way round.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 from threading import Thread
 
@@ -18,8 +20,8 @@ from ember_ml.backend.right_angle import blocks, plan
 #: two times what NumPy transforms side by side in one register
 BLOCK, ROWS = 1 << 16, 8
 
-#: points in all below which another thread costs more than it brings
-ALONE = 1 << 16
+#: points in all below which another thread costs more than it brings; blocks that each thread has at least
+ALONE, EACH = 1 << 16, 2
 
 
 def cores() -> int:
@@ -27,10 +29,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@lru_cache(maxsize=8)
-def twist(points: int, dtype: str):
-    """w^n for n = 0 ... M - 1, w = exp(i pi / 2M), computed in float64."""
-    table = np.exp(np.arange(points) * (0.5j * np.pi / points)).astype(dtype)
+@lru_cache(maxsize=16)
+def twist(points: int, dtype: str, sign: int = 1):
+    """w^n for n = 0 ... M - 1, w = exp(i pi / 2M), computed in float64; with sign -1 their conjugates."""
+    table = np.exp(np.arange(points) * (0.5j * sign * np.pi / points)).astype(dtype)
     table.flags.writeable = False
     return table
 
@@ -45,24 +47,30 @@ def back(x):
     return np.fft.ifft(x, axis=-1, out=x)
 
 
-def twisted(x, w, out):
+def twisted(x, out, sign=1):
     """Rows of x times w^n, with what exceeds M points folded in as i x[n + M]; in `out`, whose last axis has M points."""
-    length, points = x.shape[-1], w.shape[0]
+    length, points = x.shape[-1], out.shape[-1]
     inside = min(length, points)
-    np.multiply(x[..., :inside], w[:inside], out=out[..., :inside])
-    out[..., inside:] = 0.0
+    z = out[..., :inside]
+    np.copyto(z, x[..., :inside])                          # as complex numbers first: NumPy is slow at real times complex
     if length > points:
-        out[..., :length - points] += x[..., points:] * (1j * w[:length - points])
+        np.multiply(x[..., points:], sign, out=out.imag[..., :length - points])
+    z *= twist(points, out.dtype.name, sign)[:inside]
+    out[..., inside:] = 0.0
     return out
 
 
-def untwisted(z, w, out):
+def untwisted(z, out, sign=1):
     """The real rows in `out` that z, transformed back (and overwritten), stands for: first Re(w^-n z[n]), then Im."""
-    points, length = w.shape[0], out.shape[-1]
-    z *= np.conj(w)
-    out[..., :points] = z.real[..., :length]
+    points, length = z.shape[-1], out.shape[-1]
+    z = z[..., :length]
+    z *= twist(points, z.dtype.name, -sign)[:length]
+    if z.dtype == np.complex64 and sys.byteorder == "little":   # the low halves of 64 bits: found faster than every other float
+        np.copyto(out[..., :points].view(np.int32), z.view(np.int64), casting="unsafe")
+    else:
+        out[..., :points] = z.real
     if length > points:
-        out[..., points:] = z.imag[..., :length - points]
+        np.multiply(z.imag[..., :length - points], sign, out=out[..., points:])
     return out
 
 
@@ -92,12 +100,18 @@ def spectrum(k, k_reverse, work, length):
     kind = np.dtype(np.complex128 if work == np.float64 else np.complex64)
 
     def make():
-        w, made = twist(how.points, kind.name), None
-        for f in both:
-            if f is not None:
-                s = transform(twisted(f.astype(work), w, np.empty((f.shape[0], how.points), kind)))
-                made = s if made is None else made + np.conj(s)
-        made *= work.type(how.points) ** 2                 # the filter's own transform divided by M, too
+        made = np.empty((both[0].shape[0], how.points), kind)
+        rows = _Rows(1, both[0].shape[0], both[0].shape[0], how.points, kind)
+
+        def one(task, buffer):
+            (b, h), = task
+            z, _ = rows.view(buffer, b, h)
+            made[h] = transform(twisted(both[0][None, h], z))[0]
+            if both[1] is not None:                        # of the future: the conjugate
+                made[h] += back(twisted(both[1][None, h], z, -1))[0]
+            made[h] *= work.type(how.points) ** 2          # the filter's own transform divided by M, too
+
+        rows.run(rows.tasks, one, 1)
         return (made, _edge(both[0].astype(work), how.left)) if how.left else (made,)
 
     made = k.spectrum(("right angle", how, length, kind.name), make) if hasattr(k, "spectrum") else make()
@@ -105,13 +119,14 @@ def spectrum(k, k_reverse, work, length):
 
 
 class _Rows:
-    """x (B, C, L) in blocks: some sequences of the batch, some filters with all their channels."""
+    """(batch, channels) rows of M points in blocks: some sequences of the batch, some filters with all their channels."""
 
-    def __init__(self, x, heads: int, points: int, kind):
-        batch, channels, _ = x.shape
+    def __init__(self, batch: int, channels: int, heads: int, points: int, kind):
         self.each, self.points, self.kind = channels // heads if heads else 1, points, kind
-        self.tasks = blocks(batch, heads, -(-max(ROWS, BLOCK // points) // self.each))
-        self.threads = 1 if x.shape[0] * channels * points < ALONE else cores()
+        total = batch * channels * points
+        self.threads = 1 if total < ALONE else cores()
+        fits = min(BLOCK, total // (EACH * self.threads)) if self.threads > 1 else BLOCK
+        self.tasks = blocks(batch, heads, -(-max(ROWS, fits // points) // self.each))
 
     def part(self, h: slice) -> slice:
         """The channels of some filters."""
@@ -150,20 +165,27 @@ class _Rows:
             raise faults[0]
 
 
+def _skip(buffer, x, D, out):
+    """out += D x, with the product in a buffer."""
+    product = buffer.view(x.dtype)[:x.size].reshape(x.shape)
+    np.multiply(x, D[:, None], out=product)
+    out += product
+
+
 def convolve_rows(x, k, D=None, k_reverse=None):
     """y = k * x + D x for x (B, C, L), filters (H, K) and D (C,)."""
     y = np.empty(x.shape, x.dtype)
     how, kw, mend = spectrum(k, k_reverse, x.dtype, x.shape[-1])
-    w, rows = twist(how.points, kw.dtype.name), _Rows(x, kw.shape[0], how.points, kw.dtype)
+    rows = _Rows(*x.shape[:2], kw.shape[0], how.points, kw.dtype)
 
     def work(task, buffer):
         b, h = task
         c, (z, wide) = rows.part(h), rows.view(buffer, b, h)
-        transform(twisted(x[b, c], w, z))
+        transform(twisted(x[b, c], z))
         wide *= kw[h, None]
-        out = untwisted(back(z), w, y[b, c])
+        out = untwisted(back(z), y[b, c])
         if D is not None:
-            out += x[b, c] * D[c, None]
+            _skip(buffer, x[b, c], D[c], out)
 
     rows.run([block for task in rows.tasks for block in task], work, 1)
     if mend is not None:
@@ -173,48 +195,51 @@ def convolve_rows(x, k, D=None, k_reverse=None):
 
 def convolve_grad(g, x, k, D=None, k_reverse=None):
     """(dx, dk, dD, dk_reverse) of `convolve_rows` for its output's gradient g, without those whose argument is no array."""
-    dx, dD = np.empty(x.shape, x.dtype), None if D is None else np.zeros(D.shape, D.dtype)
     how, kw, mend = spectrum(k, k_reverse, x.dtype, x.shape[-1])
-    w, rows = twist(how.points, kw.dtype.name), _Rows(x, kw.shape[0], how.points, kw.dtype)
-    sums = None if hasattr(k, "spectrum") else np.zeros(kw.shape, kw.dtype)
+    rows = _Rows(*x.shape[:2], kw.shape[0], how.points, kw.dtype)
+    dx, dD = np.empty(x.shape, x.dtype), None if D is None else np.zeros(D.shape, D.dtype)
+    dk = None if hasattr(k, "spectrum") else np.zeros(k.shape, x.dtype)
+    dk_reverse = None if k_reverse is None else np.zeros(k_reverse.shape, x.dtype)
 
-    def work(task, buffer, second=None):
-        for b, h in task:                                  # all of a filter in one thread, in one order: the same bits each time
+    def work(task, buffer, other=None, sums=None):
+        for i, (b, h) in enumerate(task):                  # all of a filter in one thread, in one order: the same bits each time
             c, (z, wide) = rows.part(h), rows.view(buffer, b, h)
-            transform(twisted(g[b, c], w, z))
-            if sums is not None:
-                other, other_wide = rows.view(second, b, h)
-                transform(twisted(x[b, c], w, other))
-                np.conj(other, out=other)
-                other *= z
-                sums[h] += other_wide.sum(axis=(0, 2))
-            wide *= np.conj(kw[h, None])
-            out = untwisted(back(z), w, dx[b, c])
+            back(twisted(g[b, c], z, -1))              # conj(G)
+            if dk is not None:
+                second, second_wide = rows.view(other, b, h)
+                transform(twisted(x[b, c], second))
+                second *= z
+                total = sums[:wide.shape[1] * how.points].reshape(-1, how.points)
+                if i == 0:
+                    np.sum(second_wide, axis=(0, 2), out=total)
+                else:
+                    total += second_wide.sum(axis=(0, 2))
+            wide *= kw[h, None]
+            out = untwisted(transform(z), dx[b, c], -1)
             if D is not None:
-                out += g[b, c] * D[c, None]
+                _skip(buffer, g[b, c], D[c], out)
                 dD[c] += np.einsum("bcl,bcl->c", g[b, c], x[b, c])
+        if dk is not None:
+            total *= x.dtype.type(how.points) ** 2         # sum over the batch of X conj(G): the conjugate of k's correlation
+            if dk_reverse is not None:
+                copy = buffer[:total.size].reshape(total.shape)
+                np.copyto(copy, total)
+                untwisted(back(copy), dk_reverse[h, :x.shape[-1]])
+            untwisted(transform(total), dk[h, :x.shape[-1]], -1)
 
-    rows.run(rows.tasks, work, 1 if sums is None else 2)
+    rows.run(rows.tasks, work, 1 if dk is None else 3)
     if mend is not None:
         dx[..., x.shape[-1] - how.left:] += np.einsum("bcn,can->bca", g[..., :how.left], np.repeat(mend, rows.each, axis=0))
-    found = [dx, None, dD, None]
-    if sums is not None:
-        with np.errstate(all="ignore"):
-            sums *= x.dtype.type(how.points) ** 2
-            found[3] = None if k_reverse is None else _filter_grad(np.conj(sums), k_reverse, w, how, g, x)
-            found[1] = _filter_grad(sums, k, w, how, g, x)
-    return tuple(f for f in found if f is not None)
+        if dk is not None:
+            _mend_filter_grad(dk[:, :x.shape[-1]], how.left, g, x)
+    return tuple(found for found in (dx, dk, dD, dk_reverse) if found is not None)
 
 
-def _filter_grad(sums, k, w, how, g, x):
-    dk, met = np.zeros(k.shape, x.dtype), min(k.shape[1], x.shape[-1])
-    untwisted(back(sums), w, dk[:, :met])
-    if how.left:
-        places, there = edge_places(how.left)
-        products = np.einsum("bca,bcn->can", x[..., x.shape[-1] - how.left:], g[..., :how.left])
-        products = products.reshape(k.shape[0], -1, *products.shape[1:]).sum(axis=1) * there
-        np.add.at(dk[:, met - how.left:met], (slice(None), places), products)
-    return dk
+def _mend_filter_grad(dk, left, g, x):
+    places, there = edge_places(left)
+    products = np.einsum("bca,bcn->can", x[..., x.shape[-1] - left:], g[..., :left])
+    products = products.reshape(dk.shape[0], -1, *products.shape[1:]).sum(axis=1) * there
+    np.add.at(dk[:, dk.shape[1] - left:], (slice(None), places), products)
 
 
 TABLE = {"convolve_rows": convolve_rows, "convolve_grad": convolve_grad}

@@ -1,106 +1,167 @@
-"""The convolution inside `fftconv` on torch: long rows on a CPU in NumPy's blocks, which read and write torch's memory.
+"""The convolution inside `fftconv` on torch: transforms of padded rows, on a CPU in blocks that stay in the caches.
 
 A whole-array transform allocates several times the input, and the operating system clears all of it first; that, and not
-arithmetic, is what long rows take their time for. Blocks of a few rows, each in one thread, do without. torch plans a transform anew
-at each call and shares each of them out over all threads, so that its blocks would have to be large; NumPy's need not. Short
-rows, and GPUs, take the transform of the padded rows.
+arithmetic, is what long rows take their time for. Blocks of rows in one buffer do without. They are padded to 2 M real
+numbers, M and what wraps round from `right_angle.plan`: MKL transforms those in little more time than M complex
+ones, and they need no twist. Where MKL is not, and on GPUs, torch.fft does the same in memory of its own.
 
 Conjugates are computed, never lazy: inside an operator of ours torch forgets to resolve the lazy ones.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from functools import lru_cache
 
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ember_ml.backend.numpy import fftconv as numpy
-from ember_ml.backend.right_angle import smooth
+from ember_ml.backend.numpy.fftconv import edge_places, filters_of
+from ember_ml.backend.right_angle import blocks, plan
+from ember_ml.backend.torch.cpu import mkl
 
-#: lengths below this take the transform of padded rows
-LONG = 4096
-
-
-def _is_short(x) -> bool:
-    return x.shape[-1] < LONG or x.device.type != "cpu"
+#: points of a block for each thread: 512 KiB in complex64, which the second-level cache of a core holds; points that
+#: are not cut up at all; rows for each thread that are worth a call; rows that are worth one of torch.fft, which plans each time
+BLOCK, SMALL, ROWS, PLANNED = 1 << 16, 1 << 15, 2, 64
 
 
-# ---------------------------------------------------------------- long rows on a CPU
-def _to_numpy(x):
-    """The same memory; a prepared filter keeps its spectra, as torch's tensors."""
-    if x is None:
-        return None
-    if isinstance(x, torch.Tensor):
-        return x.detach().resolve_neg().numpy()
-    reverse = None if x.k_reverse is None else SimpleNamespace(data=_to_numpy(x.k_reverse.data))
+class _Allocating:
+    """torch.fft with the interface of `mkl.InPlace`."""
 
-    def spectrum(key, make):
-        return tuple(a.numpy() for a in x.spectrum(key, lambda: tuple(map(torch.from_numpy, make()))))
-    return SimpleNamespace(k=SimpleNamespace(data=_to_numpy(x.k.data)), k_reverse=reverse, spectrum=spectrum)
+    def __init__(self, size: int, like):
+        self.size, self.like, self.z = size, like, None
+
+    def forward(self, x):
+        self.z = torch.fft.rfft(x, self.size)
+        return self.z
+
+    def spectra(self, batch: int, channels: int):
+        self.z = torch.empty(batch, channels, self.size // 2 + 1, dtype=self.like.dtype.to_complex(), device=self.like.device)
+        return self.z
+
+    def back(self, out):
+        out.copy_(torch.fft.irfft(self.z, self.size, norm="forward")[..., :out.shape[2]])
 
 
-# ---------------------------------------------------------------- short rows and GPUs
+def _has_mkl(x) -> bool:
+    return x.device.type == "cpu" and mkl.works()
+
+
+def _memory(rows: int, size: int, x):
+    return mkl.InPlace(rows, size, x.dtype) if _has_mkl(x) else _Allocating(size, x)
+
+
+def _tasks(x, heads: int, size: int):
+    """(blocks of x, channels that a filter has, rows of a block at most)."""
+    batch, channels, _ = x.shape
+    rows, each = batch * channels, channels // heads
+    if x.device.type == "cpu":
+        threads, points = torch.get_num_threads(), size // 2
+        fits = min(BLOCK * threads, max(rows * points // 2, SMALL)) // points
+        rows = max(fits, ROWS * threads if _has_mkl(x) else PLANNED)
+    tasks = blocks(batch, heads, -(-rows // each))
+    b, h = tasks[0][0]
+    return tasks, each, (b.stop - b.start) * (h.stop - h.start) * each
+
+
+@lru_cache(maxsize=8)
+def _edge_places(left: int, device: torch.device):
+    return tuple(torch.from_numpy(a).to(device) for a in edge_places(left))
+
+
 def _spectrum(k, k_reverse, x):
-    """(size, real transform of the taps that x meets); kept where the filter is prepared."""
+    """(plan, spectra / 2 M, edge or None) of the taps that x meets, (H, 1, M + 1); kept where the filter is prepared."""
     length, work = x.shape[-1], x.dtype
-    both = [None if f is None else f[:, :length] for f in numpy.filters_of(k, k_reverse)]
-    size = 2 * smooth((length + max(f.shape[1] for f in both if f is not None)) // 2)
+    both = [None if f is None else f[:, :length].to(work) for f in filters_of(k, k_reverse)]
+    how = plan(length, max(f.shape[1] for f in both if f is not None), both[1] is not None)
+    size = 2 * how.points
 
     def make():
-        made = torch.fft.rfft(both[0].to(work), size)
-        return (made if both[1] is None else made + torch.fft.rfft(both[1].to(work), size).conj_physical(),)
+        made, other = (None if f is None else _memory(f.shape[0], size, x).forward(f[None])[0].unsqueeze(1) for f in both)
+        made = made / size if other is None else made.add_(other.conj_physical_()) / size
+        if not how.left:
+            return (made,)
+        places, there = _edge_places(how.left, x.device)
+        return made, both[0][:, both[0].shape[1] - how.left:][:, places] * there
 
-    with torch.no_grad():
-        return size, (k.spectrum(("torch", size, length, work), make) if hasattr(k, "spectrum") else make())[0]
-
-
-def _padded(x, kw, size):
-    """The transform of padded rows, (B, H, C / H, F)."""
-    return torch.fft.rfft(x, size).view(x.shape[0], kw.shape[0], x.shape[1] // kw.shape[0], -1)
-
-
-def _unpadded(f, size, like):
-    return torch.fft.irfft(f, size).view(*like.shape[:2], size)[..., :like.shape[-1]]
+    made = k.spectrum(("torch", how, length, work), make) if hasattr(k, "spectrum") else make()
+    return how, made[0], made[1] if how.left else None
 
 
-def _filter_grad(sums, k, size, x):
-    """The taps of a sum over the batch of conj(X) G; taps beyond x's length never met it."""
-    dk, met = torch.zeros(k.shape, dtype=x.dtype, device=x.device), min(k.shape[1], x.shape[-1])
-    dk[:, :met] = torch.fft.irfft(sums, size)[:, :met]
-    return dk
+def _mend(y, x, mend):
+    """Takes from the first of y what wrapped round from the last of x; for a gradient the other way, with mend transposed."""
+    y -= torch.matmul(x.unflatten(1, (mend.shape[0], -1)), mend).flatten(1, 2)
 
 
-# ---------------------------------------------------------------- both
+@torch.no_grad()
 def _rows(x, k, D, k_reverse):
-    if not _is_short(x):
-        return torch.from_numpy(numpy.convolve_rows(*map(_to_numpy, (x, k, D, k_reverse))))
-    size, kw = _spectrum(k, k_reverse, x)
-    y = _unpadded(_padded(x, kw, size).mul_(kw.unsqueeze(1)), size, x)
-    return y if D is None else torch.addcmul(y, x, D.unsqueeze(-1))
+    how, kw, mend = _spectrum(k, k_reverse, x)
+    y, size = torch.empty(x.shape, dtype=x.dtype, device=x.device), 2 * how.points
+    tasks, each, rows = _tasks(x, kw.shape[0], size)
+    memory = _memory(rows, size, x)
+    for task in tasks:
+        for b, h in task:
+            c = slice(h.start * each, h.stop * each)
+            memory.forward(x[b, c]).unflatten(1, (-1, each)).mul_(kw[h])
+            out = y[b, c]
+            memory.back(out)
+            if D is not None:
+                out.addcmul_(x[b, c], D[c, None])
+    if mend is not None:
+        _mend(y[..., :how.left], x[..., x.shape[-1] - how.left:], mend)
+    return y
 
 
+@torch.no_grad()
 def _grad(g, x, k, D, k_reverse):
-    if not _is_short(x):
-        return [torch.from_numpy(a) for a in numpy.convolve_grad(*map(_to_numpy, (g, x, k, D, k_reverse)))]
-    size, kw = _spectrum(k, k_reverse, x)
-    wanted = not hasattr(k, "spectrum")
-    g_f, x_f = _padded(g, kw, size), _padded(x, kw, size) if wanted else None
-    sums = (x_f.conj_physical() * g_f).sum((0, 2)) if wanted else None
-    dx = _unpadded(g_f.mul_(kw.conj_physical().unsqueeze(1)), size, x)
-    found = [dx if D is None else torch.addcmul(dx, g, D.unsqueeze(-1))]
+    how, kw, mend = _spectrum(k, k_reverse, x)
+    heads, size, new = kw.shape[0], 2 * how.points, {"dtype": x.dtype, "device": x.device}
+    tasks, each, rows = _tasks(x, heads, size)
+    dx, dD = torch.empty(x.shape, **new), None if D is None else torch.zeros(D.shape, **new)
+    memory, wanted = _memory(rows, size, x), not hasattr(k, "spectrum")
     if wanted:
-        found.append(_filter_grad(sums, k, size, x))
-    if D is not None:
-        found.append(torch.einsum("bcl,bcl->c", g, x))
-    if k_reverse is not None:
-        found.append(_filter_grad(sums.conj_physical(), k_reverse, size, x))
-    return found
+        other, totals = _memory(rows, size, x), _memory(heads, size, x)
+        sums = totals.spectra(1, heads)
+    for task in tasks:
+        for i, (b, h) in enumerate(task):                  # in one order: the same bits each time
+            c = slice(h.start * each, h.stop * each)
+            g_f = memory.forward(g[b, c])
+            if wanted:
+                found = other.forward(x[b, c]).conj_physical_().mul_(g_f).unflatten(1, (-1, each)).sum((0, 2))
+                sums[0, h] = found if i == 0 else found.add_(sums[0, h])
+            g_f.unflatten(1, (-1, each)).mul_(kw[h].conj_physical())
+            out = dx[b, c]
+            memory.back(out)
+            if D is not None:
+                out.addcmul_(g[b, c], D[c, None])
+                dD[c] += (g[b, c] * x[b, c]).sum((0, 2))
+    dk = dk_reverse = None
+    if wanted:
+        if k_reverse is not None:
+            reverse = _memory(heads, size, x)
+            reverse.spectra(1, heads).copy_(sums).conj_physical_()
+            dk_reverse = _filter_grad(reverse, k_reverse, x)
+        dk = _filter_grad(totals, k, x)
+    if mend is not None:
+        tail, first = x[..., x.shape[-1] - how.left:], g[..., :how.left]
+        _mend(dx[..., x.shape[-1] - how.left:], first, mend.mT)
+        if wanted:
+            places, there = _edge_places(how.left, x.device)
+            products = torch.einsum("bhea,bhen->han", tail.unflatten(1, (heads, each)), first.unflatten(1, (heads, each))) * there
+            met = min(k.shape[1], x.shape[-1])
+            dk[:, met - how.left:met].index_add_(1, places.flatten(), products.flatten(1), alpha=-1)
+    return [t for t in (dx, dk, dD, dk_reverse) if t is not None]
+
+
+def _filter_grad(memory, k, x):
+    """The taps of the sums in a memory; taps beyond x's length never met it."""
+    dk = torch.zeros(k.shape, dtype=x.dtype, device=x.device)
+    memory.back(dk[None, :, :x.shape[-1]])
+    return dk.div_(memory.size)
 
 
 @torch.library.custom_op("ember::convolve_rows", mutates_args=())
 def _rows_op(x: torch.Tensor, k: torch.Tensor, D: torch.Tensor | None, k_reverse: torch.Tensor | None) -> torch.Tensor:
-    return _rows(x, k, D, k_reverse).contiguous()
+    return _rows(x, k, D, k_reverse)
 
 
 @_rows_op.register_fake
@@ -111,7 +172,7 @@ def _(x, k, D, k_reverse):
 @torch.library.custom_op("ember::convolve_grad", mutates_args=())
 def _grad_op(g: torch.Tensor, x: torch.Tensor, k: torch.Tensor, D: torch.Tensor | None,
              k_reverse: torch.Tensor | None) -> list[torch.Tensor]:
-    return [t.contiguous() for t in _grad(g, x, k, D, k_reverse)]
+    return _grad(g, x, k, D, k_reverse)
 
 
 @_grad_op.register_fake
@@ -135,13 +196,13 @@ _rows_op.register_autograd(_rows_grad, setup_context=_save)
 def convolve_rows(x, k, D=None, k_reverse=None):
     if get_proxy_mode() is None:
         return _rows(x, k, D, k_reverse)
-    return _rows_op(x, numpy.filters_of(k, k_reverse)[0], D, numpy.filters_of(k, k_reverse)[1])
+    return _rows_op(x, filters_of(k, k_reverse)[0], D, filters_of(k, k_reverse)[1])
 
 
 def convolve_grad(g, x, k, D=None, k_reverse=None):
     if get_proxy_mode() is None:
         return tuple(_grad(g, x, k, D, k_reverse))
-    found = iter(_grad_op(g, x, numpy.filters_of(k, k_reverse)[0], D, numpy.filters_of(k, k_reverse)[1]))
+    found = iter(_grad_op(g, x, filters_of(k, k_reverse)[0], D, filters_of(k, k_reverse)[1]))
     found = [next(found) if t is not None else None for t in (x, k, D, k_reverse)]
     wanted = (True, not hasattr(k, "spectrum"), True, True)
     return tuple(t for t, keep in zip(found, wanted) if keep and t is not None)
