@@ -8,10 +8,10 @@ shortest times, which work of others on the machine touches least; memory is wha
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +20,7 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 import ember_ml as em                                      # noqa: E402
 from benchmarks.timing import save                         # noqa: E402
 
+ENGINES = ("numpy", "torch", "mlx")
 BATCH, HEADS = 4, 64
 LENGTHS = (512, 2048, 8192, 32768, 131072)
 TARGETS = {("numpy", 2048): 2.2, ("numpy", 8192): 2.5, ("numpy", 32768): 2.5, ("numpy", 131072): 2.0, ("torch", 512): 1.0,
@@ -131,7 +132,7 @@ def backward(length: int) -> dict:
     return {**row, "target": 2.5 if length == 32768 else "", "ours_MiB": mine, "plain_MiB": theirs, "memory": mine / theirs}
 
 
-def main(engines=("numpy", "torch", "mlx")):
+def main(engines=ENGINES):
     rows = []
     for engine in engines:
         with em.using(f"{engine}:cpu" if engine == "torch" else engine):
@@ -143,4 +144,10 @@ def main(engines=("numpy", "torch", "mlx")):
 
 
 if __name__ == "__main__":
-    main(*([sys.argv[1:]] if sys.argv[1:] else []))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fftconv_cpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("engines", nargs="*", metavar="engine", help=f"{', '.join(ENGINES)}; all of them if none is named")
+    chosen = parser.parse_args().engines
+    unknown = [e for e in chosen if e not in ENGINES]
+    if unknown:
+        parser.error(f"expected engines among {', '.join(ENGINES)}, got {', '.join(unknown)}")
+    main(chosen or ENGINES)
