@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import subprocess
 import sys
 from functools import cache
@@ -16,12 +15,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-#: without the last option LLVM might keep a threadgroup variable in a register over a barrier
-FAST = ("-O2", "-fPIC", "-g1", "-mf16c", "-ffp-contract=fast", "-mllvm", "-enable-global-analyses=false")
-
-#: -O1 and no vectors keep every access of the source; the sanitizers' calls land in executor.c
-CHECKED = (*FAST, "-O1", "-fno-vectorize", "-fno-slp-vectorize", "-fsanitize=thread,alignment,array-bounds",
-           "-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-instrument-read-before-write=1")
+#: Kernels: optimised as IR, so that they are fast enough, and turned into machine code without optimisation, which takes half the
+#: time. The sanitizers' calls land in checker.c; -O1 without vectors keeps every access of the source. Without
+#: -enable-global-analyses=false LLVM might keep a threadgroup variable in a register over a barrier.
+KERNEL = ("-O1", "-emit-llvm", "-fPIC", "-gdwarf-4", "-gline-tables-only", "-mf16c", "-ffp-contract=fast", "-fno-vectorize",
+          "-fno-slp-vectorize", "-fsanitize=thread,alignment,array-bounds", "-mllvm", "-enable-global-analyses=false",
+          "-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-instrument-read-before-write=1")
 
 
 class CompileError(RuntimeError):
@@ -76,39 +75,17 @@ def clang(*flags: str, text: str = "") -> str:
                 *flags, text=text)
 
 
-def shared_library(name: str, text: str, *flags: str) -> Path:
-    """A .so of one source text. Nothing is linked in: libc, libm and the executor are in the process already."""
+def shared_library(name: str, texts: list[str], *flags: str) -> Path:
+    """A .so of source texts. Nothing is linked in: libc, libm and the executor are in the process already."""
     def make(path: Path):
-        assembly = clang(*flags, "-S", "-o", "-", "-", text=text)
-        clang("-x", "assembler", "-c", "-o", f"{path}.o", "-", text=_with_lines(assembly) if "-g1" in flags else assembly)
-        _run("ld.lld", "-shared", "-o", str(path), f"{path}.o")
-        os.unlink(f"{path}.o")
+        objects = [f"{path}.{i}.o" for i in range(len(texts))]
+        for text, made in zip(texts, objects):
+            clang(*flags, "-c", "-o", made, "-", text=text)
+        _run("ld.lld", "-shared", "--lto-O0", "--lto-CGO0", "-o", str(path), *objects)
+        for made in objects:
+            os.unlink(made)
 
-    return cached(name, [text, *flags], make)
-
-
-def _with_lines(assembly: str) -> str:
-    """Before each call into the executor, stores the source position (file << 20 | line) in simt_line.
-
-    r11 is free there: a call may overwrite it and passes nothing in it. The files' names go into `simt_files`, the
-    bounds of constant tables and code into `simt_constants`, and those of the threadgroup arrays, which are all the
-    module's zeroed memory, into `simt_shared`.
-    """
-    out, where, files = [], 0, {}
-    for line in assembly.splitlines():
-        if found := re.match(r"\s+\.file\s+(\d+)\s.*?\"([^\"]*)\"(?:\s+md5.*)?$", line):
-            files[found[1]] = found[2]
-        elif found := re.match(r"\s+\.loc\s+(\d+)\s+(\d+)", line):
-            where = int(found[1]) << 20 | int(found[2])
-        elif re.match(r"\s+callq?\s+(__tsan_|__ubsan_|simt_barrier|simt_simdgroup_barrier|simt_exchange|simt_refuse)", line):
-            out += ["\tmovq\tsimt_line@GOTPCREL(%rip), %r11", f"\tmovl\t${where}, (%r11)"]
-        out.append(line)
-    table = "|".join(f"{number}={name}" for number, name in files.items())
-    bounds = "__bss_start, _end" if re.search(r"\s\.(bss|l?comm)\b", assembly) else "0, 0"
-    return "\n".join([*out, "\t.section .rodata", "\t.globl simt_files", f'simt_files: .asciz "{table}"', "\t.data",
-                      "\t.balign 8", "\t.globl simt_shared, simt_constants",
-                      "\t.hidden __bss_start, _end, __ehdr_start, _etext", f"simt_shared: .quad {bounds}",
-                      "simt_constants: .quad __ehdr_start, _etext", ""])
+    return cached(name, [*texts, *flags], make)
 
 
 def _run(tool: str, *arguments: str, text: str = "") -> str:

@@ -14,11 +14,11 @@ import ml_dtypes
 import numpy as np
 
 from ember_ml.backend.numpy import special
-from tests.simt.build import HERE, shared_library
-from tests.simt.executor import Buffer, KernelFault, Module, mode
+from tests.simt.build import HERE, KERNEL, shared_library
+from tests.simt.executor import Buffer, KernelFault, Module
 
 _FLAGS = ("-x", "c++", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fvisibility=default",
-          "-I", str(HERE / "cuda"), "-I", str(HERE))
+          "-I", str(HERE / "cuda"), "-I", str(HERE), *KERNEL)
 
 #: bytes of shared memory that a block may have, by itself and when its kernel asks for more (compute capability 9.0)
 SHARED_MEMORY, MOST_SHARED_MEMORY = 48 << 10, 227 << 10
@@ -102,14 +102,13 @@ class RawKernel:
     """One kernel of a module, with the attributes that Ember's launchers use."""
 
     def __init__(self, code, name):
-        self.code, self.name, self.modules, self.max_dynamic_shared_size_bytes = code, name, {}, SHARED_MEMORY
+        self.code, self.name, self.module, self.max_dynamic_shared_size_bytes = code, name, None, SHARED_MEMORY
 
     def __call__(self, grid, block, arguments, *, shared_mem=0):
-        check = mode().check
-        if check not in self.modules:
+        if self.module is None:
             text = f'#include "simt_cuda.h"\n#line 1 "kernel.cu"\n{self.code}\nSIMT_ENTRY({self.name})\n'
-            self.modules[check] = Module(shared_library("cuda", text, *_FLAGS, *mode().flags))
-        module = self.modules[check]
+            self.module = Module(shared_library("cuda", [text], *_FLAGS))
+        module = self.module
         if module.shared_bytes > SHARED_MEMORY or shared_mem > self.max_dynamic_shared_size_bytes:
             raise KernelFault(f"{self.name}: {module.shared_bytes} bytes of shared memory and {shared_mem} dynamic ones; "
                               f"allowed are {SHARED_MEMORY} and {self.max_dynamic_shared_size_bytes}")

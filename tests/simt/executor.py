@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.simt.build import CHECKED, FAST, HERE, shared_library
+from tests.simt.build import HERE, shared_library
+from tests.simt.image import ALLOCATED, WRITABLE, position, sections
 
-#: executor.c takes an address up to this far beyond a buffer for an overrun of that buffer
+#: checker.c takes an address up to this far beyond a buffer for an overrun of that buffer
 GAP = 1 << 20
 
 
@@ -29,10 +30,6 @@ class Mode:
 
     check: bool = True
     schedule: int = 0
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        return CHECKED if self.check else FAST
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,16 @@ class _Launch(ctypes.Structure):
     _fields_ = [("entry", ctypes.c_void_p), ("arguments", ctypes.POINTER(ctypes.c_void_p)),
                 ("argument_count", ctypes.c_uint64), ("constants", ctypes.c_uint64), ("constants_end", ctypes.c_uint64),
                 ("dynamic_shared", ctypes.c_void_p), ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint32),
-                ("grid", ctypes.c_uint32 * 3), ("group", ctypes.c_uint32 * 3), ("schedule", ctypes.c_uint32),
+                ("grid", ctypes.c_uint32 * 3), ("group", ctypes.c_uint32 * 3), ("check", ctypes.c_uint32), ("schedule", ctypes.c_uint32),
                 ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64), ("read", ctypes.c_uint64), ("written", ctypes.c_uint64),
-                ("where", ctypes.c_uint32), ("message", ctypes.c_char * 400)]
+                ("where", ctypes.c_uint64), ("other", ctypes.c_uint64), ("message", ctypes.c_char * 400)]
 
 
 @cache
 def _executor() -> ctypes.CDLL:
-    text = (HERE / "executor.c").read_text()
-    path = shared_library("executor", text, "-x", "c", "-std=c17", "-Wall", "-Werror", "-O2", "-fPIC", "-I", str(HERE))
+    texts = [(HERE / name).read_text() for name in ("executor.c", "checker.c")]
+    path = shared_library("executor", texts, "-x", "c", "-std=c17", "-Wall", "-Werror", "-O2", "-fPIC", "-fvisibility=hidden",
+                          "-I", str(HERE))
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)     # kernels find their hooks in it
 
 
@@ -129,12 +127,13 @@ class Module:
 
     def __init__(self, path: Path):
         _executor()
-        self.library = ctypes.CDLL(str(path))
-        low, high = (ctypes.c_uint64 * 2).in_dll(self.library, "simt_shared")
-        self.shared, self.shared_bytes = low, max(high - low, 0)
-        self.constants = tuple((ctypes.c_uint64 * 2).in_dll(self.library, "simt_constants"))
-        end = ctypes.addressof(ctypes.c_char.in_dll(self.library, "simt_files"))
-        self.files = dict(part.split("=", 1) for part in ctypes.string_at(end).decode().split("|") if part)
+        self.path, self.library = path, ctypes.CDLL(str(path))
+        self.base = ctypes.c_uint64.from_address(self.library._handle).value      # the first field of glibc's link_map
+        known = sections(path)
+        zeroed, self.shared_bytes, *_ = known.get(".bss", (0, 0))                  # threadgroup arrays, and nothing else
+        self.shared = self.base + zeroed
+        self.constants_end = self.base + max(address + length for address, length, _, flags in known.values()
+                                             if flags & ALLOCATED and not flags & WRITABLE)
 
     def launch(self, entry: str, arguments: list, grid, group, shared_limit: int, dynamic: int = 0, name: str = "") -> None:
         """Runs `entry` for `grid` threads in groups of `group`; Buffers that are writable are written back.
@@ -167,14 +166,21 @@ class Module:
         launch = _Launch(
             entry=ctypes.cast(getattr(self.library, entry), ctypes.c_void_p),
             arguments=(ctypes.c_void_p * len(addresses))(*addresses), argument_count=len(addresses),
-            constants=self.constants[0], constants_end=self.constants[1], dynamic_shared=arena.ctypes.data + start,
+            constants=self.base, constants_end=self.constants_end, dynamic_shared=arena.ctypes.data + start,
             buffers=(_Buffer * len(described))(*described), buffer_count=len(described),
-            grid=tuple(grid), group=tuple(group), schedule=_mode.schedule)
-        if _executor().simt_launch(ctypes.byref(launch), _mode.check):
-            file, line = self.files.get(str(launch.where >> 20), ""), launch.where & 0xFFFFF
-            raise KernelFault((f"{file}:{line}: " if launch.where else "") + launch.message.decode())
+            grid=tuple(grid), group=tuple(group), check=_mode.check, schedule=_mode.schedule)
+        if _executor().simt_launch(ctypes.byref(launch)):
+            raise KernelFault(self._told(launch))
         for buffer in buffers:
             if buffer.writable and buffer.bytes:
                 buffer.span()[:] = places[id(buffer)]
         if _counts is not None:
             _counts.append(Launch(name, launch.loaded, launch.stored, launch.read, launch.written))
+
+    def _told(self, launch: _Launch) -> str:
+        """The message of a fault, with the source lines of the instructions that it is about."""
+        text, places = launch.message.decode(), {}
+        for name in ("where", "other"):                        # a call returns to the instruction after it
+            file, line = position(self.path, getattr(launch, name) - self.base - 1) if getattr(launch, name) else ("", 0)
+            text, places[name] = text.replace(f"%{name}", f"line {line}"), f"{file}:{line}: " if file else ""
+        return places["where"] + text

@@ -9,8 +9,8 @@ import re
 import mlx.core as mx
 import numpy as np
 
-from tests.simt.build import HERE, CompileError, cached, clang, shared_library
-from tests.simt.executor import Buffer, Module, mode
+from tests.simt.build import HERE, KERNEL, CompileError, cached, clang, shared_library
+from tests.simt.executor import Buffer, Module
 
 _TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t", "int32": "int32_t",
           "uint32": "uint32_t"}
@@ -78,7 +78,7 @@ def _compile(name, header, source, input_names, inputs, output_names, output_dty
     text = text.replace("[[kernel]] void", "__kernel void")    # OpenCL's word for the same
     host = (f'{_PRELUDE}#line 1 "{name}.metal"\n{text}extern "C" '
             f"void simt_entry(__private ulong *a) {{ {kernel}({', '.join(arguments)}); }}\n")
-    library = shared_library(kernel, host, *_FLAGS, *mode().flags)  # first: its errors are the clearer ones
+    library = shared_library(kernel, [host], *_FLAGS, *KERNEL)  # first: its errors are the clearer ones
     cached(f"{kernel}-linted", [host], lambda path: _lint(host, path))
     return Module(library)
 
@@ -86,15 +86,17 @@ def _compile(name, header, source, input_names, inputs, output_names, output_dty
 def _lint(host: str, mark) -> None:
     """Finds what Metal refuses and clang lets pass: pointers and references without an address space ("generic")."""
     dump = clang(*_FLAGS, "-fsyntax-only", "-fno-color-diagnostics", "-Xclang", "-ast-dump", "-", text=host)
-    own, found = False, []
-    for line in dump.splitlines():
-        head = line.partition("'")[0]
-        if ".metal:" in head or "/" in head:                       # a file is named only where it changes
-            for file in re.findall(r"([\w./-]+):\d+:\d+", head):
-                own = file.endswith(".metal") if file != "line" else own
-        declared = "__generic" in line and re.search(r"(?:ParmVar|Var|Field)Decl .* (\w+) '([^']*__generic[^']*)'", line)
-        if own and declared and "implicit" not in line:
-            found.append(f"'{declared[1]}' is a pointer or reference without an address space ({declared[2]})")
+    found, at = [], dump.find("__generic")
+    while at >= 0:
+        start, end = dump.rfind("\n", 0, at) + 1, dump.find("\n", at)
+        line = dump[start:end]
+        declared = re.search(r"(?:ParmVar|Var|Field)Decl .* (\w+) '([^']*__generic[^']*)'", line)
+        if declared and "implicit" not in line:
+            # a file is named only where it changes
+            named = {file: dump.rfind(f"{file}:", 0, start + line.index("'")) for file in (".metal", "metal_stdlib", "<stdin>")}
+            if max(named, key=named.get) == ".metal":
+                found.append(f"'{declared[1]}' is a pointer or reference without an address space ({declared[2]})")
+        at = dump.find("__generic", end)
     if found:
         raise CompileError("\n".join(dict.fromkeys(found)))
     mark.touch()
@@ -120,7 +122,7 @@ class metal_kernel:
         types, out_types = [dtype_name(x.dtype) for x in inputs], [dtype_name(d) for d in output_dtypes]
         arrays = [_to_numpy(x) for x in inputs]
         known = tuple((t, a.ndim, a.size) for t, a in zip(types, arrays))
-        key = (tuple((t, n, s < 8) for t, n, s in known), tuple(out_types), mode().check)
+        key = (tuple((t, n, s < 8) for t, n, s in known), tuple(out_types))
         if key not in self.modules:
             self.modules[key] = _compile(self.name, self.header, self.source, self.input_names, known,
                                          self.output_names, out_types)
