@@ -139,7 +139,7 @@ def _blas() -> str:
     if platform.system() == "Darwin":
         return "Accelerate"
     maps = Path("/proc/self/maps")
-    loaded = {Path(line.split()[-1]).name for line in maps.read_text().splitlines() if "/" in line} if maps.exists() else set()
+    loaded = {line.rpartition("/")[2] for line in maps.read_text().splitlines() if "/" in line} if maps.exists() else set()
     for stem, name in (("libopenblas", "OpenBLAS"), ("libmkl_rt", "MKL"), ("libblis", "BLIS"), ("libblas", "reference")):
         if any(file.startswith(stem) for file in loaded):
             return name

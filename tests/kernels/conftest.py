@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from ember_ml.ops import REGISTRY
 from tests.conftest import require_engine
 from tests.simt import unavailable
 from tests.simt.build import place
@@ -87,24 +89,39 @@ def metal(monkeypatch):
         clear()
 
 
+@cache
+def _over_the_stand_in() -> dict:
+    """The stand-ins for cupy and the CuPy engine imported over them, by name; sys.modules stays as it was."""
+    from tests.simt.cuda import stand_in
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.startswith("ember_ml.backend.cupy")]:
+            patch.delitem(sys.modules, name)
+        modules = stand_in()
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        importlib.import_module("ember_ml.backend.cupy.kernels")
+        for name in [name for name in sys.modules if name.startswith("ember_ml.backend.cupy")]:
+            modules[name] = sys.modules.pop(name)
+    return modules
+
+
 @pytest.fixture
 def cuda(monkeypatch):
     """ember_ml.backend.cupy.kernels, imported over the stand-in for cupy, and how to get arrays in and out."""
     if reason := unavailable():
         pytest.skip(reason)
-    from tests.simt.cuda import stand_in
-
-    def ours():
-        return [name for name in sys.modules if name.startswith("ember_ml.backend.cupy")]
-
-    for name in ours():
-        monkeypatch.delitem(sys.modules, name)
-    for name, module in stand_in().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    kernels = importlib.import_module("ember_ml.backend.cupy.kernels")
-    yield SimpleNamespace(kernels=kernels, array=sys.modules["cupy"].array, numpy=np.array, on_gpu=False)
-    for name in ours():                                    # no other test may meet the engine on the stand-in
-        del sys.modules[name]
+    modules = _over_the_stand_in()
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)         # back out afterwards: no other test may meet the engine
+    kernels = modules["ember_ml.backend.cupy.kernels"]
+    caches = {value for name, module in modules.items() if name.startswith("ember_ml.")
+              for value in vars(module).values() if hasattr(value, "cache_clear")}
+    for op in REGISTRY.values():
+        op.resolved.pop(modules["ember_ml.backend.cupy"].backend, None)
+    yield SimpleNamespace(kernels=kernels, array=modules["cupy"].array, numpy=np.array, on_gpu=False)
+    for function in caches:                                    # they hold kernels of texts that a test may have changed
+        function.cache_clear()
 
 
 def on_the_stand_in(monkeypatch):

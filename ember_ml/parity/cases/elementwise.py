@@ -14,6 +14,11 @@ ERF = np.vectorize(math.erf, otypes=[float])
 X, Y, P = real(3, 4), real(3, 4) + 0.013, real(3, 4, low=0.3, high=2.5)
 
 
+def _kinds(of, *numbers):
+    """Which are infinite, nan, negative: what tells numbers apart that have no difference."""
+    return of.stack([test(x) for x in numbers for test in (of.isinf, of.isnan, of.signbit)])
+
+
 for _name, _expect, _also in [("add", np.add, "ic"), ("subtract", np.subtract, "ic"), ("multiply", np.multiply, "ic"),
                               ("maximum", np.maximum, "i"), ("minimum", np.minimum, "i")]:
     row(_name, getattr(ops, _name), [X, Y], _expect, also=_also, empty=(0, 1), scalar=True)
@@ -43,6 +48,9 @@ for _name, _expect, _also in [("sign", np.sign, "i"), ("floor", np.floor, ""), (
     row(_name, getattr(ops, _name), [X], _expect, (), also=_also, empty=(0,), scalar=True)
 row("imag", ops.imag, [X + 1j * Y], np.imag, empty=(0,), scalar=True)
 row("complex", ops.complex, [X, Y], lambda x, y: x + 1j * y, empty=(0, 1), scalar=True, single="no engine has complex numbers of half precision")
+row("complex", lambda x, y: _kinds(ops, ops.real(ops.complex(x, y)), ops.imag(ops.complex(x, y))),
+    [np.array([0.5, np.inf, -np.inf, np.nan, 1.0, -0.0]), np.array([np.inf, 2.0, -np.inf, 1.0, -0.0, np.nan])],
+    lambda x, y: _kinds(np, x, y), (), label="not finite", single="no engine has complex numbers of half precision")
 for _name, _expect, _also in [("equal", np.equal, "ic"), ("not_equal", np.not_equal, "ic"), ("less", np.less, "i"),
                               ("less_equal", np.less_equal, "i"), ("greater", np.greater, "i"), ("greater_equal", np.greater_equal, "i")]:
     row(_name, getattr(ops, _name), [np.array([0.5, 1.5, -2.0, 3.0]), np.array([0.5, 2.0, -3.0, 3.0])], _expect, (), also=_also,
