@@ -81,7 +81,7 @@ __device__ void load_window(float* weights, const W* taps, int past, const W* ah
     if (c < channels) {
       if (lag >= 0 && lag < past) w = float(taps[size_t(c) * past + (flipped ? past - 1 - lag : lag)]);
       if (lag <= 0 && -lag < future) w += float(ahead[size_t(c) * future + (flipped ? future - 1 + lag : -lag)]);
-      if (lag == 0 && options & SKIP) w += skip[c];
+      if (lag == 0 && options & SKIP) w += float(skip[c]);
     }
     weights[at] = w;
   }

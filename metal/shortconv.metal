@@ -82,7 +82,7 @@ inline void load_window(threadgroup float* weights, Taps taps, int past, Ahead a
     if (c < channels) {
       if (lag >= 0 && lag < past) w = float(taps[size_t(c) * past + (flipped ? past - 1 - lag : lag)]);
       if (lag <= 0 && -lag < future) w += float(ahead[size_t(c) * future + (flipped ? future - 1 + lag : -lag)]);
-      if (lag == 0 && options & SKIP) w += skip[c];
+      if (lag == 0 && options & SKIP) w += float(skip[c]);
     }
     weights[at] = w;
   }

@@ -201,6 +201,25 @@ def test_a_gated_convolution_s_layer_takes_both(engine):
     assert calls[-1] == "fftconv" and "short_conv" in calls
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 5), (2, 3, 0), (2, 0, 5)])
+def test_a_short_convolution_of_nothing_launches_nothing(engine, shape):
+    found, _, calls = engine
+    x, weight = tensors(found, np.zeros(shape, np.float32), np.zeros((shape[1], 4), np.float32))
+    dx = em.grad(lambda x: em.ops.short_conv(x, weight, silu=True).sum())(x)
+    assert dx.shape == em.ops.short_conv(x, weight).shape == shape and not calls
+    assert em.ops.short_conv(x, weight, channels_last=True).shape == (shape[0], shape[2], shape[1])
+
+
+def test_a_short_convolution_in_float64_runs_the_composite(engine):
+    found, _, calls = engine
+    if found.name == "mlx":
+        pytest.skip("MLX has no float64 on a GPU")
+    x, weight, bias, g = (a.astype(np.float64) for a in test_shortconv.case(1, 2, 9, 4))
+    y = em.ops.short_conv(*tensors(found, x, weight, bias), silu=True, channels_last=True)
+    np.testing.assert_allclose(y.numpy().swapaxes(1, 2), test_shortconv.definition(x, weight, bias, g, silu=True)[0], rtol=1e-12)
+    assert not calls
+
+
 def test_more_taps_than_the_direct_form_takes_go_to_the_transform(engine):
     found, _, calls = engine
     x, weight, bias, g = test_shortconv.case(1, 2, 90, 70)
