@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml.errors import BackendMismatch, ShapeError
+from ember_ml.errors import BackendMismatch, ShapeError, UnsupportedDtype
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.registry import layers
 from tests.conftest import require_engine
@@ -45,6 +45,16 @@ def test_states_of_another_form_or_batch(name):
             mixer(x, bad)
     with pytest.raises(TypeError, match=r"step: expected a state, from initial_state\(batch\) or the position before; received None"):
         mixer.step(x[:, 0], None)
+
+
+@every_layer
+def test_states_of_no_batch_and_of_integers(name):
+    mixer = build(name, CONFIGS[name][0], "numpy")
+    for bad in (0, -1, 2.0):
+        with pytest.raises(ShapeError, match=f"initial_state: expected a batch of at least 1, received {bad}"):
+            mixer.initial_state(bad)
+    with pytest.raises(UnsupportedDtype, match="initial_state: expected float32, .* received int32"):
+        mixer.initial_state(2, "int32")
 
 
 @every_layer

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import wraps
 
 from ember_ml.autodiff import tree
-from ember_ml.errors import BackendMismatch, EmberError, ShapeError
+from ember_ml.errors import BackendMismatch, EmberError, ShapeError, UnsupportedDtype
 from ember_ml.nn.module import Module
 from ember_ml.ops import expand_dims, squeeze
 from ember_ml.tensor import EmberTensor
+from ember_ml.tensor.common import dtypes as dt
 
 State = object
 
@@ -39,6 +40,19 @@ def _explained(call: Callable) -> Callable:
     return explained
 
 
+def _checked(initial_state: Callable) -> Callable:
+    """An `initial_state` that refuses what is no batch or no dtype of activations, of which a layer would make a state all the same."""
+    @wraps(initial_state)
+    def checked(self, batch: int, dtype="float32"):
+        if not hasattr(batch, "__index__") or batch < 1:
+            raise ShapeError(f"{type(self).__name__}.initial_state: expected a batch of at least 1, received {batch!r}")
+        if dt.dtype(dtype).kind != "float":
+            raise UnsupportedDtype(f"{type(self).__name__}.initial_state: expected float32, float64, float16 or bfloat16, received {dtype}")
+        return initial_state(self, batch, dtype)
+
+    return checked
+
+
 class SequenceMixer(Module):
     """A layer that mixes positions: (B, L, d_input) to (B, L, d_input), channels last.
 
@@ -52,9 +66,9 @@ class SequenceMixer(Module):
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)
-        for name in ("forward", "step"):
+        for name, guard in (("forward", _explained), ("step", _explained), ("initial_state", _checked)):
             if name in vars(cls):
-                setattr(cls, name, _explained(vars(cls)[name]))
+                setattr(cls, name, guard(vars(cls)[name]))
 
     def forward(self, x: EmberTensor, state: State = None) -> tuple[EmberTensor, State]:
         raise NotImplementedError
