@@ -80,7 +80,8 @@ def test_rows_of_any_length_spill_a_few_numbers_at_most(tmp_path):
     options = fftconv.GATE_BEFORE | fftconv.GATE_AFTER | fftconv.FOLD | fftconv.RAGGED
     names = [f"fftconv_forward<float, {plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options | more}, {plan.blocks}>"
              for plan in (fftconv.cuda_plans(log_m)[0] for log_m in (10, 12, 14)) for more in (0, fftconv.TAIL)]
-    assert resources("fftconv", [*names, "fftconv_tail<float, true>"], tmp_path, spilled=32)
+    names += [f"fftconv_tail<float, {fftconv.GATE_BEFORE | fftconv.GATE_AFTER}, {back}>" for back in ("false", "true")]
+    assert resources("fftconv", names, tmp_path, spilled=32)
 
 
 @pytest.mark.slow
