@@ -43,7 +43,8 @@ class _Allocating:
 
 
 def _has_mkl(x) -> bool:
-    return x.device.type == "cpu" and mkl.works()
+    """Not for the tensors of tracing, which have shapes and no memory."""
+    return x.device.type == "cpu" and type(x) in (torch.Tensor, torch.nn.Parameter) and mkl.works()
 
 
 def _memory(rows: int, size: int, x):
