@@ -2,27 +2,54 @@
 
 A transform of L complex points in place of a real one of 2 L spares the padding, and lengths of 2^j + 2 stay a power of two, where
 MLX would take a transform of another kind that is many times slower. Compiled, because MLX multiplies complex numbers
-eight times faster inside a compiled expression on a CPU.
+eight times faster inside a compiled expression on a CPU. There a stream computes on one core, so that several share the heads.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 
 import mlx.core as mx
 
-from ember_ml.backend.numpy.fftconv import edge_places, filters_of, twist
+from ember_ml.backend.numpy.fftconv import cores, edge_places, filters_of, twist
 from ember_ml.backend.right_angle import plan
 
 
-#: numbers below which compiling an expression for their shape takes longer than it saves
-SMALL = 1 << 15
+#: numbers below which compiling an expression for their shape takes longer than it saves, and below which one core is enough
+SMALL, ALONE = 1 << 15, 1 << 16
 
 
-def _compiled(fn):
-    """`fn`, compiled where its first argument is large."""
-    fast = mx.compile(fn)
-    return lambda x, *rest: (fn if x.size < SMALL else fast)(x, *rest)
+@lru_cache(maxsize=1)
+def _streams() -> list:
+    """Streams for the cores beside the first, which has the default stream."""
+    new = getattr(mx, "new_thread_local_stream", mx.new_stream)
+    return [new(mx.cpu) for _ in range(cores() - 1)]
+
+
+def _shared(fn, joins):
+    """`fn(rows of all channels, skip or None, spectrum, table)`, compiled, with parts of the heads on several cores.
+
+    Args:
+        joins: the axes along which the outputs of the parts are joined.
+    """
+    compiled = [mx.compile(lambda *args: fn(*args)) for _ in range(cores())]   # one a stream: each is traced on its own
+
+    def run(by_channel, D, kw, table):
+        heads, channels, size = kw.shape[0], by_channel[0].shape[1], by_channel[0].size
+        if size < SMALL:
+            return fn(by_channel, D, kw, table)
+        parts = min(len(compiled), heads) if size >= ALONE and mx.default_device() == mx.cpu else 1
+        if parts == 1:
+            return compiled[0](by_channel, D, kw, table)
+        found, each = [], channels // heads
+        for i in range(parts):
+            h = slice(i * heads // parts, (i + 1) * heads // parts)
+            c = slice(h.start * each, h.stop * each)
+            with mx.stream(_streams()[i - 1]) if i else nullcontext():
+                found.append(compiled[i]([x[:, c] for x in by_channel], None if D is None else D[c], kw[h], table))
+        return tuple(mx.concatenate(parts, axis=axis) for axis, parts in zip(joins, zip(*found)))
+    return run
 
 
 @lru_cache(maxsize=8)
@@ -40,8 +67,7 @@ def _twisted(x, w):
     length, points = x.shape[-1], w.shape[0]
     z = x[..., :points] * w[:min(length, points)]
     if length > points:
-        more = x[..., points:] * (1j * w[:length - points])
-        z = z + mx.pad(more, [(0, 0)] * (x.ndim - 1) + [(0, 2 * points - length)])
+        z = z.at[..., :length - points].add(x[..., points:] * (1j * w[:length - points]))
     return mx.fft.fft(z, n=points)
 
 
@@ -56,14 +82,14 @@ def _by_head(x, heads):
     return x.reshape(x.shape[0], heads, x.shape[1] // heads, x.shape[2])
 
 
-def _mended(x, y, mend, at_end):
+def _mended(x, y, mend, at_end=False):
     """y with the products that wrapped round: from the last of x into the first of y, or the other way."""
     left, heads = mend.shape[-1], mend.shape[0]
     if at_end:
         more = _by_head(x[..., :left], heads) @ mend.swapaxes(1, 2)
-        return mx.concatenate([y[..., :-left], y[..., -left:] + more.reshape(*y.shape[:2], left)], axis=-1)
+        return y.at[..., -left:].add(more.reshape(*y.shape[:2], left))
     more = _by_head(x[..., -left:], heads) @ mend
-    return mx.concatenate([y[..., :left] + more.reshape(*y.shape[:2], left), y[..., left:]], axis=-1)
+    return y.at[..., :left].add(more.reshape(*y.shape[:2], left))
 
 
 def _spectrum(k, k_reverse, length):
@@ -85,23 +111,23 @@ def _spectrum(k, k_reverse, length):
     return how, made[0], made[1] if how.left else None
 
 
-@_compiled
-def _convolved(x, kw, w, D, mend):
+def _convolved(by_channel, D, kw, w):
+    (x,) = by_channel
     z = _by_head(_twisted(x, w), kw.shape[0]) * kw[:, None]
     y = _untwisted(z.reshape(*x.shape[:2], -1), w, x.shape[-1])
-    y = y if mend is None else _mended(x, y, mend, False)
-    return y if D is None else y + x * D[:, None]
+    return (y if D is None else y + x * D[:, None],)
 
 
-@_compiled
-def _gradients(g, x, kw, w, D, mend):
+def _gradients(by_channel, D, kw, w):
     """(dx, sum over the batch of conj(X) G)."""
-    heads = kw.shape[0]
+    (g, x), heads = by_channel, kw.shape[0]
     g_f = _by_head(_twisted(g, w), heads)
     dx = _untwisted((g_f * mx.conj(kw)[:, None]).reshape(*x.shape[:2], -1), w, x.shape[-1])
-    dx = dx if mend is None else _mended(g, dx, mend, True)
     dx = dx if D is None else dx + g * D[:, None]
     return dx, (mx.conj(_by_head(_twisted(x, w), heads)) * g_f).sum((0, 2))
+
+
+_convolved, _gradients = _shared(_convolved, (1,)), _shared(_gradients, (1, 0))
 
 
 def _filter_grad(sums, k, how, g, x):
@@ -119,12 +145,14 @@ def _filter_grad(sums, k, how, g, x):
 
 def convolve_rows(x, k, D=None, k_reverse=None):
     how, kw, mend = _spectrum(k, k_reverse, x.shape[-1])
-    return _convolved(x, kw, _twist(how.points), D, mend)
+    (y,) = _convolved([x], D, kw, _twist(how.points))
+    return y if mend is None else _mended(x, y, mend)
 
 
 def convolve_grad(g, x, k, D=None, k_reverse=None):
     how, kw, mend = _spectrum(k, k_reverse, x.shape[-1])
-    dx, sums = _gradients(g, x, kw, _twist(how.points), D, mend)
+    dx, sums = _gradients([g, x], D, kw, _twist(how.points))
+    dx = dx if mend is None else _mended(g, dx, mend, at_end=True)
     found = [dx]
     if not hasattr(k, "spectrum"):
         found.append(_filter_grad(sums, k, how, g, x))
