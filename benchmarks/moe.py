@@ -2,7 +2,7 @@
 
 Gated perceptrons of d = 256, ff = 1024, k = 2, float32, routing given; forward, and forward with the gradients of input, weights of
 the routing and both matrices. All sides compute the same from the same inputs (checked). One thread; CPU time of the process,
-interleaved, medians of pairwise ratios. Ratios are peer / Ember: above 1 Ember is faster. peak: bytes beyond the inputs.
+interleaved, medians of pairwise ratios. Ratios are peer / Ember: above 1 Ember is faster. peak: how far the process grows.
 
     python -m benchmarks.moe numpy torch mlx
     LD_PRELOAD=/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0 python -m benchmarks.moe mlx
@@ -13,6 +13,8 @@ Accelerate has on a Mac, and keeps its results beside the others (moe-mlx-openbl
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import sys
 
@@ -176,16 +178,14 @@ def mlx_peer(p):
     return lambda: done([run(*given)]), lambda: done(list(both(*given)[1]))
 
 
-def peak(engine: str, fn) -> float:
-    """MiB that a call takes beyond what was there: MLX's own count, else the growth of the largest resident size."""
-    if engine == "mlx":
-        import mlx.core as mx
-        mx.clear_cache()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        fn()
-        return (mx.get_peak_memory() - before) / 2 ** 20
+def peak(fn) -> float:
+    """MiB that the process grows by in a call, at most, its result included: what was freed before is given back first."""
+    if "mlx.core" in sys.modules:
+        sys.modules["mlx.core"].clear_cache()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")          # the largest resident size starts anew
+
     def status(key):
         return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)).split()[1])
     before = status("VmRSS")
@@ -224,7 +224,7 @@ def measure(engine: str, sizes) -> list[dict]:
                 for a, b in zip(want, calls[name]()):
                     assert np.abs(a - np.asarray(b)).max() < 1e-4 * np.abs(a).max(), f"{name} computes something else"
             times = turns(calls, 3.0)
-            memory = {name: peak(engine, call) for name, call in calls.items()}
+            memory = {name: peak(call) for name, call in calls.items()}
             single[tokens, experts, what] = statistics.median(times["ember"])
             for name in calls:
                 if name == "ember":

@@ -8,7 +8,7 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
-from ember_mlx import elementwise, fftconv, kernels, linalg
+from ember_mlx import elementwise, fftconv, kernels, linalg, moe
 from ember_mlx.host import from_numpy, to_numpy
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
@@ -23,10 +23,10 @@ class MlxBackend(BackendBase):
     array_types = (mx.array,)
     language = "metal"
     masks = False                                          # x[mask] has a shape that a lazy engine cannot know
-    host = linalg.HOST
+    host = linalg.HOST | moe.TABLE.keys()
 
     def __init__(self):
-        super().__init__("mlx", _DTYPES, {**TABLE, **elementwise.TABLE, **linalg.TABLE, **fftconv.TABLE}, MlxRuntime())
+        super().__init__("mlx", _DTYPES, {**TABLE, **elementwise.TABLE, **linalg.TABLE, **fftconv.TABLE, **moe.TABLE}, MlxRuntime())
         self.weak_floats = self.inexact
         self.table["astype"] = lambda x, dtype: self.astype(x, dt.dtype(dtype))
 
@@ -47,6 +47,16 @@ class MlxBackend(BackendBase):
     def grouped_block(self, rows: int, groups: int) -> int:
         """A power of two near the mean group: less is slower per row, more fills up more rows than it saves."""
         return min(max(1 << (max(rows // groups, 1).bit_length() - 1), 8), 128)
+
+    def is_at_hand(self, x) -> bool:
+        """Not on a GPU, nor while a compiler records; else x is computed for it."""
+        if self.default_device != "cpu":
+            return False
+        try:
+            mx.eval(x)
+        except ValueError:
+            return False
+        return True
 
     def astype(self, x, dtype):
         return x.astype(self.native_dtype(dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 
 import mlx.core as mx
@@ -24,6 +25,9 @@ def _floating(args):
     return places, full
 
 
+_inside: ContextVar[bool] = ContextVar("ember_mlx_gradient", default=False)
+
+
 class MlxRuntime:
     """Lazy, with native gradients and mx.compile. Arrays are computed when `synchronize` or a read asks for them."""
 
@@ -37,7 +41,11 @@ class MlxRuntime:
 
     def value_and_grad(self, fn, leaves):
         """(value, aux, gradients), lazily."""
-        (value, aux), grads = mx.value_and_grad(lambda inputs: fn(inputs))(list(leaves))
+        token = _inside.set(True)
+        try:
+            (value, aux), grads = mx.value_and_grad(lambda inputs: fn(inputs))(list(leaves))
+        finally:
+            _inside.reset(token)
         return value, aux, grads
 
     def with_rule(self, forward, rule, args, keeps_output=True):
@@ -60,7 +68,7 @@ class MlxRuntime:
         return run(*(args[i] for i in floating))
 
     def is_watched(self, x) -> bool:
-        return True
+        return _inside.get()                             # of all arrays alike: MLX does not tell
 
     def read(self, x) -> list | None:
         return None

@@ -135,6 +135,10 @@ class BackendBase:
         """Rows that the engine's grouped matrix product takes at a time: each group's rows begin at a multiple of it."""
         return 1
 
+    def is_at_hand(self, x) -> bool:
+        """Whether functions on the CPU may read x now."""
+        return self.device_of(x) == "cpu"
+
     def no_launchers(self, device: str) -> str:
         """Why `launchers` is empty."""
         return "no Metal or CUDA device"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ember_ml.backend.numpy.moe import CHUNK, groups, spans, tiles
+from ember_ml.backend.numpy.moe import CHUNK, spans
 from ember_ml.backend.torch.base import topk_indices
 from ember_ml.kernels import NEVER
 
@@ -146,6 +146,25 @@ _rows_op.register_autograd(_rows_grad, setup_context=_save_groups)
 _outer_op.register_autograd(_outer_grad, setup_context=_save_groups)
 
 
+def groups(ends: list[int]) -> list[list[tuple[int, int, int]]]:
+    """Spans that are worked on together: neighbours of at most CHUNK rows in all, or one larger expert."""
+    together = []
+    for span in spans(ends):
+        if together and span[2] - together[-1][0][1] <= CHUNK:
+            together[-1].append(span)
+        else:
+            together.append([span])
+    return together
+
+
+def tiles(group: list[tuple[int, int, int]]) -> list[tuple[int, int, list]]:
+    """(first row, row after the last, spans) of parts of a group that are not much longer than CHUNK rows."""
+    if len(group) > 1:
+        return [(group[0][1], group[-1][2], group)]
+    (e, first, last), = group
+    return [(lo, min(lo + CHUNK, last), [(e, lo, min(lo + CHUNK, last))]) for lo in range(first, last, CHUNK)]
+
+
 def _gelu(approximate):
     return (lambda z: F.gelu(z, approximate=approximate),
             lambda z, da: (F.gelu(z, approximate=approximate), _aten.gelu_backward(da, z, approximate=approximate)))
@@ -182,11 +201,9 @@ def _few(x, w1, b1, w2, b2, order, complete: bool) -> bool:
 
 
 def _mlp_few(x, weights, w1, w2, order, inverse, offsets, activation, glu, keep):
-    act, inner = _ACTIVATIONS[activation][0], w2.shape[2]
     xs = torch.index_select(x, 0, torch.div(order, inverse.shape[1], rounding_mode="floor"))
     h = F.grouped_mm(xs, _plain(w1).transpose(1, 2), offs=offsets[1:])
-    a = act(h[:, :inner]) * h[:, inner:] if glu else act(h)
-    y = F.grouped_mm(a, _plain(w2).transpose(1, 2), offs=offsets[1:])
+    y = F.grouped_mm(_activate(h, activation, glu), _plain(w2).transpose(1, 2), offs=offsets[1:])
     return moe_combine_rows(y, inverse, weights), h if keep else h[:0]
 
 
@@ -205,7 +222,7 @@ def _mlp_few_grad(g, h, x, weights, w1, w2, order, inverse, offsets, activation,
 
 
 def _mlp(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, glu: bool, keep: bool):
-    act, inner, ends = _ACTIVATIONS[activation][0], w2.shape[2], offsets.tolist()
+    ends = offsets.tolist()
     hidden = x.new_empty((order.numel() if keep else min(CHUNK, order.numel()), w1.shape[1]))
     tokens = torch.div(order, max(inverse.shape[1], 1), rounding_mode="floor")
     out = x.new_empty((order.numel(), w2.shape[1]))
@@ -215,9 +232,7 @@ def _mlp(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation: str, g
             torch.mm(xs[first - lo:last - lo], w1[e].T, out=h[first - lo:last - lo])
             if b1 is not None:
                 h[first - lo:last - lo] += b1[e]
-        a = act(h[:, :inner])
-        if glu:
-            a = a * h[:, inner:] if activation == "identity" else a.mul_(h[:, inner:])
+        a = _activate(h, activation, glu)
         for e, first, last in parts:
             torch.mm(a[first - lo:last - lo], w2[e].T, out=out[first:last])
             if b2 is not None:
@@ -268,15 +283,24 @@ def _mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, activat
     return d_x, d_weights[inverse], d_w1, d_b1, d_w2, d_b2
 
 
+def _activate(h, activation, glu):
+    act = _ACTIVATIONS[activation][0]
+    if not glu:
+        return act(h)
+    gate, up = h.chunk(2, 1)
+    return gate * up if activation == "identity" else act(gate).mul_(up)
+
+
 def _activation_backward(da, h, a, dh, activation, glu):
     """Fills the activations a of h, and dh with their gradients for da."""
     inner = a.shape[1]
     gate, up = h[:, :inner], h[:, inner:]
     if glu and activation == "silu":                       # every pass writes where its result belongs
-        act = F.silu(gate)
-        _aten.silu_backward.grad_input(da * up, gate, grad_input=dh[:, :inner])
-        torch.mul(act, da, out=dh[:, inner:])
-        torch.mul(act, up, out=a)
+        torch.mul(da, up, out=a)
+        _aten.silu_backward.grad_input(a, gate, grad_input=dh[:, :inner])
+        _aten.silu.out(gate, out=a)
+        torch.mul(a, da, out=dh[:, inner:])
+        a.mul_(up)
         return
     act, dh[:, :inner] = _ACTIVATIONS[activation][1](gate, da * up if glu else da)
     if glu:

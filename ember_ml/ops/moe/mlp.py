@@ -118,7 +118,24 @@ def _in_parts(x, weights, w1, b1, w2, b2, *plan, activation, glu, block, complet
     return moe_down(h, weights, w2, b2, *plan, activation=activation, glu=glu, block=block, complete=complete), h
 
 
-@op(no_grad="moe_mlp_host's rule takes the parts where a second gradient is wanted")
+def _grad_rule(g, _out, g_y, _h, x, weights, w1, b1, w2, b2, *plan, **kw):
+    """The gradient hangs on the inputs alone: h is w1 x + b1, and is made again."""
+    inputs = [g_y, x, weights, w1, b1, w2, b2]
+    given = [i for i, t in enumerate(inputs) if t is not None]
+
+    def again(tensors):
+        full = list(inputs)
+        for i, t in zip(given, tensors):
+            full[i] = t
+        g_y, x, weights, w1, b1, w2, b2 = full
+        h = moe_up(x, w1, b1, *plan, block=kw["block"], complete=kw["complete"])
+        return list(moe_mlp_grad.__wrapped__(g_y, h, x, weights, w1, b1, w2, b2, *plan, **kw))
+
+    found = dict(zip(given, pull(again, [inputs[i] for i in given], list(g))))
+    return found[0], None, *(found.get(i) for i in range(1, 7)), None, None, None
+
+
+@op(vjp=_grad_rule, owns_gradient=True)
 def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
     """(d_x, d_weights, d_w1, d_b1, d_w2, d_b2) of `moe_mlp_host`, for its output's gradient g; d_b of no bias is empty."""
     plan, kw = (order, inverse, offsets), {"block": block, "complete": complete}
@@ -128,22 +145,16 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
     return d_x, d_weights.astype(weights.dtype), d_w1, nothing if b1 is None else d_b1, d_w2, nothing if b2 is None else d_b2
 
 
-def _host_rule(g, out, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, keep, **kw):
-    inputs, plan = (x, weights, w1, b1, w2, b2), (order, inverse, offsets)
-    if any(t is not None and _is_watched(t) for t in (g[0], *inputs)):
-        # Someone differentiates this gradient: all of it hangs on the inputs, so the hidden rows are made again.
-        h = moe_up(x, w1, b1, *plan, block=kw["block"], complete=kw["complete"])
-        grads = moe_mlp_grad.__wrapped__(g[0], h, *inputs, *plan, **kw)
-    else:
-        grads = moe_mlp_grad(g[0], out[1], *inputs, *plan, **kw)
-    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = grads
+def _host_rule(g, out, x, weights, w1, b1, w2, b2, *plan, keep, **kw):
+    h = out[1] if keep else moe_up(x, w1, b1, *plan, block=kw["block"], complete=kw["complete"])
+    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = moe_mlp_grad(g[0], h, x, weights, w1, b1, w2, b2, *plan, **kw)
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
 
 
 @op(vjp=_host_rule, owns_gradient=True)
 def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
     """`moe_mlp` on a CPU, where an expert's rows go through both layers while they are in the cache. Returns (y, h), with h the
-    rows before the activation, for the gradient; h is empty without keep."""
+    rows before the activation, for the gradient, laid out as `moe_mlp_grad` of the same engine reads them; h is empty without keep."""
     y, h = _in_parts(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
                      complete=complete)
     return y, h if keep else zeros((0, h.shape[1]), h.dtype, like=h)
@@ -187,12 +198,13 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan | EmberTensor, w1: 
     b1, b2 = (b if b is None else b.astype(common) for b in (b1, b2))
     weights = weights.astype(dt.promote(common, dt.float32))
     args, kw = (x, weights, w1, b1, w2, b2), {"activation": activation, "glu": glu}
-    watched, host = any(t is not None and _is_watched(t) for t in args), x.backend.device_of(x.data) == "cpu" and activation in _ON_HOST
+    watched = any(t is not None and _is_watched(t) for t in args)
+    host = "moe_mlp_host" in x.backend.table and activation in _ON_HOST and x.backend.is_at_hand(x.data)
     if routed:
         if host and not watched and "moe_mlp_routed" in x.backend.table and not checks_values(plan):
             return moe_mlp_routed(x, weights, plan, w1, b1, w2, b2, **kw)
         plan = moe_plan(plan, experts)
     args, kw = (*args, *plan[:3]), {**kw, "block": plan.block, "complete": plan.complete}
-    if host and "moe_mlp_host" in x.backend.table:
+    if host:
         return moe_mlp_host(*args, **kw, keep=watched)[0]
     return _in_parts(*args, **kw)[0]

@@ -111,7 +111,7 @@ for _tokens in (1, 5):
     row("moe_mlp_routed", lambda x, w, w1, w2, i: moe_mlp_routed(x, at_least_single(w), i, w1, None, w2, None, **_MLP),
         [real(_tokens, 8), real(_tokens, 2, low=0.1, high=0.9), real(4, 8, 8), real(4, 8, 4), _ALL[:_tokens]],
         lambda x, w, w1, w2, i: _experts(x, w, w1, np.zeros((4, 8)), w2, np.zeros((4, 8)), i), (), label=f"{_tokens} tokens")
-row("moe_mlp_grad", lambda *a: _gradient_of_weights(*a), _EXPERTS, lambda *a: _slope_of_weights(*a), (), empty=(0, 1, 6), result=WIDENED)
+row("moe_mlp_grad", lambda *a: _gradient_of_weights(*a), _EXPERTS, lambda *a: _slope_of_weights(*a), (0, 2, 3, 4, 5), empty=(0, 1, 6), result=WIDENED)
 
 
 def _gradient_of_weights(x, w, w1, b1, w2, b2, i):
