@@ -206,3 +206,22 @@ def test_routing_weights_that_adjust_balance_the_load():
     cv = {rate: np.mean([m["router.load_cv"].item() for m in rows[-30:]]) for rate, rows in seen.items()}
     assert cv[0.01] < 0.5 * cv[0.0]
     assert losses[0.01][-30:].mean() < 1.1 * losses[0.0][-30:].mean()
+
+
+def test_mlx_computes_the_same_in_a_compiled_step_and_outside():
+    """Outside, without a GPU, it is NumPy's loop on MLX's memory; inside, grouped products. Also where MLX differentiates by itself."""
+    mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
+    with em.using("mlx"):
+        plan_ids = put(np.argsort(-numbers(0, 19, E), 1)[:, :2], "int32")
+        given = [put(numbers(i, *shape)) for i, shape in enumerate([(19, D), (19, 2), (E, 10, D), (E, D, 5), (E, 10), (E, D)], 1)]
+
+        def y(x, weights, w1, w2, b1, b2, ids):
+            return em.ops.moe_mlp(x, weights, em.ops.moe_plan(ids, E), w1, w2, b1, b2)
+
+        both = em.value_and_grad(lambda *t: (y(*t) ** 2).sum(), tuple(range(6)))
+        (value, grads), (want, wanted) = both(*given, plan_ids), em.compile(both)(*given, plan_ids)
+        close(value, get(want), 1e-6)
+        for got, expected in zip(grads, wanted):
+            close(got, get(expected), 1e-5)
+        native = mx.grad(lambda x: (y(type(given[0])(x, given[0].backend), *given[1:], plan_ids) ** 2).sum().data)(given[0].data)
+        close(np.array(native), get(grads[0]), 1e-6)

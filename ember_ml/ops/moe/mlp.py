@@ -146,7 +146,7 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
 
 
 def _host_rule(g, out, x, weights, w1, b1, w2, b2, *plan, keep, **kw):
-    h = out[1] if keep else moe_up(x, w1, b1, *plan, block=kw["block"], complete=kw["complete"])
+    h = out[1] if keep else moe_mlp_host(x, weights, w1, b1, w2, b2, *plan, **kw, keep=True)[1]        # in this engine's layout
     d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = moe_mlp_grad(g[0], h, x, weights, w1, b1, w2, b2, *plan, **kw)
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
 
