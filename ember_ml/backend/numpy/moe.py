@@ -1,7 +1,7 @@
 """Mixture of experts on NumPy: a loop over experts, whose rows are in order.
 
 An expert's rows go through the whole perceptron, results are written where they belong, and nothing is padded. `build` has what CuPy
-shares.
+shares, `groups` and `tiles` what torch does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,25 @@ def _wide(x):
 def spans(ends: list[int]) -> list[tuple[int, int, int]]:
     """(expert, first row, row after the last) of each expert that has rows, from the offsets."""
     return [(e, lo, hi) for e, (lo, hi) in enumerate(zip(ends, ends[1:])) if hi > lo]
+
+
+def groups(ends: list[int]) -> list[list[tuple[int, int, int]]]:
+    """Spans that are worked on together: neighbours of at most CHUNK rows in all, or one larger expert."""
+    together = []
+    for span in spans(ends):
+        if together and span[2] - together[-1][0][1] <= CHUNK:
+            together[-1].append(span)
+        else:
+            together.append([span])
+    return together
+
+
+def tiles(group: list[tuple[int, int, int]]) -> list[tuple[int, int, list]]:
+    """(first row, row after the last, spans) of parts of a group that are not much longer than CHUNK rows."""
+    if len(group) > 1:
+        return [(group[0][1], group[-1][2], group)]
+    (e, first, last), = group
+    return [(lo, min(lo + CHUNK, last), [(e, lo, min(lo + CHUNK, last))]) for lo in range(first, last, CHUNK)]
 
 
 def build(xp) -> dict:

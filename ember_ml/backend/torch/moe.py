@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ember_ml.backend.numpy.moe import CHUNK, spans
+from ember_ml.backend.numpy.moe import CHUNK, groups, spans, tiles
 from ember_ml.backend.torch.base import topk_indices
 from ember_ml.kernels import NEVER
 
@@ -144,25 +144,6 @@ def _outer_grad(ctx, g):
 
 _rows_op.register_autograd(_rows_grad, setup_context=_save_groups)
 _outer_op.register_autograd(_outer_grad, setup_context=_save_groups)
-
-
-def groups(ends: list[int]) -> list[list[tuple[int, int, int]]]:
-    """Spans that are worked on together: neighbours of at most CHUNK rows in all, or one larger expert."""
-    together = []
-    for span in spans(ends):
-        if together and span[2] - together[-1][0][1] <= CHUNK:
-            together[-1].append(span)
-        else:
-            together.append([span])
-    return together
-
-
-def tiles(group: list[tuple[int, int, int]]) -> list[tuple[int, int, list]]:
-    """(first row, row after the last, spans) of parts of a group that are not much longer than CHUNK rows."""
-    if len(group) > 1:
-        return [(group[0][1], group[-1][2], group)]
-    (e, first, last), = group
-    return [(lo, min(lo + CHUNK, last), [(e, lo, min(lo + CHUNK, last))]) for lo in range(first, last, CHUNK)]
 
 
 def _gelu(approximate):
