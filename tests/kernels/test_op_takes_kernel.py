@@ -8,7 +8,7 @@ import pytest
 import ember_ml as em
 from ember_ml import backend as engines
 from ember_ml.cli import doctor
-from ember_ml.kernels import selfcheck
+from ember_ml.kernels import selfcheck, source, source_text
 from ember_ml.kernels.selfcheck import KernelWarning
 from ember_ml.ops import REGISTRY
 from ember_ml.registry import layers
@@ -262,6 +262,26 @@ def test_a_kernel_that_is_wrong_is_left_alone(engine, fault, words, monkeypatch)
     assert em.ops.moe_combine(rows, index, w).shape == y.shape     # no second warning, which would be an error here
     assert doctor.kernel_state(OPS[0], found, found.default_device, False)["path"] == "failed"
     assert words in doctor.kernel_state(OPS[0], found, found.default_device, False)["reason"]
+
+
+@pytest.mark.parametrize("planted, words", [("1.01f *", "differs from the composite"), ("no_such_name *", "no_such_name")])
+def test_a_kernel_whose_text_is_wrong_is_left_alone(engine, planted, words, tmp_path, monkeypatch, request):
+    """A factor too much, and a text that does not compile."""
+    found, _, calls = engine
+    language, suffix = ("metal", ".metal") if found.name == "mlx" else ("cuda", ".cu")
+    (tmp_path / language).mkdir()
+    text = source_text(language, "moe")
+    assert text.count("+= weights[pair] *") == 1
+    (tmp_path / language / f"moe{suffix}").write_text(text.replace("+= weights[pair] *", f"+= {planted} weights[pair] *"))
+    monkeypatch.setattr(source, "PLACES", (tmp_path, *source.PLACES))
+    source_text.cache_clear()
+    request.addfinalizer(source_text.cache_clear)
+    _, expert_out, inverse, weights = case(5, 3, 33)
+    with pytest.warns(KernelWarning, match="moe_combine .* is not used"):
+        y = em.ops.moe_combine(*tensors(found, expert_out, inverse, weights))
+    np.testing.assert_allclose(y.numpy(), forward(expert_out, inverse, weights), atol=1e-5)
+    state = doctor.kernel_state(OPS[0], found, found.default_device, False)
+    assert state["path"] == "failed" and words in state["reason"]
 
 
 def test_without_a_device_the_engine_s_own_way_serves():
