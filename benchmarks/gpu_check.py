@@ -124,14 +124,6 @@ def demo(engine: str, updates: int):
             yield row["quantity"], "" if row["pass"] else f"{row['error']} (at most {row['tolerance']})", {"error": row["error"]}
 
 
-def fault_of(check, case) -> str:
-    try:
-        check(case)
-    except Exception as e:  # whatever it is, it is the result of this row
-        return one_line(f"{type(e).__name__}: {e}" if not isinstance(e, AssertionError) else str(e) or "AssertionError")
-    return ""
-
-
 def one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 400 else f"{text[:120]} ... {text[-270:]}"
