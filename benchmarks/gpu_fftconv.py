@@ -24,6 +24,7 @@ from benchmarks.fftconv_gpu.check import check
 from benchmarks.fftconv_gpu.marks import compiled, marks
 from benchmarks.fftconv_gpu.measure import bandwidth, elapsed, free, say
 from benchmarks.fftconv_gpu.report import print_tables, say_errors
+from benchmarks.fftconv_gpu.special import check_special, special
 from benchmarks.fftconv_gpu.variants import compare_plans, compare_workspaces
 from benchmarks.fftconv_gpu.warm import compile_all, warm_calls
 
@@ -82,7 +83,7 @@ def main():
     out = run.out
     say(f"{out['device']}, torch {out['torch']}, cupy {out['cupy']}")
     run.stage("compile", lambda: compile_all(warm_calls(args.skip_variants)))
-    run.stage("check", check)
+    run.stage("check", lambda: check() + check_special())
     run.stage("copy_GBs", bandwidth)
     say_errors(out.get("check", []))
 
@@ -93,6 +94,7 @@ def main():
     run.table("table_long", LENGTHS[4:], gates + others)
     run.table("table_gated", LENGTHS[:4], gates)
     run.stage("marks", marks)
+    run.stage("special", special)
     if not args.skip_variants:
         run.stage("plans", compare_plans, 15)
         run.stage("workspaces", compare_workspaces, 10)

@@ -27,5 +27,5 @@ def print_tables(out: dict):
         sys.stdout.write(f"L={r['L']:<8}{r['dtype']:<9}{'gated' if r['gated'] else 'plain'} {'fwd+bwd' if r['step'] else 'fwd    '} "
                          f"ours {r['ours_ms']:8.3f} ms torch {r['torch_ms']:8.3f} ms ratio {r['ratio']:5.2f} copy share {share:4.0%} "
                          f"workspace {r['workspace_ours'] / 1e6:.0f} / {r.get('workspace_torch', float('nan')) / 1e6:.0f} MB\n")
-    for r in out.get("workspaces", []) + out.get("marks", []) + out.get("torch_compile", []):
+    for r in out.get("special", []) + out.get("workspaces", []) + out.get("marks", []) + out.get("torch_compile", []):
         sys.stdout.write(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in r.items()) + "\n")
