@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ember_ml.cli import facts
+from ember_ml.nn.pipeline.training.run_folder import put
 
 
 def write(path: Path) -> Path:
@@ -14,7 +15,7 @@ def write(path: Path) -> Path:
     parts = [f"# {name}", "\n".join(f"- {what}: {value}" for what, value in known.about()), *_scores(known), *_parity(known),
              _use(name), f"## Configuration\n\n```toml\n{known.config.strip()}\n```"]
     card = known.folder / "model_card.md"
-    card.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    put(card, "\n\n".join(parts) + "\n")
     return card
 
 

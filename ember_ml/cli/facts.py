@@ -16,7 +16,7 @@ from ember_ml import backend as engines
 from ember_ml.cli.display import told
 from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training.config import RunConfig
-from ember_ml.nn.pipeline.training.run_folder import RunFolder
+from ember_ml.nn.pipeline.training.run_folder import RunFolder, put
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 
 
@@ -86,7 +86,7 @@ def summarize(run: RunConfig, stage: SupervisedTraining) -> dict[str, Any]:
 
 def write_summary(folder: RunFolder, summary: dict[str, Any]):
     """Puts a summary where `read` finds it."""
-    (folder.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    put(folder.path / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def _json(path: Path, default: Any) -> Any:

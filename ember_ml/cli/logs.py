@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from ember_ml.errors import MissingExtra
 from ember_ml.nn.pipeline.training.callbacks import Callback
-from ember_ml.nn.pipeline.training.run_folder import RunFolder
+from ember_ml.nn.pipeline.training.run_folder import RunFolder, put, storing
 
 
 def scalars(row: dict) -> dict[str, float]:
@@ -34,7 +35,7 @@ class CsvLog(Callback):
         if not set(values) <= set(self.columns):
             self._write()
             return
-        with self.file.open("a", encoding="utf-8", newline="") as f:
+        with storing(self.file), self.file.open("a", encoding="utf-8", newline="") as f:
             csv.DictWriter(f, self.columns).writerow(values)
 
     evaluate = step
@@ -42,11 +43,12 @@ class CsvLog(Callback):
     def _write(self):
         rows = [scalars(row) for row in self.folder.rows()]
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
-        with self.file.open("w", encoding="utf-8", newline="") as f:
-            writer = csv.DictWriter(f, self.columns)
-            if self.columns:
-                writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns)
+        if self.columns:
+            writer.writeheader()
+        writer.writerows(rows)
+        put(self.file, table.getvalue())
 
 
 class TensorBoardLog(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
+
+from ember_ml.nn.pipeline.training.run_folder import put  # noqa: E402
 
 
 def curves(rows: list[dict], baselines: dict[str, float], unit: str):
@@ -54,10 +57,11 @@ def curves(rows: list[dict], baselines: dict[str, float], unit: str):
 
 
 def draw_curves(rows: list[dict], baselines: dict[str, float], unit: str, path: Path):
-    """Writes `curves` as a PNG."""
-    figure = curves(rows, baselines, unit)
-    figure.savefig(path)
+    """Writes `curves` as a PNG. Raises StorageError."""
+    figure, png = curves(rows, baselines, unit), io.BytesIO()
+    figure.savefig(png, format="png")
     plt.close(figure)
+    put(path, png.getvalue())
 
 
 def _curve(axes, rows: list[dict], name: str, color: str, label: str | None, scale: float = 1.0):

@@ -10,7 +10,7 @@ from ember_ml.cli.logs import CsvLog, TensorBoardLog
 from ember_ml.cli.output import Output
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.config import RunConfig
-from ember_ml.nn.pipeline.training.run_folder import RunFolder
+from ember_ml.nn.pipeline.training.run_folder import RunFolder, storing
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 from ember_ml.registry import to_dict
 from ember_ml.registry.files import to_toml
@@ -30,21 +30,32 @@ def rehearse(run: RunConfig, output: Output):
 
 def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output, tensorboard: bool = False):
     """Trains as the config says and fills the folder `out`."""
-    from ember_ml.cli.plot import draw_curves                # matplotlib, which a rehearsal need not wait for
     logs = [TensorBoardLog(out / "tensorboard")] if tensorboard else []
     folder = RunFolder(out, resume, overwrite)
+    try:
+        _fill(folder, run, resume, logs, output)
+    finally:
+        folder.lock.release()                                # which the trainer does not come to if something fails before it
+
+
+def _fill(folder: RunFolder, run: RunConfig, resume: bool, logs: list, output: Output):
+    from ember_ml.cli.plot import draw_curves                # matplotlib, which a rehearsal need not wait for
     stage = SupervisedTraining(run, folder, resume, [CsvLog(folder), *logs])
     data, bits = stage.data, stage.data.task == "next_token"
     stage.trainer.callbacks.append(TrainingDisplay(stage.trainer.config.steps, data.unit, bits, 10 * run.training.log_every, output))
-    configs.write(folder.config, stage.run)
+    with storing(folder.config):
+        configs.write(folder.config, stage.run)
     summary = facts.summarize(run, stage)
     facts.write_summary(folder, summary)
     output.say(_headline(run, stage))
+    if stage.trainer.done:
+        output.say(f"nothing is left to train: {stage.trainer.progress.step} updates are done, of {stage.trainer.config.steps}; --steps N goes on")
     model = stage()
     if stage.fused is not None:
         output.say(f"LoRA fused: a divergence of {stage.fused.changed:.1e} nats from the adapted model (without LoRA {stage.fused.without:.1e}); "
                    f"{folder.path}/adapter/ holds it as peft's files")
-    model.save(folder.model)
+    with storing(folder.model):
+        model.save(folder.model)
     (folder.path / "parity.json").unlink(missing_ok=True)    # of the model before, if the run was resumed
     known = facts.read(folder.path)
     final, chosen = known.evaluations[-1], stage.trainer.progress.best if run.training.final == "best" else None

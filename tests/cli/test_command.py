@@ -140,6 +140,21 @@ def test_a_folder_that_cannot_be_written(command, job):
     assert done.code == 2 and done.err.startswith("ember: ") and str(place) in done.err
 
 
+def test_a_file_of_the_run_that_cannot_be_written_is_named(command, job):
+    assert command(*TRAIN).code == 0
+    names = ("metrics.csv", "summary.json", "model.safetensors", "loss.png", "model_card.md")
+    for name in names:
+        (job / "run" / name).unlink()
+        (job / "run" / name).mkdir()
+        done = command(*TRAIN, "--resume")
+        assert done.code == 2 and re.fullmatch(rf"ember: \S*{re.escape(name)}: cannot be written: .*make room.*--resume\n", done.err), done
+        (job / "run" / name).rmdir()
+    assert not list((job / "run").glob(".*.tmp"))
+    done = command(*TRAIN, "--resume")
+    assert done.code == 0 and "nothing is left to train: 4 updates are done, of 4; --steps N goes on" in done.out
+    assert all((job / "run" / name).stat().st_size for name in names)
+
+
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_a_loss_that_is_no_number_is_code_3(command):
     done = command(*TRAIN, "--set", "optimizer.rate=1e30")

@@ -1,5 +1,7 @@
 """Optimisers against torch.optim in float64, clipping against its formula."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,14 @@ def test_gradients_must_have_the_parameters_names(backend):
         params = {"x": em.ones((2,))}
         with pytest.raises(KeyError, match="x"):
             optimizer.update(params, {"y": em.ones((2,))}, optimizer.init(params))
+
+
+def test_an_infinite_limit_leaves_the_gradients_alone(backend):
+    """Also where their squares overflow."""
+    grads = {"a": put(np.array([1e30, -2.0])), "b": put(numbers(1, 6))}
+    with np.errstate(over="ignore", invalid="ignore"):
+        clipped, norm = clip_by_global_norm(grads, math.inf)
+    assert clipped is grads and norm.item() == math.inf
 
 
 @pytest.mark.parametrize("limit", [1.0, 1e3])

@@ -1,4 +1,4 @@
-"""A small training run that is killed at a line of its own code: python _job.py ENGINE FASTA, then orders on standard input.
+"""A small training run that is killed at a line of its own code: python _job.py ENGINE FASTA [compile], then orders on standard input.
 
 An order is a line of JSON, {"folder", "resume", "kill"}. Each is carried out in a fork of this process, which spares it the imports, and is
 answered by a line, {"status", "places"}: how it ended, and the file of every line of the trainer and the savers that it ran. `kill` is the
@@ -25,16 +25,21 @@ WATCHED = {str(path): path.name for package in (training, weights) for path in P
            if path.name in ("trainer.py", "checkpoints.py", "run_folder.py", "atomic.py", "guard.py")}
 
 
-def run_config(fasta: str, engine: str) -> RunConfig:
-    """Dropout, a 4-expert mixture with a balance bias, Hyena, a schedule and a moving average; the data go by three times."""
+def run_config(fasta: str, engine: str, compile: bool | None) -> RunConfig:
+    """Dropout, a 4-expert mixture with a balance bias, Hyena, a schedule and a moving average; the data go by three times.
+
+    With `compile` a single block: torch takes minutes for the others.
+    """
     blocks = [{"d_input": 8, "layer": "hyena", "layer_config": {"l_max": 16, "filter": {"width": 4}}, "norm": "layer_norm",
                "dropout": 0.2},
               {"d_input": 8, "layer": "moe", "layer_config": {"num_experts": 4, "k": 2, "expert_config": {"d_inner": 8}}, "norm": "layer_norm"}]
+    if compile:
+        blocks = [{"d_input": 8, "layer": "mlp", "layer_config": {"d_inner": 8}, "dropout": 0.2}]
     return from_dict(RunConfig, {
         "data": {"kind": "dna", "fasta": fasta, "length": 16, "batch": 2, "held_out": 100},
         "model": {"family": "model", "blocks": blocks, "norm": "layer_norm", "head": "tied"},
         "optimizer": {"name": "adamw", "rate": {"peak": 0.01, "warmup": 2, "total": STEPS}},
-        "training": {"steps": STEPS, "log_every": 1, "eval_every": 5, "checkpoint_every": 3, "ema": 0.9},
+        "training": {"steps": STEPS, "log_every": 1, "eval_every": 5, "checkpoint_every": 3, "ema": 0.9, "compile": compile},
         "seed": 3, "backend": engine})
 
 
@@ -61,9 +66,9 @@ def watch(kill: int | None) -> list[str]:
     return places
 
 
-def serve(engine: str, fasta: str):
+def serve(engine: str, fasta: str, compile: str | None = None):
     backend.get(engine)
-    run = run_config(fasta, engine)
+    run = run_config(fasta, engine, compile and True)
     for order in map(json.loads, sys.stdin):
         read, write = os.pipe()
         child = os.fork()

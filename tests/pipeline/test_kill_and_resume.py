@@ -19,15 +19,18 @@ from tests.conftest import require_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = Path(__file__).with_name("_job.py")
+ENGINES = ["numpy", "mlx", "torch"]
+COMPILED = pytest.param("torch compile", marks=pytest.mark.slow)      # a minute to compile
 TIMES = {"seconds", "tokens_per_second", "memory"}
 
 
 class Server:
     """The process that carries out runs."""
 
-    def __init__(self, engine, fasta):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "MLX_ENABLE_TF32": "0", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, str(JOB), engine, str(fasta)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    def __init__(self, engine, fasta, *compile):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "MLX_ENABLE_TF32": "0", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1",
+               "TORCHINDUCTOR_CACHE_DIR": str(fasta.parent / "compiled")}
+        self.process = subprocess.Popen([sys.executable, str(JOB), engine, str(fasta), *compile], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True)
 
     def run(self, folder, resume=False, kill=None):
@@ -42,14 +45,15 @@ class Server:
         self.process.wait()
 
 
-@pytest.fixture(scope="module", params=["numpy", "mlx", "torch"])
+@pytest.fixture(scope="module")
 def job(request, tmp_path_factory):
-    """(server, folder of a run that was left alone, the file of each watched line in it)."""
-    require_engine(request.param)
-    place = tmp_path_factory.mktemp(request.param)
+    """(server, folder of a run that was left alone, the file of each watched line in it). MLX compiles the step unless told not to."""
+    engine, *compile = request.param.split()
+    require_engine(engine)
+    place = tmp_path_factory.mktemp(engine)
     fasta = place / "x.fna"
     fasta.write_text(">x\n" + "".join(np.random.default_rng(1).choice(list("ACGT"), 300)) + "\n")
-    server = Server(request.param, fasta)
+    server = Server(engine, fasta, *compile)
     status, places = server.run(place / "straight")
     assert status == 0
     yield server, place / "straight", places
@@ -85,6 +89,7 @@ def live_and_die(server, folder, moments) -> int:
     return kills
 
 
+@pytest.mark.parametrize("job", [*ENGINES, COMPILED], indirect=True, scope="module")
 def test_killed_three_times_at_random(job, tmp_path):
     server, straight, places = job
     dice = random.Random(0)
@@ -97,6 +102,7 @@ def test_killed_three_times_at_random(job, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("job", ENGINES, indirect=True, scope="module")
 def test_killed_fifty_times_at_random(job, tmp_path):
     server, straight, places = job
     dice, kills, lives = random.Random(1), 0, 0

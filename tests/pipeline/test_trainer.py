@@ -119,6 +119,19 @@ def test_config_files(tmp_path):
         configs.build_optimizer({"name": "adamm"})
 
 
+@pytest.mark.parametrize("ending", ["toml", "json"])
+def test_no_clipping_is_written_and_read(tmp_path, ending):
+    """None is no value of a TOML file, and what is left out would be the default, 1.0."""
+    run = from_dict(RunConfig, {"data": {"kind": "dna"}, "model": {}, "optimizer": {"name": "sgd"}, "training": {"steps": 5, "clip": None}})
+    assert run.training == TrainingConfig(steps=5, clip=float("inf"))
+    file = tmp_path / f"c.{ending}"
+    configs.write(file, run)
+    assert configs.read(file) == run
+    (tmp_path / "null.json").write_text(file.read_text().replace("Infinity", "null") if ending == "json" else '{"data": {}, "model": {}, '
+                                        '"optimizer": {}, "training": {"steps": 5, "clip": null}}')
+    assert configs.read(tmp_path / "null.json").training == run.training
+
+
 def test_pipeline_runs_its_stages_in_order():
     assert Pipeline({"any": 1}).add_stage(lambda x: x + 1).add_stage(lambda x: x * 10).run(1) == 20
     with pytest.raises(TypeError, match="function of one argument, got int"):

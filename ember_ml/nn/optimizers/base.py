@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ember_ml.nn.optimizers.schedules import Schedule
 from ember_ml.ops import creation
 from ember_ml.ops.optimizer import clip_norm
@@ -46,9 +48,9 @@ class Optimizer:
 
 
 def clip_by_global_norm(grads: Params, limit: float) -> tuple[Params, EmberTensor]:
-    """(gradients scaled so that their joint Euclidean norm is at most `limit`, the norm before).
+    """(gradients scaled so that their joint Euclidean norm is at most `limit`, the norm before). inf leaves them alone.
 
     Source: Pascanu et al. 2013, On the difficulty of training recurrent neural networks.
     """
     *clipped, norm = clip_norm(*grads.values(), limit=limit)
-    return dict(zip(grads, clipped)), norm
+    return grads if limit == math.inf else dict(zip(grads, clipped)), norm

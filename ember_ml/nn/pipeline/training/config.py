@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ class TrainingConfig:
         keep: how many of the newest checkpoints stay, beside the best.
         accumulate: batches an update, for updates by more than fits the memory at once; every target weighs the same.
         prefetch: batches that a thread makes ahead of time, for data that take long to read or lay out; 0: each when it is due.
-        clip: largest global norm of the gradients; None, or inf in a file, for no clipping.
+        clip: largest global norm of the gradients; inf for no clipping, which None becomes: a file can say it.
         ema: decay of a moving average of the parameters, such as 0.999, which is what is evaluated and kept as the model. None: none.
         precision: "bfloat16" computes in it, with parameters, gradients and optimiser states in float32; None: as the model is.
         recompute: keep only each block's input for the gradient and compute its inside again: less memory, about a third more time.
@@ -57,6 +58,8 @@ class TrainingConfig:
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError(f"training: expected either steps or epochs; received steps={self.steps}, epochs={self.epochs}")
+        if self.clip is None:
+            object.__setattr__(self, "clip", math.inf)
 
     def in_steps(self, per_epoch: int) -> TrainingConfig:
         """The same with epochs as a number of updates. per_epoch: batches that see the data once."""

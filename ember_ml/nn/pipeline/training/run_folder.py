@@ -34,6 +34,12 @@ def storing(path: Path):
                            "the right to write there, and go on with --resume") from e
 
 
+def put(path: Path, content: str | bytes):
+    """Puts a file in the place of `path`, whole or not at all. Raises StorageError."""
+    with storing(path):
+        replace(path, [content.encode() if isinstance(content, str) else content])
+
+
 class RunFolder:
     """Reads and writes the files of one run.
 
@@ -97,8 +103,7 @@ class RunFolder:
         if self.resuming and self.data.exists():
             check_fingerprint(json.loads(self.data.read_text(encoding="utf-8")), fingerprint)
             return
-        with storing(self.data):
-            replace(self.data, [json.dumps(fingerprint, indent=1).encode()])
+        put(self.data, json.dumps(fingerprint, indent=1))
 
     def save(self, state: dict, progress: Progress, keep: int) -> Path:
         """Saves a checkpoint and returns its file, see `Checkpoints`. Raises StorageError; the checkpoints before stay."""
@@ -125,5 +130,4 @@ class RunFolder:
     def rewind(self, step: int):
         """Drops the rows after `step`, which a resumed run will write again."""
         kept = [r for r in self.rows() if r["step"] <= step]
-        with storing(self.metrics):
-            replace(self.metrics, [(json.dumps(r) + "\n").encode() for r in kept])
+        put(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))

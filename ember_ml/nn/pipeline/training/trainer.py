@@ -111,12 +111,14 @@ class Trainer:
         if self.folder is not None:
             self.folder.lock.acquire()
         self.runtime.reset_peak_memory()
-        self._tell("start", self)
         try:
-            with self.runtime.long_run(), self._prefetched() as self._batch, deferred_interrupt() as asked:
-                self._run(asked)
+            self._tell("start", self)
+            try:
+                with self.runtime.long_run(), self._prefetched() as self._batch, deferred_interrupt() as asked:
+                    self._run(asked)
+            finally:
+                self._tell("end", self.last)
         finally:
-            self._tell("end", self.last)
             if self.folder is not None:
                 self.folder.lock.release()
         return self.last
