@@ -76,6 +76,9 @@ class MlxRuntime:
     def untraced(self):
         return nullcontext()
 
+    def inference(self):
+        return nullcontext()
+
     def checkpoint(self, fn):
         def run(*args):
             floating, full = _floating(args)

@@ -50,8 +50,11 @@ class Module:
 
     def entries(self) -> Iterator[tuple[str, Module, str]]:
         """(dotted name, owning module, attribute) of every tensor, each once."""
-        for name, where in self.places().items():
-            yield (name, *where[0])
+        seen: set[int] = set()
+        for name, owner, attr in _walk(self, "", set()):
+            if id(getattr(owner, attr)) not in seen:
+                seen.add(id(getattr(owner, attr)))
+                yield name, owner, attr
 
     def parameters(self, trainable: bool = False) -> dict[str, EmberTensor]:
         """Parameters by name; with `trainable`, without the frozen ones."""

@@ -10,7 +10,7 @@ from ember_ml import nn
 from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn.models.generation import complete, generate, stream_text
 from ember_ml.nn.models.sampling import SamplingConfig, next_token
-from tests.nn._help import numbers, put
+from tests.nn._help import close, get, numbers, put
 
 VOCAB = 11
 
@@ -156,3 +156,22 @@ def test_wrong_prompts():
             next(generate(model(), em.zeros((2, 0), "int32"), 3))
         with pytest.raises(ShapeError, match="none empty"):
             complete(model(), [[1], []], 3)
+
+
+def test_what_was_generated_with_stands_in_gradients(backend):
+    """Also inside one, and with a layer that keeps what it made of its filters: no gradient is refused or lost afterwards."""
+    model = nn.Model.from_config({"vocab_size": 7, "head": "tied", "defaults": {"d_input": 4}, "blocks": [
+        {"layer": "hyena", "layer_config": {"l_max": 8, "filter": {"width": 4}}}, {"layer": "self_attention", "layer_config": {"rope": {}}}]})
+    prompt = em.tensor(np.array([[1, 2, 3]], np.int32))
+    before = nn.value_and_grad(model, lambda m: m.loss(prompt, prompt))(model.parameters(), model.buffers(), None)[1]
+
+    def loss(m):
+        assert len(list(m.generate(prompt, 2))) == 2
+        return m.loss(prompt, prompt)
+
+    list(model.generate(prompt, 2))
+    after = nn.value_and_grad(model, loss)(model.parameters(), model.buffers(), None)[1]
+    for name, g in before.items():
+        close(after[name], get(g), 1e-6)
+    x = em.zeros((1, 3, 4)) + 0.5
+    assert np.abs(get(em.grad(lambda x: (model.blocks[0](x)[0] ** 2).sum())(x))).max() > 0.0

@@ -146,6 +146,9 @@ class NumpyRuntime:
     def untraced(self):
         return nullcontext()
 
+    def inference(self):
+        return nullcontext()
+
     def checkpoint(self, fn):
         return fn
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ember_ml.backend.torch.operator import untraced
 from ember_ml.tensor.common import dtypes as dt
 from ember_ml.tensor.common.index import fill
 
@@ -248,6 +250,21 @@ def _clip_norm(*gradients, limit):
     return (*(g * factor.to(g.dtype) for g in gradients), norm)
 
 
+def _rms_norm(x, weight, eps):
+    """torch's own where a gradient is asked for; on a CPU it is a chain of ten small operations, of which five do."""
+    if not x.is_cpu or x.element_size() < 4 or get_proxy_mode() is not None or torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return F.rms_norm(x, weight.shape, weight, eps)
+    root = torch.linalg.vector_norm(x, 2, -1, True)
+    return (x * torch.addcmul(_number(eps, x.dtype), root, root, value=1.0 / x.shape[-1]).rsqrt_()).mul_(weight)
+
+
+@lru_cache(maxsize=64)
+def _number(value: float, dtype) -> torch.Tensor:
+    """For operations that take tensors alone."""
+    with untraced():
+        return torch.tensor(value, dtype=dtype)
+
+
 def _attention(q, k, v, mask=None, *, causal, scale):
     """torch's own. Its causal mask begins at the first key, ours ends at the last: they differ where there are more keys than queries."""
     length, keys = q.shape[-2], k.shape[-2]
@@ -317,7 +334,7 @@ TABLE = {
     "softmax": lambda x, axis=-1: torch.softmax(x, axis), "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
     "attention_rows": _attention,
     "layer_norm": lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
-    "rms_norm": lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps),
+    "rms_norm": _rms_norm,
     "cross_entropy_rows": lambda x, labels: F.cross_entropy(
         x.reshape(-1, x.shape[-1]), labels.long().reshape(-1), reduction="none").reshape(labels.shape),
     "conv1d_rows": lambda x, w, b=None, stride=1, dilation=1, groups=1: torch.nn.functional.conv1d(x, w, b, stride, 0, dilation, groups),

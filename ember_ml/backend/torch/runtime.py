@@ -6,7 +6,7 @@ import platform
 import resource
 import shutil
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 
@@ -81,6 +81,14 @@ class TorchRuntime:
 
     def untraced(self):
         return untraced()
+
+    @contextmanager
+    def inference(self):
+        """Below torch's autograd, whose look at each operation takes a twentieth of a decoding step. Its inference mode would spare more, but
+        marks tensors for good: one that a layer keeps could never again stand in a gradient.
+        """
+        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+            yield
 
     def checkpoint(self, fn):
         return lambda *args: torch_checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)

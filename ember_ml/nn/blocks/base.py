@@ -116,7 +116,7 @@ class Block(Module):
 
 def beside(module: Module):
     """Inside `with beside(module):` new tensors are made where the module's are."""
-    first = next(iter(module.tensors().values()), None)
+    first = next((getattr(owner, attr) for _, owner, attr in module.entries()), None)
     return nullcontext() if first is None else using(first.device)
 
 

@@ -29,7 +29,7 @@ def generate(model, prompt: EmberTensor, length: int, key: EmberTensor | None = 
     c = dataclasses.replace(sampling or SamplingConfig(), **fields) if sampling else SamplingConfig(**fields)
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ShapeError(f"generate: expected a prompt of shape (batch, length), length >= 1; got {prompt.shape}")
-    logits, state = model.forward(prompt, model.initial_state(prompt.shape[0], _dtype(model)))
+    logits, state = _run(model.forward, prompt, model.initial_state(prompt.shape[0], _dtype(model)))
     logits = logits[:, -1]
     seen = seen_tokens(prompt, logits.shape[-1]) if c.repetition != 1.0 else None
     ended = None
@@ -43,7 +43,7 @@ def generate(model, prompt: EmberTensor, length: int, key: EmberTensor | None = 
             return
         if seen is not None:
             seen = also_seen(seen, token)
-        logits, state = model.step(token, state)
+        logits, state = _run(model.step, token, state)
 
 
 def complete(model, prompts: Sequence[Sequence[int]], length: int, key: EmberTensor | None = None, stop: Sequence[int] = (),
@@ -59,7 +59,7 @@ def complete(model, prompts: Sequence[Sequence[int]], length: int, key: EmberTen
     like = next(iter(model.tensors().values()))
     first = min(len(p) for p in prompts)
     start = tensor([list(p[:first]) for p in prompts], dtype="int32", like=like)
-    logits, state = model.forward(start, model.initial_state(len(prompts), _dtype(model)))
+    logits, state = _run(model.forward, start, model.initial_state(len(prompts), _dtype(model)))
     logits, rows, ended = logits[:, -1], [[] for _ in prompts], [False] * len(prompts)
     seen = seen_tokens(start, logits.shape[-1]) if c.repetition != 1.0 else None
     for at in range(first, max(len(p) for p in prompts) + length):
@@ -74,7 +74,7 @@ def complete(model, prompts: Sequence[Sequence[int]], length: int, key: EmberTen
             break
         token = tensor(drawn, dtype="int32", like=like)
         seen = also_seen(seen, token) if seen is not None else None
-        logits, state = model.step(token, state)
+        logits, state = _run(model.step, token, state)
     return rows
 
 
@@ -114,6 +114,11 @@ def _pieces(tokens: Iterator[EmberTensor], decode) -> Iterator[str]:
             before, new, text = (before + new)[-4:], [], ""
     if text:
         yield text
+
+
+def _run(form: Callable, x: EmberTensor, state) -> tuple[EmberTensor, list]:
+    with x.backend.runtime.inference():
+        return form(x, state)
 
 
 def _dtype(model) -> str:

@@ -94,9 +94,11 @@ class _Mixture(Module):
         """(tokens (T, d_input), their positions or None) of x (..., d_input)."""
         if x.ndim < 1 or x.shape[-1] != self.config.d_input:
             raise ShapeError(f"moe: expected x (..., d_input) with d_input = {self.config.d_input}, got {x.shape}")
+        if x.ndim == 2:
+            return x, None
         count = x.size // x.shape[-1]
         tokens = reshape(x, (count, x.shape[-1]))
-        if x.ndim < 3:
+        if x.ndim == 1:
             return tokens, None
         at = broadcast_to(arange(x.shape[-2], dtype="int32", like=x), x.shape[:-1])
         return tokens, reshape(at, (count,))
@@ -191,8 +193,8 @@ class SparseMoE(_Mixture):
         else:
             outputs, state = self.experts.sequence(x, state)
             y = self.combiner(_Computed(outputs), tokens, self.router(tokens, positions))
-        y = self._with_shared(reshape(y, tokens.shape), tokens)
-        y = reshape(y, x.shape).astype(x.dtype)
+        y = self._with_shared(y if y.shape == tokens.shape else reshape(y, tokens.shape), tokens)
+        y = (y if y.shape == x.shape else reshape(y, x.shape)).astype(x.dtype)
         return (y, state) if self.mixes_sequence else y
 
     def step(self, x: EmberTensor, state=None):

@@ -44,6 +44,9 @@ class Runtime(Protocol):
     def untraced(self) -> AbstractContextManager:
         """Inside, nothing is recorded for a gradient or a compilation that is going on."""
 
+    def inference(self) -> AbstractContextManager:
+        """Inside, the engine's own gradient is not asked for: what looks for it at every operation may be left out."""
+
     def checkpoint(self, fn: Callable) -> Callable:
         """`fn(*natives)`, keeping only its inputs for the gradient and computing the rest again."""
 
