@@ -1,1 +1,1 @@
-"""Own code for torch on a CPU: nothing yet, torch's table serves."""
+"""Own code for torch on a CPU: the transforms of its MKL, called in place."""
