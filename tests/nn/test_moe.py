@@ -203,3 +203,17 @@ def test_the_documents_spelling_of_the_config(backend):
     config = nn.moe.MoEConfig(D, E, "mlp", 1)
     block = nn.Block(D, layer="moe", moe_config=config, key=em.random.key(0))
     assert isinstance(block.layer, nn.SparseMoE) and block.layer.config == config
+
+
+def test_a_layer_is_built_from_its_fields_by_name_and_by_place_or_from_its_config():
+    with em.using("numpy"):
+        made = [nn.SparseMoE(D, E, "mlp", 2), nn.SparseMoE(d_input=D, num_experts=E, expert_type="mlp", k=2), nn.SparseMoE(D, num_experts=E),
+                nn.SparseMoE(nn.SparseMoEConfig(D, E)), nn.SparseMoE(config=nn.SparseMoEConfig(D, E)),
+                nn.MixtureOfExperts(d_input=D, num_experts=E)]
+        assert all(m.config == made[0].config for m in made[:5]) and made[5].config.num_experts == E
+        with pytest.raises(ConfigError, match="k of at most num_experts = 4, received 5"):
+            nn.SparseMoE(d_input=D, num_experts=E, k=5)
+        for fields, match in (({"shared": -1}, "shared of at least 0, received -1"), ({"shared_gate": True}, "shared of at least 1 for shared_gate"),
+                              ({"router_type": "top_p", "router_config": {"top_p": -0.5}}, "top_p above 0")):
+            with pytest.raises(ConfigError, match=match):
+                nn.SparseMoE(D, E, **fields)

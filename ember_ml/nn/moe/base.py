@@ -69,8 +69,9 @@ class _Mixture(Module):
 
     mixes_sequence = False
 
-    def __init__(self, config, *args, key: EmberTensor | None = None, **fields):
-        self.config = c = config if isinstance(config, self.Config) else self.Config(config, *args, **fields)
+    def __init__(self, *args, key: EmberTensor | None = None, **fields):
+        given = fields.pop("config", args[0] if args else None)
+        self.config = c = given if isinstance(given, self.Config) else self.Config(*args, **fields)
         slots = getattr(c, "k", c.num_experts)
         if slots > c.num_experts:
             raise ConfigError(f"moe: expected k of at most num_experts = {c.num_experts}, received {slots}")
@@ -167,9 +168,12 @@ class SparseMoE(_Mixture):
 
     Config = SparseMoEConfig
 
-    def __init__(self, config, *args, key: EmberTensor | None = None, **fields):
-        super().__init__(config, *args, key=key, **fields)
+    def __init__(self, *args, key: EmberTensor | None = None, **fields):
+        super().__init__(*args, key=key, **fields)
         c = self.config
+        if c.shared < 0 or c.shared_gate and not c.shared:
+            raise ConfigError(f"moe: expected shared of at least {1 if c.shared_gate else 0}"
+                              f"{' for shared_gate' if c.shared_gate else ''}, received {c.shared}")
         if c.level == "sequence" and not self.mixes_sequence:
             raise ConfigError(f"moe: expected level 'token' for experts that treat positions alone, received 'sequence' with "
                               f"expert_type {c.expert_type!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ember_ml.errors import ConfigError
 from ember_ml.nn import scope
 from ember_ml.nn.moe.insight import entropy
 from ember_ml.nn.moe.routing.base import NEVER, Router, RouterConfig, Routing, routers
@@ -35,6 +36,11 @@ class TopPRouter(Router):
 
     Config = TopPRouterConfig
     complete = False
+
+    def __init__(self, config: TopPRouterConfig, key: EmberTensor | None = None):
+        if not 0.0 < config.top_p <= 1.0:
+            raise ConfigError(f"router: expected top_p above 0 and at most 1, received {config.top_p}")
+        super().__init__(config, key)
 
     def scores(self, z, valid):
         return where(valid, softmax(z, axis=-1), 0.0)
