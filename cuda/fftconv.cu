@@ -35,7 +35,7 @@ __device__ inline void forward(const T* u, const T* v, const T* q, const float* 
   const unsigned width = P::PAIRED ? head_dim : 1, units = batch * heads * width;
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, at = min(unit, units - 1);
   const unsigned head = at / (batch * width), b = at / width % batch, channel = head * width + at % width;
-  const float factor = P::MASKED ? mask[b * heads + head] : 1.0f, skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
+  const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
   for (unsigned one = 0; one < width; one++) {
     float2 z[P::POINTS];
     load_row<P>(z, u + us.of(b, head * width + one) + first, left);
@@ -45,6 +45,7 @@ __device__ inline void forward(const T* u, const T* v, const T* q, const float* 
     inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
     if (P::ROWS > 1 && unit >= units) continue;
     if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
+    const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
     store_output<P>(z, q + qs.of(b, head * width + one) + first, factor,
                     y + (size_t(b) * heads * width + channel) * length + first, left, one > 0);
   }
@@ -78,7 +79,6 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     const size_t row = (size_t(b) * heads * width + one) * length + first, edge = (size_t(b) * heads + head) * TAILS;
     const size_t other_row = (size_t(b) * heads * width + other) * length + first;
     const T *own_u = u + us.of(b, one) + first, *own_v = v + vs.of(b, other) + first, *own_g = g + gs.of(b, other) + first;
-    const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
     float2 z[P::POINTS];
     load_row<P>(z, own_u, left);
     if (P::GATED) gate_row<P>(z, own_v, left);
@@ -90,14 +90,16 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
     if (P::GATED_AFTER || P::CURVED) {  // the forward's output is needed again
       multiply<P>(z, row_filter, skip, false);
       inverse<P>(z, shared, (const float4*)table, me);
+      const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
       if (P::TAILED) mend<P>(z, tails + edge, first);
       turn_back<P>(z, own_g, q + qs.of(b, one) + first, factor, dq + row, left, pair.other > 0, live);
     } else {
+      const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
       load_gradient<P>(z, own_g, factor, left);
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
     }
     transform<P, !P::FOLDED>(z, shared, (const float4*)table, me);
-    if (live) add_terms<P, (KEEP > 1 ? 2 : 8)>(sums, kept, z, turn == 0);
+    if (live) add_terms<P, (KEEP > 1 ? 2 : P::CUT || P::CURVED ? 4 : 8)>(sums, kept, z, turn == 0);
     multiply<P>(z, row_filter, skip, true);
     inverse<P>(z, shared, (const float4*)table, me);
     if (live)

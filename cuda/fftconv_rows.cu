@@ -152,27 +152,28 @@ __device__ inline void store_output(const float2* z, const T* q, float factor, Y
 template <class P, typename T, typename Y>
 __device__ inline void turn_back(float2* z, const T* g, const T* q, float factor, Y* dq, int left, bool more, bool live) {
 #pragma unroll
-  for (int i = 0; i < P::POINTS; i += P::AHEAD) {
-    float dz[2][P::AHEAD] = {};
+  for (int i = 0; i < P::POINTS; i++) z[i] = float2{result<P>(z[i], i, 0), P::FOLDED ? result<P>(z[i], i, 1) : 0.0f};
 #pragma unroll
-    for (int side = 0; side < P::HALVES; side++) {
-      float gate[P::AHEAD], sum[P::AHEAD];
-      load_ahead<P>(dz[side], g, i, side, left, true);
+  for (int side = 0; side < P::HALVES; side++) {
+#pragma unroll
+    for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+      float dz[P::AHEAD], gate[P::AHEAD], sum[P::AHEAD];
+      load_ahead<P>(dz, g, i, side, left, true);
       load_ahead<P>(gate, q, i, side, left, P::GATED_AFTER);
       load_ahead<P>(sum, dq, i, side, left, P::PAIRED && more && live);
 #pragma unroll
       for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
-        const float a = result<P>(z[i + j], i + j, side);
-        if (P::MASKED) dz[side][j] *= factor;
-        const float d = dz[side][j] * (P::CURVED ? gelu(a) : a);
+        const float a = side ? z[i + j].y : z[i + j].x;
+        if (P::MASKED) dz[j] *= factor;
+        const float d = dz[j] * (P::CURVED ? gelu(a) : a);
         if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = Y(P::PAIRED ? d + sum[j] : d);
-        if (P::GATED_AFTER) dz[side][j] *= gate[j];
-        if (P::CURVED) dz[side][j] *= gelu_slope(a);
+        if (P::GATED_AFTER) dz[j] *= gate[j];
+        if (P::CURVED) dz[j] *= gelu_slope(a);
+        if (side) z[i + j].y = dz[j];
+        else z[i + j].x = dz[j];
       }
     }
-#pragma unroll
-    for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) z[i + j] = float2{dz[0][j], dz[1][j]};
   }
 }
 

@@ -37,7 +37,7 @@ inline void forward(U u, V v, Q q, const device float* filter, const device floa
   const uint width = P::PAIRED ? head_dim : 1, units = batch * heads * width;
   const uint slot = place / P::THREADS, unit = group * P::ROWS + slot, at = min(unit, units - 1);
   const uint head = at / (batch * width), b = at / width % batch, channel = head * width + at % width;
-  const float factor = P::MASKED ? mask[b * heads + head] : 1.0f, skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
+  const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
   for (uint one = 0; one < width; one++) {
     float2 z[P::POINTS];
     load_row<P>(z, u + us.of(b, head * width + one) + first * us.along, us.along, left);
@@ -47,6 +47,7 @@ inline void forward(U u, V v, Q q, const device float* filter, const device floa
     inverse<P>(z, shared + slot * P::SHARED, (const device float2*)table, me);
     if (P::ROWS > 1 && unit >= units) continue;
     if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
+    const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
     store_output<P>(z, q + qs.of(b, head * width + one) + first * qs.along, qs.along, factor,
                     y + (size_t(b) * heads * width + channel) * length + first, left, one > 0);
   }
@@ -78,7 +79,6 @@ inline void backward(G g, U u, V v, Q q, const device float* filter, const devic
     const U own_u = u + us.of(b, one) + first * us.along;
     const V own_v = v + vs.of(b, other) + first * vs.along;
     const G own_g = g + gs.of(b, other) + first * gs.along;
-    const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
     float2 z[P::POINTS];
     load_row<P>(z, own_u, us.along, left);
     if constexpr (P::GATED) gate_row<P>(z, own_v, vs.along, left);
@@ -90,10 +90,12 @@ inline void backward(G g, U u, V v, Q q, const device float* filter, const devic
     if constexpr (P::GATED_AFTER || P::CURVED) {  // the forward's output is needed again
       multiply<P>(z, row_filter, skip, false);
       inverse<P>(z, shared, (const device float2*)table, me);
+      const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
       if (P::TAILED) mend<P>(z, tails + edge, first);
       turn_back<P>(z, own_g, gs.along, q + qs.of(b, one) + first * qs.along, qs.along, factor, dq + row, left, pair.other > 0,
                    live);
     } else {
+      const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
       load_gradient<P>(z, own_g, gs.along, factor, left);
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
     }

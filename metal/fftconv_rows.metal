@@ -160,27 +160,28 @@ template <class P, typename G, typename Gate, typename Y>
 inline void turn_back(thread float2* z, G g, int g_along, Gate q, int q_along, float factor, device Y* dq, int left,
                       bool more, bool live) {
 #pragma clang loop unroll(full)
-  for (int i = 0; i < P::POINTS; i += P::AHEAD) {
-    float dz[2][P::AHEAD] = {};
+  for (int i = 0; i < P::POINTS; i++) z[i] = float2(result<P>(z[i], i, 0), P::FOLDED ? result<P>(z[i], i, 1) : 0.0f);
 #pragma clang loop unroll(full)
-    for (int side = 0; side < P::HALVES; side++) {
-      float gate[P::AHEAD], sum[P::AHEAD];
-      load_ahead<P>(dz[side], g, g_along, i, side, left, true);
+  for (int side = 0; side < P::HALVES; side++) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < P::POINTS; i += P::AHEAD) {
+      float dz[P::AHEAD], gate[P::AHEAD], sum[P::AHEAD];
+      load_ahead<P>(dz, g, g_along, i, side, left, true);
       load_ahead<P>(gate, q, q_along, i, side, left, P::GATED_AFTER);
       load_ahead<P>(sum, dq, 1, i, side, left, P::PAIRED && more && live);
 #pragma clang loop unroll(full)
       for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
         const int n = step<P, 0>(i + j) + side * P::M;
-        const float a = result<P>(z[i + j], i + j, side);
-        if (P::MASKED) dz[side][j] *= factor;
-        const float d = dz[side][j] * (P::CURVED ? gelu(a) : a);
+        const float a = side ? z[i + j].y : z[i + j].x;
+        if (P::MASKED) dz[j] *= factor;
+        const float d = dz[j] * (P::CURVED ? gelu(a) : a);
         if (P::GATED_AFTER && live && has<P>(n, left)) dq[n] = Y(P::PAIRED ? d + sum[j] : d);
-        if (P::GATED_AFTER) dz[side][j] *= gate[j];
-        if (P::CURVED) dz[side][j] *= gelu_slope(a);
+        if (P::GATED_AFTER) dz[j] *= gate[j];
+        if (P::CURVED) dz[j] *= gelu_slope(a);
+        if (side) z[i + j].y = dz[j];
+        else z[i + j].x = dz[j];
       }
     }
-#pragma clang loop unroll(full)
-    for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) z[i + j] = float2(dz[0][j], dz[1][j]);
   }
 }
 

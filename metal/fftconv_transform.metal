@@ -47,8 +47,9 @@ struct Options {
   static constant constexpr bool PAIRED = OPTIONS & PAIRS;
   static constant constexpr int HALVES = FOLDED ? 2 : 1;
   // Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place. Fewer where
-  // registers are short.
-  static constant constexpr int AHEAD = PAIRED ? 4 : POINTS > 16 && (CUT || CURVED) ? 8 : 16;
+  // registers are short: many points, ends to be watched, a gelu, sums to be read.
+  static constant constexpr bool MANY = POINTS > 16;
+  static constant constexpr int AHEAD = CURVED ? (MANY ? 2 : 4) : PAIRED ? 4 : CUT ? (MANY ? 4 : 8) : 16;
 };
 
 // How a transform of M = 2^LOG_M points is shared out. PASSES passes of nearly equal depth, the deeper ones first.
