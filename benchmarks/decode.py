@@ -56,7 +56,7 @@ def pair(family: str):
         return model, read(folder)[0].to("torch:cpu")
 
 
-def measure(family: str, batch: int, rounds: int = 3) -> dict:
+def measure(family: str, batch: int, rounds: int = 9) -> dict:
     """One row: seconds for NEW tokens after PROMPT, and how many of the tokens agree."""
     theirs, ours = pair(family)
     tokens = torch.randint(1, SIZES["vocab_size"], (batch, PROMPT))
