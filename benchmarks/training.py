@@ -39,7 +39,7 @@ def measure(family: str, batch: int, length: int) -> dict:
 
     a, b = run_ours(), run_theirs()
     assert abs(a - b) < 1e-3 * abs(b), f"{family}: the two sides compute different things: {a}, {b}"
-    return {"case": f"{family}, batch {batch}, L = {length}", **compare(run_ours, run_theirs, rounds=7, warmup=1), "target": 1.0}
+    return {"case": f"{family}, batch {batch}, L = {length}", **compare(run_ours, run_theirs, rounds=15, warmup=1), "target": 1.0}
 
 
 def main(families):
