@@ -48,12 +48,12 @@ class MlxBackend(BackendBase):
         """A power of two near the mean group: less is slower per row, more fills up more rows than it saves."""
         return min(max(1 << (max(rows // groups, 1).bit_length() - 1), 8), 128)
 
-    def is_at_hand(self, x) -> bool:
-        """Not on a GPU, nor while a compiler records; else x is computed for it."""
+    def is_at_hand(self, arrays) -> bool:
+        """Not on a GPU, nor where one of them is only recorded (mx.compile, mx.vmap); else they are computed for it."""
         if self.default_device != "cpu":
             return False
         try:
-            mx.eval(x)
+            mx.eval(arrays)
         except ValueError:
             return False
         return True

@@ -135,9 +135,9 @@ class BackendBase:
         """Rows that the engine's grouped matrix product takes at a time: each group's rows begin at a multiple of it."""
         return 1
 
-    def is_at_hand(self, x) -> bool:
-        """Whether functions on the CPU may read x now."""
-        return self.device_of(x) == "cpu"
+    def is_at_hand(self, arrays) -> bool:
+        """Whether functions on the CPU may read these arrays, which share a device, now."""
+        return self.device_of(arrays[0]) == "cpu"
 
     def no_launchers(self, device: str) -> str:
         """Why `launchers` is empty."""

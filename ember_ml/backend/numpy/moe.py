@@ -180,7 +180,7 @@ def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activat
             out[first:last] = np.matmul(w2[e], _activate(h, activation, glu)).T
             if b2 is not None:
                 out[first:last] += b2[e]
-    out[int(offsets[-1]):] = 0
+    hidden[int(offsets[-1]):] = out[int(offsets[-1]):] = 0
     return moe_combine_rows(out, inverse, weights).astype(kind, copy=False), hidden.astype(kind, copy=False)
 
 

@@ -146,8 +146,12 @@ def moe_mlp_grad(g, h, x, weights, w1, b1, w2, b2, order, inverse, offsets, *, a
 
 
 def _host_rule(g, out, x, weights, w1, b1, w2, b2, *plan, keep, **kw):
-    h = out[1] if keep else moe_mlp_host(x, weights, w1, b1, w2, b2, *plan, **kw, keep=True)[1]        # in this engine's layout
-    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = moe_mlp_grad(g[0], h, x, weights, w1, b1, w2, b2, *plan, **kw)
+    grad = moe_mlp_grad
+    if not _at_hand(g[0]):                                 # a compiler records the gradient of what was computed outside of it
+        h, grad = moe_up(x, w1, b1, *plan, block=kw["block"], complete=kw["complete"]), moe_mlp_grad.__wrapped__
+    else:                                                  # in this engine's layout
+        h = out[1] if keep else moe_mlp_host(x, weights, w1, b1, w2, b2, *plan, **kw, keep=True)[1]
+    d_x, d_weights, d_w1, d_b1, d_w2, d_b2 = grad(g[0], h, x, weights, w1, b1, w2, b2, *plan, **kw)
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
 
 
@@ -158,6 +162,10 @@ def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activat
     y, h = _in_parts(x, weights, w1, b1, w2, b2, order, inverse, offsets, activation=activation, glu=glu, block=block,
                      complete=complete)
     return y, h if keep else zeros((0, h.shape[1]), h.dtype, like=h)
+
+
+def _at_hand(*tensors) -> bool:
+    return tensors[0].backend.is_at_hand([t.data for t in tensors if t is not None])
 
 
 def _is_watched(t) -> bool:
@@ -199,12 +207,12 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan | EmberTensor, w1: 
     weights = weights.astype(dt.promote(common, dt.float32))
     args, kw = (x, weights, w1, b1, w2, b2), {"activation": activation, "glu": glu}
     watched = any(t is not None and _is_watched(t) for t in args)
-    host = "moe_mlp_host" in x.backend.table and activation in _ON_HOST and x.backend.is_at_hand(x.data)
+    host = "moe_mlp_host" in x.backend.table and activation in _ON_HOST
     if routed:
-        if host and not watched and "moe_mlp_routed" in x.backend.table and not checks_values(plan):
+        if host and not watched and "moe_mlp_routed" in x.backend.table and not checks_values(plan) and _at_hand(x):
             return moe_mlp_routed(x, weights, plan, w1, b1, w2, b2, **kw)
         plan = moe_plan(plan, experts)
     args, kw = (*args, *plan[:3]), {**kw, "block": plan.block, "complete": plan.complete}
-    if host:
+    if host and _at_hand(*args):
         return moe_mlp_host(*args, **kw, keep=watched)[0]
     return _in_parts(*args, **kw)[0]
