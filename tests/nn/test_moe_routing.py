@@ -7,7 +7,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import nn
-from ember_ml.errors import ConfigError, RegistryError, ShapeError
+from ember_ml.errors import ConfigError, RegistryError, ShapeError, UnsupportedDtype
 from ember_ml.nn.moe import balance
 from ember_ml.nn.moe.routing import routers
 from ember_ml.nn.moe.routing.capacity import keep_within_capacity
@@ -201,6 +201,13 @@ def test_losses_reach_the_training_loss_with_their_gradient(backend):
     (dict(router_type="sigmoid", router_config={"groups": 3}), ConfigError, "expected groups to divide num_experts = 8"),
     (dict(router_type="sigmoid", router_config={"groups": 4, "topk_groups": 5}), ConfigError, "topk_groups of at most groups = 4"),
     (dict(router_config={"capacity_factor": 0.0}), ConfigError, "capacity_factor above 0, received 0.0"),
+    (dict(router_config={"capacity_factor": math.nan}), ConfigError, "capacity_factor above 0, received nan"),
+    (dict(router_config={"aux_loss": -1.0}), ConfigError, "aux_loss of at least 0, received -1.0"),
+    (dict(router_config={"balance_rate": math.nan}), ConfigError, "balance_rate of at least 0, received nan"),
+    (dict(router_type="top_p", router_config={"entropy_loss": math.inf}), ConfigError, "entropy_loss of at least 0, received inf"),
+    (dict(router_config={"k": 3}), ConfigError, r"router_config without k, which follows from the layer's fields \(2\); received 3"),
+    (dict(expert_config={"d_input": 5}), ConfigError, "expert_config without d_input"),
+    (dict(combiner_type="concat", combiner_config={"slots": 5}), ConfigError, "combiner_config without slots"),
     (dict(router_type="position", router_config={"length": 4}), ConfigError, "expected k = 1"),
 ])
 def test_bad_input_names_the_field(fields, error, message):
@@ -212,3 +219,46 @@ def test_wrong_channels(backend):
     layer = layers.instantiate("moe", 6, 4)
     with pytest.raises(ShapeError, match=r"moe: expected x \(..., d_input\) with d_input = 6, got \(2, 5\)"):
         layer(em.zeros((2, 5)))
+
+
+def test_input_that_is_no_tokens(backend):
+    layer = layers.instantiate("moe", 6, 4)
+    with pytest.raises(UnsupportedDtype, match="expected x of a floating-point dtype, got int32; cast it"):
+        layer(em.zeros((2, 6), dtype="int32"))
+    with pytest.raises(TypeError, match="expected x to be an EmberTensor, got ndarray"):
+        layer(np.zeros((2, 6), np.float32))
+    with pytest.raises(ShapeError, match=r"expected x \(batch, length, d_input\) for level 'sequence', got \(2, 6\)"):
+        layers.instantiate("moe", 6, 4, "gru", level="sequence")(em.zeros((2, 6)))
+
+
+@pytest.mark.parametrize("combiner", ["weighted_sum", "concat"])
+def test_the_dense_mixture_by_position(combiner, backend):
+    """The document's first principle: disjoint subsets of the input, all experts on one layer."""
+    layer = layers.instantiate("mixture_of_experts", 4, 3, "mlp", "position", combiner, router_config={"scheme": "cyclic"},
+                               key=em.random.key(0))
+    x = put(numbers(0, 2, 7, 4))
+    f = get(layer.experts(x.reshape(14, 4))).reshape(3, 2, 7, 4)
+    if combiner == "concat":
+        rows = np.stack([np.concatenate([f[e, :, t] * (e == t % 3) for e in range(3)], -1) for t in range(7)], 1)
+        want = rows @ get(layer.combiner.out.weight).T + get(layer.combiner.out.bias)
+    else:
+        want = np.stack([f[t % 3, :, t] for t in range(7)], 1)
+    close(layer(x), want, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["expert_choice", "masked_softmax"])
+def test_concatenation_where_all_experts_have_a_slot(kind, backend):
+    layer = layers.instantiate("moe", 6, E, "mlp", 2, kind, "concat", key=em.random.key(1))
+    x = put(numbers(0, 9, 6))
+    ids, weights, _ = layer.router(x)
+    rows = get(layer.experts(x))[np.minimum(ids.numpy(), E - 1), np.arange(9)[:, None]] * get(weights)[..., None]
+    close(layer(x), rows.reshape(9, -1) @ get(layer.combiner.out.weight).T + get(layer.combiner.out.bias), 1e-5)
+
+
+@pytest.mark.parametrize("fields", [dict(), dict(expert_type="gated_mlp"), dict(combiner_type="concat"), dict(router_type="top_p")])
+@pytest.mark.parametrize("name", ["moe", "mixture_of_experts"])
+def test_no_tokens_whatever_the_experts(name, fields, backend):
+    layer, x = layers.instantiate(name, 6, E, **fields), em.zeros((2, 0, 6))
+    assert layer(x).shape == (2, 0, 6)
+    out, _ = nn.value_and_grad(layer, lambda m: m(x).sum())(layer.parameters(), layer.buffers(), em.random.key(0))
+    assert out.loss.item() == 0.0

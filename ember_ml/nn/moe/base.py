@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from ember_ml.errors import ConfigError, ShapeError
+from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.module import Module
 from ember_ml.nn.moe.combination import combiners
@@ -72,19 +72,20 @@ class _Mixture(Module):
     def __init__(self, *args, key: EmberTensor | None = None, **fields):
         given = fields.pop("config", args[0] if args else None)
         self.config = c = given if isinstance(given, self.Config) else self.Config(*args, **fields)
-        slots = getattr(c, "k", c.num_experts)
-        if slots > c.num_experts:
-            raise ConfigError(f"moe: expected k of at most num_experts = {c.num_experts}, received {slots}")
+        sparse = isinstance(c, SparseMoEConfig)
+        k = c.k if sparse else 1 if c.router_type == "position" else c.num_experts
+        if k > c.num_experts:
+            raise ConfigError(f"moe: expected k of at most num_experts = {c.num_experts}, received {k}")
         keys = random.split(key if key is not None else random.next_key(), 4)
         own = {"d_input": c.d_input, "num_experts": c.num_experts}
-        self.router = _made("router", routers, c.router_type, {**c.router_config, **own, "k": slots}, keys[0])
+        self.router = _made("router", routers, c.router_type, c.router_config, {**own, "k": k}, keys[0])
         if c.expert_type in experts:
-            self.experts = _made("expert", experts, c.expert_type, {**c.expert_config, **own}, keys[1])
+            self.experts = _made("expert", experts, c.expert_type, c.expert_config, own, keys[1])
         else:
             layers.get(c.expert_type)                      # an unknown name says which there are
             self.experts = LayerExperts(LayerExpertsConfig(**own, layer=c.expert_type, layer_config=c.expert_config), key=keys[1])
-        self.combiner = _made("combiner", combiners, c.combiner_type, {
-            **c.combiner_config, "d_input": c.d_input, "d_expert": self.experts.d_output, "slots": slots}, keys[2])
+        self.combiner = _made("combiner", combiners, c.combiner_type, c.combiner_config, {
+            "d_input": c.d_input, "d_expert": self.experts.d_output, "slots": self.router.slots if sparse else c.num_experts}, keys[2])
         if self.experts.d_output != c.d_input and getattr(self.combiner, "out", None) is None:
             raise ConfigError(f"moe: expected experts whose output has d_input = {c.d_input} channels, or a combiner with an "
                               f"output layer; received experts with {self.experts.d_output}")
@@ -93,6 +94,10 @@ class _Mixture(Module):
 
     def _tokens(self, x: EmberTensor) -> tuple[EmberTensor, EmberTensor | None]:
         """(tokens (T, d_input), their positions or None) of x (..., d_input)."""
+        if not isinstance(x, EmberTensor):
+            raise TypeError(f"moe: expected x to be an EmberTensor, got {type(x).__name__}; make one with em.tensor(...)")
+        if not x.dtype.is_inexact:
+            raise UnsupportedDtype(f"moe: expected x of a floating-point dtype, got {x.dtype}; cast it with .astype('float32')")
         if x.ndim < 1 or x.shape[-1] != self.config.d_input:
             raise ShapeError(f"moe: expected x (..., d_input) with d_input = {self.config.d_input}, got {x.shape}")
         if x.ndim == 2:
@@ -105,10 +110,15 @@ class _Mixture(Module):
         return tokens, reshape(at, (count,))
 
 
-def _made(kind, table, name, fields, key):
-    allowed = {f.name for f in dataclasses.fields(table.get(name).Config)}
-    given = {n: v for n, v in fields.items() if n in allowed or n not in ("d_expert", "slots")}
-    return table.instantiate(name, key=key, **given)
+def _made(kind, table, name, fields, own, key):
+    """The router, expert or combiner of that name with the fields of its config and those that follow from the layer's."""
+    for field in own.keys() & fields.keys():
+        if fields[field] != own[field]:
+            raise ConfigError(f"moe: expected {kind}_config without {field}, which follows from the layer's fields ({own[field]}); "
+                              f"received {fields[field]!r}")
+    known = {f.name for f in dataclasses.fields(table.get(name).Config)}
+    asked = {field: value for field, value in own.items() if field in known or field not in ("d_expert", "slots")}
+    return table.instantiate(name, key=key, **{**fields, **asked})
 
 
 @layers.register("mixture_of_experts")
@@ -132,7 +142,7 @@ class MixtureOfExperts(_Mixture):
         w = self.router.mixture(tokens) if positions is None or not hasattr(self.router.config, "scheme") \
             else self.router.mixture(tokens, positions)
         outputs, state = self.experts.sequence(x, state) if self.mixes_sequence else (self.experts(tokens), None)
-        y = self.combiner.dense(reshape(outputs, (outputs.shape[0], tokens.shape[0], -1)), w)
+        y = self.combiner.dense(reshape(outputs, (outputs.shape[0], tokens.shape[0], outputs.shape[-1])), w)
         y = reshape(y, x.shape).astype(x.dtype)
         return (y, state) if self.mixes_sequence else y
 
@@ -184,7 +194,8 @@ class SparseMoE(_Mixture):
         self.shared = self.shared_gate = None
         if c.shared:
             first, second = random.split(self._spare_key)
-            self.shared = _made("expert", experts, "mlp", {**c.expert_config, "d_input": c.d_input, "num_experts": c.shared}, first)
+            self.shared = _made("expert", experts, "mlp", c.expert_config,
+                                {"d_input": c.d_input, "num_experts": c.shared}, first)
             self.shared_gate = Dense(DenseConfig(c.d_input, 1, bias=False), key=second) if c.shared_gate else None
 
     def forward(self, x: EmberTensor, state=None):
@@ -193,6 +204,8 @@ class SparseMoE(_Mixture):
         if not self.mixes_sequence:
             y = self.combiner(self.experts, tokens, self.router(tokens, positions))
         elif self.config.level == "sequence":
+            if x.ndim != 3:
+                raise ShapeError(f"moe: expected x (batch, length, d_input) for level 'sequence', got {x.shape}")
             y = self.combiner(self.experts, x, self.router(mean(x, axis=1)))
         else:
             outputs, state = self.experts.sequence(x, state)
@@ -229,6 +242,6 @@ class _Computed:
         self.outputs = outputs
 
     def mixed(self, x: EmberTensor, routing) -> EmberTensor:
-        flat = reshape(self.outputs, (self.outputs.shape[0], x.shape[0], -1))
+        flat = reshape(self.outputs, (self.outputs.shape[0], x.shape[0], self.outputs.shape[-1]))
         rows, where_to = picked(flat, routing)
         return moe_combine(rows, where_to, routing.weights)

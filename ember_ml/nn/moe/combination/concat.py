@@ -44,4 +44,4 @@ class ConcatCombiner(Module):
 
     def _join(self, rows, weights):
         rows = rows * expand_dims(weights, -1).astype(rows.dtype)
-        return self.out(reshape(rows, (rows.shape[0], -1)))
+        return self.out(reshape(rows, (rows.shape[0], rows.shape[1] * rows.shape[2])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from ember_ml.errors import ConfigError
@@ -65,9 +66,9 @@ class LayerExperts(Experts):
         ends = x.backend.runtime.read(plan.offsets.data)
         if ends is None or x.shape[0] == 0:
             rows, where_to = picked(self.forward(x), routing)
-            y = moe_combine(reshape(rows, (rows.shape[0], -1)), where_to, routing.weights)
+            y = moe_combine(_flat(rows), where_to, routing.weights)
             return reshape(y, (x.shape[0], *rows.shape[1:]))
-        rows = moe_gather(reshape(x, (x.shape[0], -1)), plan)
+        rows = moe_gather(_flat(x), plan)
         sizes = [hi - lo for lo, hi in zip(ends, ends[1:])]
         nobodys = rows.shape[0] - ends[-1]
         parts = split(rows, (*sizes, nobodys), axis=0)
@@ -78,9 +79,13 @@ class LayerExperts(Experts):
         if nobodys:
             out.append(reshape(parts[-1], (nobodys, *x.shape[1:])) * 0.0)
         y = concat(out, axis=0)
-        combined = moe_combine(reshape(y, (y.shape[0], -1)), plan.inverse, routing.weights)
+        combined = moe_combine(_flat(y), plan.inverse, routing.weights)
         return reshape(combined, (x.shape[0], *y.shape[1:]))
 
     def _run(self, e: int, x: EmberTensor) -> EmberTensor:
         y = self.experts[e](x)
         return y[0] if self.mixes_sequence else y
+
+
+def _flat(x: EmberTensor) -> EmberTensor:
+    return reshape(x, (x.shape[0], math.prod(x.shape[1:])))

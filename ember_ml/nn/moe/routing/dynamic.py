@@ -85,6 +85,11 @@ class ExpertChoiceRouter(Router):
     Config = ExpertChoiceRouterConfig
     complete = False
 
+    @property
+    def slots(self) -> int:
+        """One for each expert, since a token may be chosen by all."""
+        return self.config.num_experts
+
     def scores(self, z, valid):
         return where(valid, softmax(z, axis=-1), 0.0)
 

@@ -31,7 +31,7 @@ class PositionRouter(Module):
     """One expert per token, by its position in the sequence, with weight 1: disjoint subsets of the input."""
 
     Config = PositionRouterConfig
-    complete = True
+    complete, slots = True, 1
     cannot_pack = "its experts share out the positions of the row"
 
     def __init__(self, config: PositionRouterConfig, key: EmberTensor | None = None):

@@ -54,6 +54,11 @@ class MaskedSoftmaxRouter(Router):
 
     Config = SoftmaxRouterConfig
 
+    @property
+    def slots(self) -> int:
+        """All experts."""
+        return self.config.num_experts
+
     def scores(self, z, valid):
         kept, _ = topk(z, self.config.k)
         return softmax(where(z >= kept[:, self.config.k - 1:], z, 0.0), axis=-1)
