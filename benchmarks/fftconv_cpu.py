@@ -3,7 +3,7 @@
     irfft(rfft(u, 2L) * rfft(k, 2L))[:L]          (mlx: inside mx.compile)
 
 B H = 256 rows in float32. `ratio` is the median of the pairwise ratios peer / ours: above 1, Ember is faster. `best` is the ratio of the
-shortest times, which work of others on the machine touches least; memory is what a call adds at its peak.
+shortest times, which work of others on the machine touches least; memory is what a call adds at its peak, of all allocators.
 """
 
 from __future__ import annotations
@@ -43,15 +43,7 @@ def race(ours, peer, numbers: int) -> dict[str, float]:
 
 
 def peak(engine: str, fn) -> float:
-    """MiB that a call adds at its peak: of MLX's allocator, or of the process's resident memory (Linux)."""
-    if engine == "mlx":
-        import mlx.core as mx
-        fn()
-        mx.clear_cache()
-        mx.reset_peak_memory()
-        before = mx.get_active_memory()
-        fn()
-        return (mx.get_peak_memory() - before) / 2 ** 20
+    """MiB that a call adds to the process's resident memory at its peak (Linux)."""
     status = Path("/proc/self/status")
     if not status.exists():
         return float("nan")
@@ -59,7 +51,10 @@ def peak(engine: str, fn) -> float:
     def kib(name):
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name))
     fn()
-    ctypes.CDLL(None).malloc_trim(0)                        # what was freed goes back, or it would be used again unseen
+    if engine == "mlx":                                     # what was freed goes back, or it would be used again unseen
+        import mlx.core as mx
+        mx.clear_cache()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")           # the high-water mark falls to what is resident now
     before = kib("VmRSS")
     fn()

@@ -8,7 +8,7 @@ from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
 from ember_ml.errors import UnsupportedDevice
 from ember_ml.tensor.common import dtypes as dt
-from ember_mlx import elementwise, fftconv, kernels, linalg, moe
+from ember_mlx import elementwise, fftconv, kernels, lent, linalg, moe
 from ember_mlx.host import from_numpy, to_numpy
 from ember_mlx.ops import TABLE
 from ember_mlx.runtime import MlxRuntime
@@ -49,14 +49,7 @@ class MlxBackend(BackendBase):
         return min(max(1 << (max(rows // groups, 1).bit_length() - 1), 8), 128)
 
     def is_at_hand(self, arrays) -> bool:
-        """Not on a GPU, nor where one of them is only recorded (mx.compile, mx.vmap); else they are computed for it."""
-        if self.default_device != "cpu":
-            return False
-        try:
-            mx.eval(arrays)
-        except ValueError:
-            return False
-        return True
+        return lent.at_hand(arrays)
 
     def astype(self, x, dtype):
         return x.astype(self.native_dtype(dtype))

@@ -1,23 +1,30 @@
-"""The right-angle convolution on MLX, where no kernel of ours runs: one compiled expression around two complex transforms.
+"""The right-angle convolution on MLX, where no kernel of ours runs: NumPy's blocks of rows on MLX's own memory, or a graph.
 
-A transform of L complex points in place of a real one of 2 L spares the padding, and lengths of 2^j + 2 stay a power of two, where
-MLX would take a transform of another kind that is many times slower. Compiled, because MLX multiplies complex numbers
-eight times faster inside a compiled expression on a CPU. There a stream computes on one core, so that several share the heads.
+The blocks are for a CPU and wait for their input. Few numbers are not worth that, and a compiled step has no values yet: these take
+the graph, one compiled expression around two complex transforms. A transform of L complex points in place of a real one of 2 L spares the padding, and lengths of 2^j + 2 stay a
+power of two, where MLX would take a transform of another kind that is many times slower. Compiled, because MLX multiplies complex
+numbers eight times faster inside a compiled expression on a CPU. There a stream computes on one core, so that several share the heads.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache
+from types import SimpleNamespace
 
 import mlx.core as mx
 
+from ember_ml.backend.numpy import fftconv as blocks
 from ember_ml.backend.numpy.fftconv import cores, edge_places, filters_of, twist
 from ember_ml.backend.right_angle import plan
-
+from ember_mlx.host import from_numpy
+from ember_mlx.lent import Results, at_hand, view
 
 #: numbers below which compiling an expression for their shape takes longer than it saves, and below which one core is enough
 SMALL, ALONE = 1 << 15, 1 << 16
+
+#: numbers from which blocks are as fast as the graph; from twice as many on they are faster, up to two times
+WORTH = 1 << 18
 
 
 @lru_cache(maxsize=1)
@@ -143,13 +150,13 @@ def _filter_grad(sums, k, how, g, x):
     return dk if met == k.shape[1] else mx.pad(dk, ((0, 0), (0, k.shape[1] - met)))
 
 
-def convolve_rows(x, k, D=None, k_reverse=None):
+def _rows_as_graph(x, k, D=None, k_reverse=None):
     how, kw, mend = _spectrum(k, k_reverse, x.shape[-1])
     (y,) = _convolved([x], D, kw, _twist(how.points))
     return y if mend is None else _mended(x, y, mend)
 
 
-def convolve_grad(g, x, k, D=None, k_reverse=None):
+def _grad_as_graph(g, x, k, D=None, k_reverse=None):
     how, kw, mend = _spectrum(k, k_reverse, x.shape[-1])
     dx, sums = _gradients([g, x], D, kw, _twist(how.points))
     dx = dx if mend is None else _mended(g, dx, mend, at_end=True)
@@ -163,4 +170,26 @@ def convolve_grad(g, x, k, D=None, k_reverse=None):
     return tuple(found)
 
 
-TABLE = {"convolve_rows": convolve_rows, "convolve_grad": convolve_grad}
+class _Prepared:
+    """A prepared filter as NumPy's functions take it: views of its taps and of its spectra, which stay MLX's."""
+
+    def __init__(self, k):
+        self.kept = k
+        self.k, self.k_reverse = (None if f is None else SimpleNamespace(data=view(f.data)) for f in (k.k, k.k_reverse))
+
+    def spectrum(self, key, make):
+        return tuple(map(view, self.kept.spectrum(("NumPy", *key), lambda: tuple(map(from_numpy, make())))))
+
+
+def _in_blocks_or(as_graph, in_blocks):
+    def call(*args):
+        if args[0].size < WORTH or not at_hand([a for a in args if isinstance(a, mx.array)]):
+            return as_graph(*args)
+        results = Results()
+        found = in_blocks(*(_Prepared(a) if hasattr(a, "spectrum") else view(a) for a in args), empty=results.empty)
+        return tuple(map(results.native, found)) if isinstance(found, tuple) else results.native(found)
+    return call
+
+
+TABLE = {"convolve_rows": _in_blocks_or(_rows_as_graph, blocks.convolve_rows),
+         "convolve_grad": _in_blocks_or(_grad_as_graph, blocks.convolve_grad)}

@@ -6,36 +6,11 @@ offsets and so waits for its input; inside a compiled step, where there is nothi
 
 from __future__ import annotations
 
-import ml_dtypes
 import mlx.core as mx
 import numpy as np
 
 from ember_ml.backend.numpy import moe as loop
-from ember_mlx.host import from_numpy
-
-
-def _view(x):
-    """The memory of x in NumPy. Only what `_Memory` has made is written."""
-    if not isinstance(x, mx.array):
-        return x
-    return np.array(x.view(mx.uint16), copy=False).view(ml_dtypes.bfloat16) if x.dtype == mx.bfloat16 else np.array(x, copy=False)
-
-
-class _Memory:
-    """Arrays that NumPy writes and MLX owns, so that no large result is copied."""
-
-    def __init__(self):
-        self.owners: dict[int, tuple] = {}
-
-    def empty(self, shape, dtype):
-        owner = mx.zeros(shape, getattr(mx, np.dtype(dtype).name))
-        view = np.array(owner, copy=False)
-        self.owners[id(view)] = owner, view
-        return view
-
-    def native(self, array):
-        owner, _ = self.owners.get(id(array), (None, None))
-        return from_numpy(array) if owner is None else owner
+from ember_mlx.lent import Results, view
 
 
 def _without_filling(order, inverse, offsets):
@@ -48,9 +23,9 @@ def _without_filling(order, inverse, offsets):
 def _on_mlx(fn, plan_at):
     def call(*args, **kw):
         mx.eval([a for a in args if a is not None])
-        views, memory = [_view(a) for a in args], _Memory()
-        outputs = fn(*views[:plan_at], *_without_filling(*views[plan_at:]), **kw, empty=memory.empty)
-        return tuple(memory.native(y) for y in outputs)
+        views, results = [view(a) for a in args], Results()
+        outputs = fn(*views[:plan_at], *_without_filling(*views[plan_at:]), **kw, empty=results.empty)
+        return tuple(results.native(y) for y in outputs)
     return call
 
 

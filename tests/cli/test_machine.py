@@ -2,6 +2,7 @@
 
 import platform
 import re
+import sys
 
 import pytest
 
@@ -46,6 +47,16 @@ def test_the_blas_under_mlx_is_told():
     found = engines.get("mlx").runtime.describe()["blas"]
     expected = {"Darwin": {"Accelerate"}, "Linux": {"reference", "OpenBLAS", "MKL", "BLIS"}}.get(platform.system())
     assert expected is None or found in expected
+
+
+def test_what_convolves_on_a_cpu_is_told(monkeypatch):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from ember_ml.backend.torch.cpu import mkl
+    direct = sys.platform == "linux" and platform.machine() == "x86_64" and torch.backends.mkl.is_available()
+    told = engines.get("torch").runtime.describe
+    assert ("MKL, called directly" in told()["convolution"]) == direct
+    monkeypatch.setattr(mkl, "works", lambda: False)
+    assert "torch.fft" in told()["convolution"]
 
 
 def test_a_rate_of_products():

@@ -172,9 +172,9 @@ def _skip(buffer, x, D, out):
     out += product
 
 
-def convolve_rows(x, k, D=None, k_reverse=None):
-    """y = k * x + D x for x (B, C, L), filters (H, K) and D (C,)."""
-    y = np.empty(x.shape, x.dtype)
+def convolve_rows(x, k, D=None, k_reverse=None, empty=np.empty):
+    """y = k * x + D x for x (B, C, L), filters (H, K) and D (C,); large results are made by `empty`."""
+    y = empty(x.shape, x.dtype)
     how, kw, mend = spectrum(k, k_reverse, x.dtype, x.shape[-1])
     rows = _Rows(*x.shape[:2], kw.shape[0], how.points, kw.dtype)
 
@@ -193,13 +193,15 @@ def convolve_rows(x, k, D=None, k_reverse=None):
     return y
 
 
-def convolve_grad(g, x, k, D=None, k_reverse=None):
+def convolve_grad(g, x, k, D=None, k_reverse=None, empty=np.empty):
     """(dx, dk, dD, dk_reverse) of `convolve_rows` for its output's gradient g, without those whose argument is no array."""
     how, kw, mend = spectrum(k, k_reverse, x.dtype, x.shape[-1])
     rows = _Rows(*x.shape[:2], kw.shape[0], how.points, kw.dtype)
-    dx, dD = np.empty(x.shape, x.dtype), None if D is None else np.zeros(D.shape, D.dtype)
-    dk = None if hasattr(k, "spectrum") else np.zeros(k.shape, x.dtype)
-    dk_reverse = None if k_reverse is None else np.zeros(k_reverse.shape, x.dtype)
+    dx, dD = empty(x.shape, x.dtype), None if D is None else np.zeros(D.shape, D.dtype)
+    dk, dk_reverse = (None if f is None or hasattr(f, "spectrum") else empty(f.shape, x.dtype) for f in (k, k_reverse))
+    for taps in (dk, dk_reverse):
+        if taps is not None:
+            taps[:, x.shape[-1]:] = 0.0                    # these never met the input
 
     def work(task, buffer, other=None, sums=None):
         for i, (b, h) in enumerate(task):                  # all of a filter in one thread, in one order: the same bits each time

@@ -14,6 +14,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from ember_ml.backend.torch.cpu import mkl
 from ember_ml.backend.torch.operator import operator, untraced
 
 
@@ -129,6 +130,7 @@ class TorchRuntime:
     def describe(self) -> dict[str, str]:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"]
         return {"version": torch.__version__, "device": ", ".join(devices), "threads": str(torch.get_num_threads()),
+                "convolution": "on CPUs by " + ("MKL, called directly" if mkl.works() else "torch.fft: no MKL to call directly"),
                 "compile": "torch.compile" if can_compile() else "eager: no C++ compiler found (install g++ or clang)"}
 
 
