@@ -1,9 +1,10 @@
 """The right-angle convolution on MLX, where no kernel of ours runs: NumPy's blocks of rows on MLX's own memory, or a graph.
 
 The blocks are for a CPU and wait for their input. Few numbers are not worth that, and a compiled step has no values yet: these take
-the graph, one compiled expression around two complex transforms. A transform of L complex points in place of a real one of 2 L spares the padding, and lengths of 2^j + 2 stay a
-power of two, where MLX would take a transform of another kind that is many times slower. Compiled, because MLX multiplies complex
-numbers eight times faster inside a compiled expression on a CPU. There a stream computes on one core, so that several share the heads.
+the graph, one compiled expression around two complex transforms. A transform of L complex points in place of a real one of 2 L
+spares the padding, and lengths of 2^j + 2 stay a power of two, where MLX would take a transform of another kind that is many times
+slower. Compiled, because MLX multiplies complex numbers eight times faster inside a compiled expression on a CPU. There a stream
+computes on one core, so that several share the heads.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ember_mlx.lent import Results, at_hand, view
 #: numbers below which compiling an expression for their shape takes longer than it saves, and below which one core is enough
 SMALL, ALONE = 1 << 15, 1 << 16
 
-#: numbers from which blocks are as fast as the graph; from twice as many on they are faster, up to two times
-WORTH = 1 << 18
+#: numbers from which blocks are as fast as the graph: beyond, up to two times as fast, gradients up to four times
+WORTH = {"convolve_rows": 1 << 18, "convolve_grad": 1 << 12}
 
 
 @lru_cache(maxsize=1)
@@ -183,7 +184,7 @@ class _Prepared:
 
 def _in_blocks_or(as_graph, in_blocks):
     def call(*args):
-        if args[0].size < WORTH or not at_hand([a for a in args if isinstance(a, mx.array)]):
+        if args[0].size < WORTH[in_blocks.__name__] or not at_hand([a for a in args if isinstance(a, mx.array)]):
             return as_graph(*args)
         results = Results()
         found = in_blocks(*(_Prepared(a) if hasattr(a, "spectrum") else view(a) for a in args), empty=results.empty)

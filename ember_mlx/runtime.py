@@ -135,7 +135,8 @@ class MlxRuntime:
     def describe(self) -> dict[str, str]:
         metal = mx.metal.is_available()
         info = {"version": mx.__version__, "device": str(mx.default_device()), "metal": "yes" if metal else "no", "blas": _blas(),
-                "convolution": "NumPy's blocks on MLX's memory; a graph in compiled steps and for few numbers" if mx.default_device() == mx.cpu else "kernels"}
+                "convolution": "kernels" if mx.default_device() == mx.gpu else "NumPy's blocks on MLX's memory; a graph in "
+                               "compiled steps and for few numbers"}
         if metal:
             device = mx.device_info()
             info.update(chip=str(device.get("device_name")), memory=f"{device.get('memory_size', 0) / 2**30:.0f} GiB",
