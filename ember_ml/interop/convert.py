@@ -14,13 +14,15 @@ from typing import NamedTuple
 from ember_ml import weights
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
-from ember_ml.errors import ConfigError, ShapeError, WeightsError
+from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, WeightsError
 from ember_ml.interop import hyena_dna, mad, ncps, striped_hyena, xlstm
 from ember_ml.interop.asked import Asked
 from ember_ml.interop.checkpoint import Tensors, read_config, read_tensors
 from ember_ml.interop.rules import Layout, named
 from ember_ml.interop.transformers import FAMILIES, Fields
 from ember_ml.nn.models import XLSTM, HyenaDNA, Model, StripedHyena, XLSTMLarge, XLSTMLargeConfig
+from ember_ml.nn.models.base import as_found
+from ember_ml.tensor.common import dtypes as dt
 
 
 class Conversion(NamedTuple):
@@ -80,7 +82,7 @@ def _ncps(c: dict) -> Conversion:
 
 #: (keys that only this project's configuration has, its reader), in the order in which they are asked
 READERS: list[tuple[Callable[[dict], bool], Callable[[dict], Conversion]]] = [
-    (lambda c: c.get("model_type") in FAMILIES, _transformers),
+    (lambda c: isinstance(c.get("model_type"), str) and c["model_type"] in FAMILIES, _transformers),
     (lambda c: c.get("project") == "ncps", _ncps),
     (lambda c: {"d_model", "n_layer"} <= c.keys() and isinstance(c.get("layer"), dict), _hyena_dna),
     (lambda c: {"attn_layer_idxs", "num_layers"} <= c.keys(), _striped_hyena),
@@ -96,7 +98,7 @@ def conversion(config: dict) -> Conversion:
         if matches(config):
             try:
                 return reader(config)
-            except (KeyError, TypeError, AttributeError) as e:
+            except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as e:
                 raise ConfigError(f"convert: the configuration lacks something, or has another form than its project's: {e!r}") from None
     told = f"model_type {config['model_type']!r}" if "model_type" in config else f"a configuration with {', '.join(list(config)[:6])}"
     raise ConfigError("convert: expected the configuration of HyenaDNA, StripedHyena, Evo 2, xLSTM, MAD-Lab or ncps, or of transformers with model_type "
@@ -124,7 +126,7 @@ def read(source: str | Path) -> tuple[Model, str]:
         tensors = made.rename(model, state)
     state.all_read("a model of its configuration", made.ignored)
     found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
-    weights.check({name: (t.shape, found[name][1] if name in found else t.dtype) for name, t in model.tensors().items()}, found, source)
+    weights.check({name: (t.shape, as_found(t.dtype, found.get(name))) for name, t in model.tensors().items()}, found, source)
     model.install(tensors)
     return model, made.name
 
@@ -136,13 +138,15 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None, ov
         source: folder of the checkpoint. target: file to write, .safetensors. dtype: floating-point type to store, None for the
             checkpoint's own. overwrite: replace a file that is there.
 
-    Raises as `read`, and WeightsError for a target that is there or has another suffix.
+    Raises as `read`, WeightsError for a target that is there or has another suffix, UnsupportedDtype.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
         raise WeightsError(f"{target}: expected a name that ends in .safetensors")
     if target.exists() and not overwrite:
         raise WeightsError(f"{target}: is there already; give --overwrite to replace it, or another name")
+    if dtype is not None and dt.dtype(dtype).kind != "float":
+        raise UnsupportedDtype(f"convert: expected a floating-point dtype to store, such as float32 or bfloat16; received {dtype}")
     model, family = read(source)
     if dtype is not None:
         model.astype(dtype)

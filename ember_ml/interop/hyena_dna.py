@@ -48,7 +48,7 @@ def model_config(c: dict) -> tuple[HyenaDNAConfig, int]:
                           f"{c.get('max_position_embeddings')!r}, attn_layer_idx={c.get('attn_layer_idx')!r}")
     order = layer.size("order", 2)
     filters = dict(width=layer.size("filter_order", 64), features=layer.size("emb_dim", 3), depth=layer.size("num_inner_mlps", 2),
-                   frequency=float(layer.size("w", 1)), shift=float(layer.values.get("shift", 0.0)), learn_positions=True,
+                   frequency=float(layer.size("w", 1)), shift=layer.number("shift", 0.0), learn_positions=True,
                    window=bool(layer.values.get("modulate", True)), normalized=bool(layer.values.get("normalized", False)))
     width = f.size("d_model")
     return HyenaDNAConfig(f.size("vocab_size"), width, f.size("n_layer", most=1000), layer.size("l_max"), f.size("d_inner", 4 * width), order,
@@ -56,7 +56,7 @@ def model_config(c: dict) -> tuple[HyenaDNAConfig, int]:
 
 
 class _Sizes:
-    """Counts out of a table of the original configuration."""
+    """Counts and numbers out of a table of the original configuration."""
 
     def __init__(self, values: dict, where: str):
         self.values, self.where = values, where
@@ -67,6 +67,12 @@ class _Sizes:
         if type(value) is not int or not 1 <= value <= most:
             raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a number from 1 to {most}; received {value!r}")
         return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.values.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
+            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a finite number; received {value!r}")
+        return float(value)
 
 
 def model_weights(m: Model, p: Tensors, order_last: int = 1) -> Tensors:

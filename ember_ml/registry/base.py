@@ -33,7 +33,7 @@ class Registry:
     def get(self, name: str):
         """The component. Raises RegistryError with the nearest names."""
         self._load()
-        if name not in self._table:
+        if not isinstance(name, str) or name not in self._table:
             near = difflib.get_close_matches(str(name), self._table, 3, 0.4)
             hint = f"did you mean {', '.join(near)}? " if near else ""
             raise RegistryError(f"unknown {self.kind} {name!r}: {hint}registered are {', '.join(sorted(self._table))}")

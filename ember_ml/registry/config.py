@@ -66,6 +66,8 @@ def _explain(cls, error: pydantic.ValidationError) -> str:
             lines.append(f"needs '{where}.kind', one of {', '.join(map(repr, kinds))}; received {e.get('input')!r}")
         elif e["type"] in ("missing", "missing_argument"):
             lines.append(f"needs {where!r}")
+        elif e["type"] == "value_error":                     # of a check of ours, which says it all
+            lines.append(f"{where}: {e['ctx']['error']}" if where else str(e["ctx"]["error"]))
         else:
             lines.append(f"{where}: {e['msg']}; received {e.get('input')!r}")
     return f"{cls.__name__}: " + "; ".join(lines)

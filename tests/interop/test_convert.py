@@ -12,7 +12,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import nn
-from ember_ml.errors import ConfigError, WeightsError
+from ember_ml.errors import ConfigError, UnsupportedDtype, WeightsError
 from ember_ml.interop.convert import convert, read
 from ember_ml.interop.transformers import FAMILIES
 from ember_ml.registry import to_dict
@@ -141,6 +141,7 @@ def test_torch_files_are_read_and_code_is_refused(tmp_path):
     ({"model_type": "gpt2"}, "convert: expected the configuration of HyenaDNA.*or of transformers with model_type .*received model_type 'gpt2'"),
     ({"hidden_size": "big"}, "llama: expected hidden_size to be a number from 1 .*received 'big'"),
     ({"hidden_size": None}, "expected hidden_size"),
+    ({"model_type": ["llama"]}, r"received model_type \['llama'\]"),
     ({"hidden_act": "xielu"}, "llama: expected hidden_act to be one of silu.*received 'xielu'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "expected rope_type to be default, linear or llama3; received 'yarn'"),
     ({"num_hidden_layers": 10 ** 9}, "expected num_hidden_layers to be a number from 1 to 4000"),
@@ -156,6 +157,24 @@ def test_wrong_configurations(changes, message, tmp_path):
     with pytest.raises((ConfigError, WeightsError), match=message):
         convert(source, tmp_path / "model.safetensors")
     assert not list(tmp_path.glob("*.safetensors*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("value", [[], "recurrent", [["x"]]])
+def test_block_types_that_are_none(value, tmp_path):
+    source = publish(case("hf", "recurrent_gemma"), tmp_path / "x", "recurrent_gemma", block_types=value)
+    with pytest.raises(ConfigError, match="recurrent_gemma: expected block_types to be 1 of recurrent, attention"):
+        read(source)
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+    c = case("hf", "llama")
+    tensors = {**c.weights, "model.norm.weight": np.ones(c.weights["model.norm.weight"].shape, np.int32)}
+    source = publish(c, tmp_path / "x", "llama", tensors=tensors)
+    with pytest.raises(WeightsError, match=r"norm\.weight' expected float32, got int32"):
+        convert(source, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedDtype, match="expected a floating-point dtype to store.*received int32"):
+        convert(llama(tmp_path), tmp_path / "model.safetensors", dtype="int32")
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def edit_index(folder, change):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml.errors import WeightsError
+from ember_ml.errors import ConfigError, WeightsError
 from ember_ml.interop import hyena_dna
 from ember_ml.nn import HyenaDNAConfig
 from tests.golden.case import DATA, Case
@@ -30,3 +30,10 @@ def test_a_missing_tensor_is_named():
         state = {k: em.tensor(w) for k, w in CASE.weights.items() if not k.endswith("ln_f.bias")}
         with pytest.raises(WeightsError, match="backbone.ln_f.bias"):
             hyena_dna.read(state, config())
+
+
+def test_a_shift_that_is_no_number_is_refused():
+    config = {"d_model": 4, "n_layer": 1, "vocab_size": 5, "layer": {"l_max": 8, "shift": "x"}}
+    with pytest.raises(ConfigError, match=r"hyena_dna: expected layer\.shift to be a finite number; received 'x'"):
+        hyena_dna.model_config(config)
+    assert hyena_dna.model_config({**config, "layer": {"l_max": 8, "shift": 0.5}})[0].filter["shift"] == 0.5

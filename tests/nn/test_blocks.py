@@ -120,6 +120,8 @@ def test_parallel_sums_its_mixers(backend):
     mixers = [{"layer": "gru"}, {"layer": "mlp", "layer_config": {"d_inner": 3}}]
     made = block(layer="parallel", layer_config={"mixers": mixers}).layer
     close(made(x())[0], made.mixers[0](x())[0] + made.mixers[1](x()), 1e-6)
+    named = block(layer="parallel", layer_config={"mixers": ["gru", {"layer": "mlp"}]}).layer
+    close(named(x())[0], named.mixers[0](x())[0] + named.mixers[1](x()), 1e-6)
     with pytest.raises(ConfigError, match="at least one mixer"):
         block(layer="parallel", layer_config={"mixers": []})
     with pytest.raises(ConfigError, match="channel or sequence mixers; received 'residual'"):

@@ -142,7 +142,8 @@ def test_stop_strings_are_cut_and_what_may_become_one_is_held_back():
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"temperature": -1.0}, "temperature of at least 0"), ({"top_k": 0}, "top_k and allowed of at least 1"),
+    ({"temperature": -1.0}, "temperature of at least 0"), ({"temperature": float("nan")}, "received nan and 1.0"),
+    ({"repetition": float("nan")}, "received 1.0 and nan"), ({"top_k": 0}, "top_k and allowed of at least 1"),
     ({"top_p": 0.0}, "0 < top_p <= 1"), ({"top_p": 1.5}, "received 1.5"), ({"topk": 3}, "unknown key 'topk'; did you mean top_k"),
     ({"repetition": 0.0}, "repetition above 0")])
 def test_wrong_options(fields, message):
@@ -154,8 +155,41 @@ def test_wrong_prompts():
     with em.using("numpy"):
         with pytest.raises(ShapeError, match=r"expected a prompt of shape \(batch, length\)"):
             next(generate(model(), em.zeros((2, 0), "int32"), 3))
+        with pytest.raises(ShapeError, match=r"as em\.tensor.* makes; got \[\[1, 2\]\]"):
+            next(generate(model(), [[1, 2]], 3))
         with pytest.raises(ShapeError, match="none empty"):
             complete(model(), [[1], []], 3)
+
+
+def test_tokens_that_the_model_does_not_have_are_refused(backend):
+    for wrong in (VOCAB, -1):
+        with pytest.raises(ConfigError, match=f"expected tokens from 0 to 10 in the prompt; it has {wrong}$"):
+            next(generate(model(), em.tensor([[1, wrong]]), 3))
+        with pytest.raises(ConfigError, match=f"expected tokens from 0 to 10 in the prompt; it has {wrong}$"):
+            complete(model(), [[1], [2, wrong, 3]], 3)
+
+
+@pytest.mark.parametrize("stop", [0, 3, "ab"])
+def test_a_stop_that_is_no_list_is_refused(stop):
+    with em.using("numpy"), pytest.raises(ConfigError, match=r"expected stop to be a list of tokens, such as \[0\]"):
+        next(generate(model(), prompt(), 3, stop=stop))
+
+
+@pytest.mark.parametrize("head", [{"head": "classifier", "outputs": 3}, {}])
+def test_a_model_without_a_head_of_tokens_is_refused(head):
+    with em.using("numpy"):
+        made = nn.Model.from_config({"vocab_size": VOCAB, "defaults": {"d_input": 4}, "blocks": ["gru"], **head})
+        for run in (lambda: next(made.generate(prompt(), 3)), lambda: complete(made, [[1]], 3)):
+            with pytest.raises(ConfigError, match="expected a model that tells the next token, with head 'tied' or 'dense'"):
+                run()
+
+
+def test_rows_that_no_token_has_are_never_drawn(backend):
+    made = nn.Model.from_config({"vocab_size": 3, "vocab_multiple": 32, "head": "tied", "defaults": {"d_input": 4}, "blocks": ["gru"]},
+                                key=em.random.key(2))
+    assert made.embedding.weight.shape[0] == 32
+    assert set(rows(made.generate(em.tensor([[1], [2]]), 12, em.random.key(0))).ravel().tolist()) <= {0, 1, 2}
+    assert {t for row in complete(made, [[1], [2, 0]], 12, em.random.key(0), allowed=20) for t in row} <= {0, 1, 2}
 
 
 def test_what_was_generated_with_stands_in_gradients(backend):

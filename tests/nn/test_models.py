@@ -284,6 +284,21 @@ def test_the_summary_counts_parameters_products_and_state():
     assert tied.total.parameters == family("lstm").count() and tied.rows[1].state_bytes == 2 * 6 * 4
 
 
+def test_the_summary_is_for_what_the_layers_take():
+    with em.using("numpy"):
+        made = nn.Model.from_config({"defaults": {"d_input": 4}, "blocks": [{"layer": "long_conv", "layer_config": {"l_max": 12}}, "gru"]})
+    assert made.summary().length == 12 and made.summary(8).length == 8
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(ShapeError, match=f"summary: expected a length of at least 1, received {wrong}"):
+            made.summary(wrong)
+
+
+def test_a_block_without_residual_may_change_the_width(backend):
+    entry = {"layer": "dense", "layer_config": {"d_output": 4}, "residual": "feedforward_residual"}
+    made = nn.Model.from_config({"blocks": [{**entry, "d_input": 6}, {"layer": "mlp", "d_input": 4}]})
+    assert made(em.zeros((1, 3, 6)))[0].shape == (1, 3, 4)
+
+
 @pytest.mark.parametrize("config, message", [
     ({"blocks": []}, "expected at least one block"),
     ({}, "ModelConfig: needs 'blocks'"),
@@ -299,6 +314,11 @@ def test_the_summary_counts_parameters_products_and_state():
     ({"blocks": ["mpl"]}, "unknown block 'mpl'"),
     ({"blocks": [{"layer": "mlp", "repeat": 0}], "defaults": {"d_input": 6}}, "repeat to be a number from 1 .* received 0"),
     ({"blocks": ["mlp"], "defaults": {"layer": "gru"}}, "expected defaults to be a table of d_input"),
+    ({"blocks": ["mlp", "hyena"], "defaults": {"d_input": 6}}, r"blocks\.1: layer 'hyena': HyenaConfig: needs 'l_max'"),
+    ({"blocks": ["mlp", {"layer": "mpl"}], "defaults": {"d_input": 6}}, r"blocks\.1: unknown layer 'mpl': did you mean mlp"),
+    ({"blocks": ["mlp", {"layer": "mlp", "d_input": 4}], "defaults": {"d_input": 6}}, r"d_input of blocks\.1 to be the 6 channels that blocks\.0 gives"),
+    ({"blocks": [{"d_input": 6}], "logit_cap": 0.0}, r"logit_cap.*Input should be greater than 0; received 0\.0"),
+    ({"family": ["x"], "d_input": 4}, r"unknown model \['x'\]: registered are"),
     ({"family": "transfromer", "d_input": 4}, "unknown model 'transfromer': did you mean transformer"),
     ({"blocks": [{"d_input": 6}], "vocabsize": 3}, "unknown key 'vocabsize'; did you mean vocab_size"),
     ([1, 2], "expected a table of blocks, vocab_size.*received"),

@@ -68,6 +68,30 @@ def test_messages(values, message):
         from_dict(OuterConfig, values)
 
 
+def test_a_check_of_a_config_speaks_for_itself():
+    @config
+    class CheckedConfig:
+        """low, high: in order."""
+
+        low: int
+        high: int
+
+        def __post_init__(self):
+            if self.low > self.high:
+                raise ConfigError(f"checked: expected low <= high, received {self.low} and {self.high}")
+
+    @config
+    class AroundConfig:
+        """many: some."""
+
+        many: list[CheckedConfig]
+
+    with pytest.raises(ConfigError, match="^CheckedConfig: checked: expected low <= high, received 2 and 1$"):
+        CheckedConfig(2, 1)
+    with pytest.raises(ConfigError, match=r"^AroundConfig: many\.1: checked: expected low <= high, received 2 and 1$"):
+        AroundConfig([{"low": 1, "high": 1}, {"low": 2, "high": 1}])
+
+
 def test_positional_arguments_are_named_in_messages():
     with pytest.raises(ConfigError, match="InnerConfig: rate: Input should be less than 1; received 7"):
         InnerConfig(3, 7)

@@ -96,7 +96,7 @@ def recurrent_gemma(c: Fields) -> Layout:
     unit = {"d_inner": c.size("lru_width", width), "heads": heads["heads"], "taps": c.size("conv1d_width", 4)}
     mlp = {"d_inner": c.size("intermediate_size") // 2, "activation": "gelu_tanh", "bias": True}
     types = c.get("block_types", ["recurrent", "recurrent", "attention"])
-    types = Fields({"block_types": types}, c.family).kinds("block_types", len(types) if isinstance(types, list) else 0, "recurrent", "attention")
+    types = Fields({"block_types": types}, c.family).kinds("block_types", len(types) if isinstance(types, list) and types else 1, "recurrent", "attention")
     parts, ignored = ends("model.embed_tokens.", "model.final_norm.", tied)
     blocks = []
     for i in range(count):

@@ -10,9 +10,9 @@ from typing import Any
 from ember_ml import weights
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
-from ember_ml.errors import ConfigError, ShapeError, WeightsError
+from ember_ml.errors import ConfigError, RegistryError, ShapeError, WeightsError
 from ember_ml.nn import losses, scope
-from ember_ml.nn.blocks.base import Block, beside
+from ember_ml.nn.blocks.base import Block, BlockConfig, beside
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
@@ -58,7 +58,7 @@ class Model(Module):
             self.embedding = Embedding(EmbeddingConfig(rows, width), key=keys[-1])
         elif c.inputs:
             self.embedding = Dense(DenseConfig(c.inputs, width), key=keys[-1])
-        self.blocks = [Block(b, key=k) for b, k in zip(c.blocks, keys)]
+        self.blocks = [_block(i, b, k) for i, (b, k) in enumerate(zip(c.blocks, keys))]
         self.norm = layers.instantiate(c.norm, d_input=last, **c.norm_config) if c.norm else None
         self.pool = Pool(PoolConfig(last, c.pool)) if c.head in POOLED else None
         self.head = None
@@ -115,8 +115,10 @@ class Model(Module):
         """Yields tokens after the prompt (B, P), each int32 (B,): see `ember_ml.nn.models.generation.generate`."""
         return generate(self, prompt, length, key, **fields)
 
-    def summary(self, length: int = 256) -> Summary:
-        """Parameters, FLOPs a token and bytes of state, a row a block; print it for a table."""
+    def summary(self, length: int | None = None) -> Summary:
+        """Parameters, FLOPs a token and bytes of state, a row a block; print it for a table. length: of the sequence, None for 256, or
+        the longest that its layers take.
+        """
         return summarize(self, length)
 
     def _packed(self, x, state, segments):
@@ -201,7 +203,7 @@ class Model(Module):
         except ShapeError as e:
             raise WeightsError(f"{path}: its config does not describe a model of the {size:,} numbers that it holds: {e}") from None
         found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
-        expected = {name: (t.shape, _as_found(t.dtype, found.get(name))) for name, t in model.tensors().items()}
+        expected = {name: (t.shape, as_found(t.dtype, found.get(name))) for name, t in model.tensors().items()}
         weights.check(expected, found, path)
         model.install(tensors)
         return model
@@ -211,7 +213,7 @@ class Model(Module):
 _SLACK = 1 << 20
 
 
-def _as_found(dtype, found):
+def as_found(dtype, found):
     """The dtype that a tensor of a file should have: any real floating-point one where the config's is one."""
     return found[1] if found is not None and dtype.kind == found[1].kind == "float" else dtype
 
@@ -222,6 +224,13 @@ def _check_input(x: EmberTensor, axes: int, c: ModelConfig):
         raise ShapeError(f"model: expected tokens of shape {places}), got {x.shape}")
     if not c.vocab_size and (x.ndim != axes + 1 or x.shape[-1] != c.inputs):
         raise ShapeError(f"model: expected inputs of shape {places}, {c.inputs}), got {x.shape}")
+
+
+def _block(i: int, c: BlockConfig, key: EmberTensor) -> Block:
+    try:
+        return Block(c, key=key)
+    except (ConfigError, RegistryError) as e:
+        raise type(e)(f"blocks.{i}: {e}") from None
 
 
 def _check(c: ModelConfig):
@@ -237,3 +246,7 @@ def _check(c: ModelConfig):
     if c.head == "tied" and c.blocks[0].d_input != c.blocks[-1].d_input:
         raise ConfigError(f"model: head='tied' needs the last block's channels, {c.blocks[-1].d_input}, to be the first's, "
                           f"{c.blocks[0].d_input}")
+    for i, (a, b) in enumerate(zip(c.blocks, c.blocks[1:])):
+        if a.d_input != b.d_input and a.residual != "feedforward_residual":
+            raise ConfigError(f"model: expected d_input of blocks.{i + 1} to be the {a.d_input} channels that blocks.{i} gives, received {b.d_input}; "
+                              f"only a block with residual='feedforward_residual' may give others than it takes")

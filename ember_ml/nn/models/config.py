@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic_core import ArgsKwargs
@@ -52,7 +52,7 @@ class ModelConfig:
     pool: Literal["mean", "max", "last", "first"] = "mean"
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
-    logit_cap: float | None = None
+    logit_cap: Annotated[float, pydantic.Field(gt=0.0)] | None = None
     head_bias: bool = False
     defaults: dict = dataclasses.field(default_factory=dict)
     inputs: Size | None = None

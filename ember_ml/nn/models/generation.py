@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn.models.sampling import SamplingConfig, also_seen, next_token, seen_tokens
 from ember_ml.ops import random, tensor, where
 from ember_ml.tensor import EmberTensor
@@ -24,11 +24,14 @@ def generate(model, prompt: EmberTensor, length: int, key: EmberTensor | None = 
             is yielded.
         sampling: a SamplingConfig; or give its fields: temperature, top_k, top_p, repetition, allowed.
 
-    Raises ShapeError for an empty prompt, ConfigError for sampling fields that do not fit.
+    Raises ShapeError for an empty prompt, ConfigError for sampling fields that do not fit, a model without a head of tokens, and tokens
+    that it does not have.
     """
-    c = dataclasses.replace(sampling or SamplingConfig(), **fields) if sampling else SamplingConfig(**fields)
-    if prompt.ndim != 2 or prompt.shape[1] == 0:
-        raise ShapeError(f"generate: expected a prompt of shape (batch, length), length >= 1; got {prompt.shape}")
+    c = _sampling("generate", model, dataclasses.replace(sampling, **fields) if sampling else SamplingConfig(**fields), stop)
+    if not isinstance(prompt, EmberTensor) or prompt.ndim != 2 or prompt.shape[1] == 0:
+        raise ShapeError("generate: expected a prompt of shape (batch, length), length >= 1, as em.tensor([[1, 2]]) makes; got "
+                         + (f"{prompt.shape}" if isinstance(prompt, EmberTensor) else repr(prompt)))
+    _check_tokens("generate", model, prompt.min().item(), prompt.max().item())
     logits, state = _run(model.forward, prompt, model.initial_state(prompt.shape[0], _dtype(model)))
     logits = logits[:, -1]
     seen = seen_tokens(prompt, logits.shape[-1]) if c.repetition != 1.0 else None
@@ -53,9 +56,12 @@ def complete(model, prompts: Sequence[Sequence[int]], length: int, key: EmberTen
     Args as in `generate`. All rows run as one batch: as much as the shortest prompt has is read in one pass, and the longer
     ones go on through `step`, each with its own tokens, until their ends.
     """
+    c = _sampling("complete", model, SamplingConfig(**fields), stop)
+    prompts = prompts.tolist() if isinstance(prompts, EmberTensor) else prompts
     if not prompts or not all(len(p) for p in prompts):
         raise ShapeError("complete: expected at least one prompt, and none empty")
-    c = SamplingConfig(**fields)
+    for p in prompts:
+        _check_tokens("complete", model, min(p), max(p))
     like = next(iter(model.tensors().values()))
     first = min(len(p) for p in prompts)
     start = tensor([list(p[:first]) for p in prompts], dtype="int32", like=like)
@@ -114,6 +120,20 @@ def _pieces(tokens: Iterator[EmberTensor], decode) -> Iterator[str]:
             before, new, text = (before + new)[-4:], [], ""
     if text:
         yield text
+
+
+def _sampling(name: str, model, c: SamplingConfig, stop) -> SamplingConfig:
+    """c for the model's own tokens: a head may have more rows (`vocab_multiple`). Raises ConfigError."""
+    if model.config.head not in ("tied", "dense"):
+        raise ConfigError(f"{name}: expected a model that tells the next token, with head 'tied' or 'dense'; this one has head={model.config.head!r}")
+    if isinstance(stop, str) or not hasattr(stop, "__contains__"):
+        raise ConfigError(f"{name}: expected stop to be a list of tokens, such as [0]; received {stop!r}")
+    return dataclasses.replace(c, allowed=min(model.config.vocab_size, c.allowed or model.config.vocab_size))
+
+
+def _check_tokens(name: str, model, least: int, most: int):
+    if not 0 <= least <= most < model.config.vocab_size:
+        raise ConfigError(f"{name}: expected tokens from 0 to {model.config.vocab_size - 1} in the prompt; it has {least if least < 0 else most}")
 
 
 def _run(form: Callable, x: EmberTensor, state) -> tuple[EmberTensor, list]:

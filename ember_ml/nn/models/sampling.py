@@ -22,7 +22,7 @@ class SamplingConfig:
         temperature: divides the logits; 0 takes the likeliest token, whatever the key.
         top_k: only the k likeliest tokens; ties of the last one stay, too.
         top_p: only the likeliest tokens up to the one with which their probabilities reach p (Holtzman et al. 2020).
-        allowed: only tokens below this number, None for all rows of the head.
+        allowed: only tokens below this number, None for the model's vocab_size.
     """
 
     repetition: float = 1.0
@@ -32,7 +32,7 @@ class SamplingConfig:
     allowed: int | None = None
 
     def __post_init__(self):
-        if self.temperature < 0.0 or self.repetition <= 0.0:
+        if not self.temperature >= 0.0 or not self.repetition > 0.0:     # NaN neither
             raise ConfigError(f"sampling: expected temperature of at least 0 and repetition above 0; received "
                               f"{self.temperature} and {self.repetition}")
         if (self.top_k is not None and self.top_k < 1) or (self.allowed is not None and self.allowed < 1):
@@ -49,7 +49,7 @@ def next_token(c: SamplingConfig, logits: EmberTensor, key: EmberTensor | None, 
     """
     if c.repetition != 1.0 and seen is not None:
         logits = where(seen, where(logits > 0.0, logits / c.repetition, logits * c.repetition), logits)
-    if c.allowed is not None:
+    if c.allowed is not None and c.allowed < logits.shape[-1]:
         logits = logits[:, :c.allowed]
     if key is None or c.temperature == 0.0:
         return argmax(logits, axis=-1)

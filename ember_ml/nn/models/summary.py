@@ -8,6 +8,7 @@ from ember_ml.autodiff import tree
 from ember_ml.autodiff.transform import transforming
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
+from ember_ml.errors import ShapeError
 from ember_ml.nn.module import Module
 from ember_ml.ops import full, zeros
 from ember_ml.tensor import EmberTensor
@@ -43,12 +44,18 @@ class Summary(NamedTuple):
         return "\n".join([*lines, f"FLOPs and state at {self.length:,} positions, one sequence; a multiply-add is two"])
 
 
-def summarize(model, length: int = 256) -> Summary:
+def summarize(model, length: int | None = None) -> Summary:
     """The Summary of a Model. FLOPs are those of the portable algorithms, counted op by op; what runs natively may take fewer.
 
     Args:
-        length: positions of the forward pass; layers with an l_max take no more.
+        length: positions of the forward pass; layers with an l_max take no more. None for 256, or the shortest l_max.
+
+    Raises ShapeError for a length that is none, or that the layers do not take.
     """
+    if length is None:
+        length = min([256, *(m.config.l_max for m in model.modules().values() if hasattr(getattr(m, "config", None), "l_max"))])
+    if not isinstance(length, int) or length < 1:
+        raise ShapeError(f"summary: expected a length of at least 1, received {length!r}")
     outline = engine("numpy").outline()
     rows, seen = [], set()
     with using(outline), transforming():

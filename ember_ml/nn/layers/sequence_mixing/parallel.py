@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pydantic
+
 from ember_ml.errors import ConfigError
 from ember_ml.nn.layers.sequence_mixing.base import SequenceMixer
 from ember_ml.ops import random
@@ -22,10 +24,15 @@ class BranchConfig:
 
 @config
 class ParallelConfig:
-    """d_input: channels. mixers: the branches; each is a BranchConfig or a table of its fields."""
+    """d_input: channels. mixers: the branches; each is a BranchConfig, a table of its fields, or the name of a layer."""
 
     d_input: Size
     mixers: list[BranchConfig]
+
+    @pydantic.field_validator("mixers", mode="before")
+    @classmethod
+    def _named(cls, mixers):
+        return [{"layer": m} if isinstance(m, str) else m for m in mixers] if isinstance(mixers, (list, tuple)) else mixers
 
 
 @layers.register("parallel")
