@@ -128,6 +128,17 @@ def test_parallel_sums_its_mixers(backend):
         block(layer="parallel", layer_config={"mixers": [{"layer": "residual"}]})
 
 
+@pytest.mark.parametrize("place, kind", [("norm", "a norm, such as 'rms_norm',"), ("residual", "a connection of x and y"), ("pool", "a map of positions")])
+def test_a_layer_in_a_place_of_another_kind_is_refused(place, kind):
+    wrong = {"norm": ["gru", "residual", "pool"], "residual": ["gru", "mlp", "pool"], "pool": ["gru", "residual"]}
+    with em.using("numpy"):
+        for name in wrong[place]:
+            with pytest.raises(ConfigError, match=f"block: expected {kind}.* as {place}; received '{name}'"):
+                block(layer="mlp", **{place: name})
+        with pytest.raises(ConfigError, match="expected a norm.*received 'gru'"):
+            nn.Model.from_config({"blocks": [{"d_input": 4, "layer": "mlp"}], "norm": "gru"})
+
+
 def test_without_a_layer_norm_and_pool_are_left(backend):
     made = block(norm="rms_norm")
     close(made(x())[0], made.norm(x()), 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -58,6 +59,9 @@ class BlockConfig:
         return ArgsKwargs(values.args, fields) if isinstance(values, ArgsKwargs) else fields
 
 
+_KINDS = {"norm": "a norm, such as 'rms_norm',", "residual": "a connection of x and y, such as 'highway_residual',", "pool": "a map of positions, such as 'pool',"}
+
+
 class Block(Module):
     """y = residual(x, dropout(layer(norm(x)))), or with the norm after the residual.
 
@@ -74,10 +78,10 @@ class Block(Module):
     def __init__(self, config: BlockConfig | int, key: EmberTensor | None = None, **fields):
         self.config = c = config if isinstance(config, BlockConfig) else BlockConfig(d_input=config, **fields)
         keys = random.split(key if key is not None else random.next_key(), 4)
-        self.norm = _part(c.norm, c.norm_config, c.d_input, keys[1])
+        self.norm = part("norm", c.norm, c.norm_config, c.d_input, keys[1])
         self.layer = _layer(c, keys[0]) if c.layer else None
-        self.residual = _part(c.residual, c.residual_config, c.d_input, keys[2])
-        self.pool = _part(c.pool, c.pool_config, c.d_input, keys[3])
+        self.residual = part("residual", c.residual, c.residual_config, c.d_input, keys[2])
+        self.pool = part("pool", c.pool, c.pool_config, c.d_input, keys[3])
 
     def forward(self, x: EmberTensor, state=None) -> tuple[EmberTensor, Any]:
         """(B, L, d_input) to the same shape (the pool may shorten it)."""
@@ -127,8 +131,15 @@ def apply(layer: Module, x, state, form: str) -> tuple[EmberTensor, Any]:
     return getattr(layer, form)(x), None
 
 
-def _part(name: str | None, fields: dict, d_input: int, key) -> Module | None:
-    return layers.instantiate(name, d_input=d_input, key=key, **fields) if name else None
+def part(place: str, name: str | None, fields: dict, d_input: int, key: EmberTensor | None = None) -> Module | None:
+    """The registered layer that stands as "norm", "residual" or "pool", None for none. Raises ConfigError for a layer of another kind."""
+    if not name:
+        return None
+    made = layers.instantiate(name, d_input=d_input, key=key, **fields)
+    needed = sum(p.default is p.empty for p in inspect.signature(made.forward).parameters.values())
+    if needed != (2 if place == "residual" else 1) or getattr(made, "mixes_sequence", False) or (place == "norm" and isinstance(made, Pool)):
+        raise ConfigError(f"block: expected {_KINDS[place]} as {place}; received {name!r}")
+    return made
 
 
 def _layer(c: BlockConfig, key):

@@ -12,7 +12,7 @@ from ember_ml.backend import get as engine
 from ember_ml.backend import using
 from ember_ml.errors import ConfigError, RegistryError, ShapeError, WeightsError
 from ember_ml.nn import losses, scope
-from ember_ml.nn.blocks.base import Block, BlockConfig, beside
+from ember_ml.nn.blocks.base import Block, BlockConfig, beside, part
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.layers.dropout import dropout
 from ember_ml.nn.layers.embedding import Embedding, EmbeddingConfig
@@ -24,7 +24,7 @@ from ember_ml.nn.module import Module
 from ember_ml.nn.packing import packed
 from ember_ml.nn.recompute import recomputed
 from ember_ml.ops import random, tanh
-from ember_ml.registry import from_dict, layers, models, read_table, to_dict, without_defaults, write_table
+from ember_ml.registry import from_dict, models, read_table, to_dict, without_defaults, write_table
 from ember_ml.tensor import EmberTensor
 
 
@@ -59,7 +59,7 @@ class Model(Module):
         elif c.inputs:
             self.embedding = Dense(DenseConfig(c.inputs, width), key=keys[-1])
         self.blocks = [_block(i, b, k) for i, (b, k) in enumerate(zip(c.blocks, keys))]
-        self.norm = layers.instantiate(c.norm, d_input=last, **c.norm_config) if c.norm else None
+        self.norm = part("norm", c.norm, c.norm_config, last)
         self.pool = Pool(PoolConfig(last, c.pool)) if c.head in POOLED else None
         self.head = None
         if c.head in ("dense", "classifier", "regressor"):
