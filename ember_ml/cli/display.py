@@ -60,7 +60,7 @@ def scores(output: Output, found: dict[str, float], baselines: dict[str, float],
     """Says the first score of an evaluation among those of the baselines, the highest first, and the other scores after them."""
     (name, own), *others = found.items()
     output.say(f"held-out {told(name, unit)}")
-    for who, value in sorted([*baselines.items(), ("this model", own)], key=lambda b: -b[1]):
+    for who, value in sorted([*baselines.items(), ("this model", own)], key=lambda b: (math.isnan(b[1]), -b[1])):
         output.say(f"  {who:<28} {value:.4f}")
     for name, value in others:
         output.say(f"{told(name, unit)} {value:.4f}")

@@ -18,6 +18,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training.config import RunConfig
 from ember_ml.nn.pipeline.training.run_folder import RunFolder, put
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
+from ember_ml.registry.strict_json import dumps, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Facts:
     @property
     def scores(self) -> dict[str, float]:
         """Of the model on held-out data; {} before the first evaluation."""
-        return self.summary.get("held_out") or (self.evaluations[-1]["eval"] if self.evaluations else {})
+        return numbers(self.summary.get("held_out", {})) or (self.evaluations[-1]["eval"] if self.evaluations else {})
 
     @property
     def baselines(self) -> dict[str, float]:
         """Scores of plain models on the same held-out data."""
-        return self.summary.get("baselines", {})
+        return numbers(self.summary.get("baselines", {}))
 
     @property
     def score(self) -> str:
@@ -86,7 +87,7 @@ def summarize(run: RunConfig, stage: SupervisedTraining) -> dict[str, Any]:
 
 def write_summary(folder: RunFolder, summary: dict[str, Any]):
     """Puts a summary where `read` finds it."""
-    put(folder.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+    put(folder.path / "summary.json", dumps(summary, indent=1) + "\n")
 
 
 def _json(path: Path, default: Any) -> Any:

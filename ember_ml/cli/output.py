@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 from typing import Any
 
 from rich.console import Console
+
+from ember_ml.registry.strict_json import dumps
 
 
 class Output:
@@ -33,14 +33,4 @@ class Output:
     def result(self, document: Any):
         """Writes what a verb found, if a script reads. Numbers that JSON does not have (nan, inf) become null."""
         if self.json:
-            sys.stdout.write(json.dumps(_plain(document), indent=1) + "\n")
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    return x if x is None or isinstance(x, (bool, int, str)) else str(x)
+            sys.stdout.write(dumps(document, indent=1) + "\n")

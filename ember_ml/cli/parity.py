@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ember_ml.cli.output import Output
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
 from ember_ml.parity.run import compare_batch, compare_run
 from ember_ml.parity.table import render
+from ember_ml.registry.strict_json import dumps
 
 #: of a batch, where a model works on whole sequences
 _SEQUENCES = 4
@@ -30,9 +30,9 @@ def run(path: Path, length: int, file: Path | None, output: Output) -> int:
         batch = tuple(a[:_SEQUENCES] for a in next(iter(source.held_out())))
         rows = compare_batch(model, batch, OBJECTIVES[source.task].loss, engines.available())
     if file:
-        file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        file.write_text(dumps(rows, indent=1), encoding="utf-8")
     if os.access(path, os.W_OK):                             # for the report and the card
-        (path / "parity.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (path / "parity.json").write_text(dumps(rows, indent=1) + "\n", encoding="utf-8")
         card.write(path)
     failed = [r for r in rows if not r["pass"]]
     output.say(render(rows))

@@ -37,14 +37,15 @@ def curves(rows: list[dict], baselines: dict[str, float], unit: str):
     axes[0].set_ylabel(f"bits per {unit}" if shared else "training loss")
     top = axes[0] if shared else axes[1]
     values = [value for _, (_, value) in held_out]
+    judged = [*values, *baselines.values()]
     if held_out:
         top.plot([step for step, _ in held_out], values, color="#1f4e8c", marker="o", markersize=4, label=f"held out: {values[-1]:.3f}")
         for i, (name, value) in enumerate(sorted(baselines.items(), key=lambda b: -b[1])):
             top.axhline(value, color="#b0541e", linewidth=0.8, linestyle=("--", ":", "-.")[i % 3], label=f"{name}: {value:.3f}")
     if not shared:
         top.set_ylabel(f"{score}, held out")
-    elif finite := [v for v in (*values, *baselines.values(), *(r["loss"] * scale for r in train)) if math.isfinite(v)]:
-        top.set_ylim(min(finite) - 0.02, max(1.05 * max([*baselines.values(), *values]), min(finite) + 0.1) if baselines else None)
+    elif finite := [v for v in (*judged, *(r["loss"] * scale for r in train)) if math.isfinite(v)]:
+        top.set_ylim(min(finite) - 0.02, max(1.05 * max((v for v in judged if math.isfinite(v)), default=0.0), min(finite) + 0.1) if baselines else None)
     for ax, name in zip(axes[-len(below):] if below else [], below):
         _curve(ax, train, name, "#4b6b4b", None)
         ax.set_ylabel({"rate": "rate", "grad_norm": "gradient norm"}[name], fontsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def _scores(known: facts.Facts) -> list[dict[str, Any]]:
     if not known.scores:
         return []
     own = next(iter(known.scores.values()))
-    found = sorted([(value, name) for name, value in known.baselines.items()] + [(own, "this model")], reverse=True)
+    found = sorted([(value, name) for name, value in known.baselines.items()] + [(own, "this model")],
+                   key=lambda b: (not math.isnan(b[0]), b), reverse=True)
     return [{"name": name, "value": f"{value:.4f}", "this": name == "this model"} for value, name in found]
 
 
@@ -126,7 +128,7 @@ def _metrics(known: facts.Facts) -> tuple[list[str], list[list[str]]]:
 
 
 def _number(x) -> str:
-    return f"{x:.1e}" if isinstance(x, float) else str(x)
+    return "not finite" if x is None else f"{x:.1e}" if isinstance(x, float) else str(x)
 
 
 def _figure(title: str, draw) -> dict[str, str]:

@@ -8,6 +8,7 @@ from ember_ml.cli import card, facts
 from ember_ml.cli.display import TrainingDisplay, scores
 from ember_ml.cli.logs import CsvLog, TensorBoardLog
 from ember_ml.cli.output import Output
+from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.config import RunConfig
 from ember_ml.nn.pipeline.training.run_folder import RunFolder, storing
@@ -32,24 +33,26 @@ def run(run: RunConfig, out: Path, resume: bool, overwrite: bool, output: Output
     """Trains as the config says and fills the folder `out`."""
     logs = [TensorBoardLog(out / "tensorboard")] if tensorboard else []
     folder = RunFolder(out, resume, overwrite)
-    try:
+    with folder.lock.held():                                 # until the model and its card are written, or something fails
         _fill(folder, run, resume, logs, output)
-    finally:
-        folder.lock.release()                                # which the trainer does not come to if something fails before it
 
 
 def _fill(folder: RunFolder, run: RunConfig, resume: bool, logs: list, output: Output):
     from ember_ml.cli.plot import draw_curves                # matplotlib, which a rehearsal need not wait for
     stage = SupervisedTraining(run, folder, resume, [CsvLog(folder), *logs])
+    done, steps = stage.trainer.progress.step, stage.trainer.config.steps
+    if done > steps:
+        raise ConfigError(f"{folder.path}: {done} updates are done, more than the {steps} asked for; nothing was changed: --steps {done} keeps "
+                          f"the run as it is, a larger number goes on, --overwrite begins anew")
     data, bits = stage.data, stage.data.task == "next_token"
-    stage.trainer.callbacks.append(TrainingDisplay(stage.trainer.config.steps, data.unit, bits, 10 * run.training.log_every, output))
+    stage.trainer.callbacks.append(TrainingDisplay(steps, data.unit, bits, 10 * run.training.log_every, output))
     with storing(folder.config):
         configs.write(folder.config, stage.run)
     summary = facts.summarize(run, stage)
     facts.write_summary(folder, summary)
     output.say(_headline(run, stage))
     if stage.trainer.done:
-        output.say(f"nothing is left to train: {stage.trainer.progress.step} updates are done, of {stage.trainer.config.steps}; --steps N goes on")
+        output.say(f"nothing is left to train: {done} updates are done, of {steps}; --steps N goes on")
     model = stage()
     if stage.fused is not None:
         output.say(f"LoRA fused: a divergence of {stage.fused.changed:.1e} nats from the adapted model (without LoRA {stage.fused.without:.1e}); "

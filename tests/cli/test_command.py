@@ -12,10 +12,11 @@ import time
 import pytest
 from rich.console import Console
 
-from ember_ml.cli import display
+from ember_ml.cli import card, display
 from ember_ml.cli.output import Output
 from ember_ml.cli.overrides import override
 from ember_ml.errors import ConfigError
+from ember_ml.nn.pipeline.training.lock import FolderLock
 from tests.cli.test_cli import ROOT
 
 TRAIN = ("train", "job.toml", "--out", "run", "--backend", "numpy")
@@ -153,6 +154,25 @@ def test_a_file_of_the_run_that_cannot_be_written_is_named(command, job):
     done = command(*TRAIN, "--resume")
     assert done.code == 0 and "nothing is left to train: 4 updates are done, of 4; --steps N goes on" in done.out
     assert all((job / "run" / name).stat().st_size for name in names)
+
+
+def test_a_run_that_is_past_the_updates_asked_for_stays_as_it_is(command, job):
+    assert command(*TRAIN).code == 0
+    before = {p: p.read_bytes() for p in (job / "run").rglob("*") if p.is_file()}
+    done = command(*TRAIN, "--resume", "--steps", 2)
+    assert done.code == 2 and re.search("run: 4 updates are done, more than the 2 asked for; nothing was changed: --steps 4 keeps", done.err)
+    assert {p: p.read_bytes() for p in (job / "run").rglob("*") if p.is_file()} == before
+    assert command(*TRAIN, "--resume").code == 0
+
+
+def test_no_other_run_comes_in_before_the_card_is_written(command, job, monkeypatch):
+    def write(path, real=card.write):
+        with pytest.raises(ConfigError, match="is training in this folder"):
+            FolderLock(path)
+        return real(path)
+    monkeypatch.setattr(card, "write", write)
+    assert command(*TRAIN).code == 0
+    FolderLock(job / "run").release()
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")

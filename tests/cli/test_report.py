@@ -95,6 +95,26 @@ def test_a_summary_that_is_broken(folder):
         report.run(folder.path, None)
 
 
+def test_a_score_that_is_no_number(folder):
+    """Is null in the file, which any reader of JSON takes, nan to whoever reads rows, and told as that."""
+    for step, bits in ((3, 1.5), (6, float("nan"))):
+        folder.log({"step": step, "seconds": 1.0, "eval": {"bits": bits}})
+    (folder.path / "summary.json").write_text(json.dumps(
+        {"family": "model", "parameters": 1, "data": "d", "unit": "base", "backend": "numpy", "versions": {}, "fingerprint": [],
+         "held_out": {"bits": None}, "baselines": {"uniform": 2.0, "counting": 1.75}}))
+
+    def refuse(name):
+        raise ValueError(name)
+    last = [json.loads(line, parse_constant=refuse) for line in folder.metrics.read_text().splitlines()][-1]
+    assert last["eval"] == {"bits": None} and np.isnan(folder.rows()[-1]["eval"]["bits"])
+    before = folder.metrics.read_bytes()
+    folder.rewind(6)
+    assert folder.metrics.read_bytes() == before
+    page = report.run(folder.path, None).read_text()
+    held_out = page[page.index("Held-out"):page.index("Curves")]
+    assert re.findall(r"<td>([^<]*)</td>", held_out) == ["uniform", "2.0000", "counting", "1.7500", "this model", "nan"]
+
+
 @pytest.mark.slow
 def test_a_browser_draws_it(folder, tmp_path):
     browser = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)

@@ -18,6 +18,9 @@ from ember_ml.backend.torch.cpu import mkl
 from ember_ml.backend.torch.operator import operator, untraced
 
 
+#: torch's own guard, which another version may lack: then its autograd looks at each operation, and finds nothing to do
+_BelowAutograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
+
 _inside: ContextVar[bool] = ContextVar("ember_torch_gradient", default=False)
 
 
@@ -88,7 +91,7 @@ class TorchRuntime:
         """Below torch's autograd, whose look at each operation takes a twentieth of a decoding step. Its inference mode would spare more, but
         marks tensors for good: one that a layer keeps could never again stand in a gradient.
         """
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+        with torch.no_grad(), _BelowAutograd():
             yield
 
     def checkpoint(self, fn):

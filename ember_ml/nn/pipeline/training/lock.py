@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 from ember_ml.errors import ConfigError
@@ -22,7 +23,7 @@ class FolderLock:
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
-        self._file = None
+        self._file, self._held = None, False
         self.acquire()
 
     def acquire(self):
@@ -42,6 +43,18 @@ class FolderLock:
         file.write(f"{os.getpid()}\n")
         file.flush()
         self._file = file
+
+    @contextmanager
+    def held(self):
+        """Inside, the lock is held; others are let in at the end of the outermost of such blocks."""
+        self.acquire()
+        outer, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = outer
+            if not outer:
+                self.release()
 
     def release(self):
         """Lets others in."""

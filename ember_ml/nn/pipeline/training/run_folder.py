@@ -21,6 +21,7 @@ from ember_ml.errors import ConfigError, StorageError
 from ember_ml.nn.pipeline.training.checkpoints import Checkpoints
 from ember_ml.nn.pipeline.training.lock import FolderLock
 from ember_ml.nn.pipeline.training.progress import Progress
+from ember_ml.registry.strict_json import dumps, numbers
 from ember_ml.weights.atomic import replace
 
 
@@ -47,7 +48,8 @@ class RunFolder:
         path: the folder; made if it is not there.
         resume: go on with what is in it. overwrite: delete what is in it first.
 
-    Until `lock` is released, which the trainer does at its end, no other process can train in the folder.
+    Until `lock` is released, which the trainer does at its end (or who called it, see `FolderLock.held`), no other process can train in the
+    folder.
 
     Raises ConfigError if there already is a run and neither is given, if there is nothing to resume, or if another process is at it.
     """
@@ -111,18 +113,18 @@ class RunFolder:
             return self.checkpoints(keep).save(state, progress)
 
     def log(self, row: dict):
-        """Appends one row to metrics.jsonl. Raises StorageError."""
+        """Appends one row to metrics.jsonl, in which a number that is not finite is null. Raises StorageError."""
         with storing(self.metrics), self.metrics.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+            f.write(dumps(row) + "\n")
 
     def rows(self) -> list[dict]:
-        """All rows of metrics.jsonl; a last line that a crash cut short is left out."""
+        """All rows of metrics.jsonl, a null as nan; a last line that a crash cut short is left out."""
         if not self.metrics.exists():
             return []
         rows = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                rows.append(numbers(json.loads(line)))
             except json.JSONDecodeError:
                 break
         return rows
@@ -130,4 +132,4 @@ class RunFolder:
     def rewind(self, step: int):
         """Drops the rows after `step`, which a resumed run will write again."""
         kept = [r for r in self.rows() if r["step"] <= step]
-        put(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
+        put(self.metrics, "".join(dumps(r) + "\n" for r in kept))

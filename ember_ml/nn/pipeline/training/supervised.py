@@ -103,9 +103,10 @@ class SupervisedTraining:
             self.trainer.resume()
 
     def __call__(self, _=None) -> Model:
-        self.trainer.train()
-        if adapters(self.model):
-            self._fuse()
+        with self.folder.lock.held() if self.folder is not None else nullcontext():
+            self.trainer.train()
+            if adapters(self.model):
+                self._fuse()
         return self.model
 
     def _fuse(self):

@@ -108,19 +108,14 @@ class Trainer:
             Interrupted (a KeyboardInterrupt): Ctrl-C; the state was saved.
         """
         self._check_state()
-        if self.folder is not None:
-            self.folder.lock.acquire()
-        self.runtime.reset_peak_memory()
-        try:
+        with self.folder.lock.held() if self.folder is not None else nullcontext():
+            self.runtime.reset_peak_memory()
             self._tell("start", self)
             try:
                 with self.runtime.long_run(), self._prefetched() as self._batch, deferred_interrupt() as asked:
                     self._run(asked)
             finally:
                 self._tell("end", self.last)
-        finally:
-            if self.folder is not None:
-                self.folder.lock.release()
         return self.last
 
     def install(self):
