@@ -6,6 +6,7 @@ torch if installed (on cuda if there is one) > numpy. Ops never ask here: they f
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import os
@@ -23,6 +24,9 @@ KNOWN = {
     "torch": ("ember_ml.backend.torch", "torch", 'pip install "ember-ml[torch]"'),
     "cupy": ("ember_ml.backend.cupy", "cupy", 'pip install "ember-ml[cuda]"'),
 }
+
+#: what a device is called where no engine stands before it
+_DEVICES = ("cpu", "gpu", "cuda", "mps")
 
 _loaded: dict = {}
 _chosen: ContextVar[tuple | None] = ContextVar("ember_backend", default=None)
@@ -99,6 +103,8 @@ def parse(where: str | None) -> tuple:
         chosen = _chosen.get()
         backend = chosen[0] if chosen is not None and chosen[0].name == name else get(name)
         return backend, device or backend.default_device
+    if name not in _DEVICES and (near := difflib.get_close_matches(name, names(), 1)):
+        raise BackendMissing(f"backend: expected one of {', '.join(names())}; got {name!r}; did you mean {near[0]!r}?")
     return current()[0], where
 
 

@@ -68,7 +68,7 @@ def _eval(run: Run,
 
 @app.command("generate")
 def _generate(run: Run,
-              length: Annotated[int, typer.Option(help="Tokens to sample.")] = 200,
+              length: Annotated[int, typer.Option(min=1, help="Tokens to sample.")] = 200,
               prompt: Annotated[Optional[str], typer.Option(help="What to continue; default ATG for DNA, else held-out text.")] = None,
               temperature: Annotated[float, typer.Option(help="Below 1: more likely tokens; 0: the likeliest.")] = 1.0,
               top_k: Annotated[Optional[int], typer.Option(help="Only the k likeliest tokens.")] = None,
@@ -86,7 +86,7 @@ def _generate(run: Run,
 
 @app.command("parity")
 def _parity(runs: Annotated[Optional[list[Path]], typer.Argument(metavar="RUN", help="The folder of a run; with --merge, files.")] = None,
-            length: Annotated[int, typer.Option(help="Length of the input to compare on.")] = 256,
+            length: Annotated[int, typer.Option(min=1, help="Length of the input to compare on.")] = 256,
             ops: Annotated[bool, typer.Option("--ops", help="Compare every op instead of a model.")] = False,
             merge: Annotated[bool, typer.Option("--merge", help="Join files that --ops wrote on several machines: --merge a.json b.json.")] = False,
             out: Annotated[Optional[Path], typer.Option(help="Also write the rows to this file, as JSON.")] = None,

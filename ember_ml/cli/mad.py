@@ -29,6 +29,8 @@ def run(config: ProbeConfig, out: Path, backend: str | None, resume: bool, overw
     """
     engine, device = engines.parse(backend)
     where, path, rows = f"{engine.name}:{device}", out / "mad.json", []
+    if resume and overwrite:
+        raise ConfigError(f"{path}: expected --resume or --overwrite, received both: one keeps what the other deletes")
     if path.exists() and not overwrite:
         if not resume:
             raise ConfigError(f"{path}: already there; give --resume to keep its rows and train what is missing, --overwrite to replace it, "

@@ -203,6 +203,7 @@ BROKEN = [
     (b'{"text": "a"}\n{"text": b}\n', r"line 2: expected a JSON object \(Expecting value"),
     (b'{"text": "a"}\n[1, 2]\n', "line 2: expected a JSON object, such as .*; got a list"),
     (b'{"txet": "a"}\n', "line 1: expected a field 'text'; got 'txet'; did you mean 'txet'"),
+    (b'{"prompt": "a"}\n', "got 'prompt'; name what there is in .data.: text = \"FIELD\", or prompt = \"FIELD\" and completion"),
     (b'{"text": 5}\n', "line 1: expected field 'text' to be a string, got 5"),
     (b'\n{"text": "\xff"}\n', "line 2: expected UTF-8 text, got the byte 0xff"),
     (b"", "expected one JSON object a line; the file is empty"),

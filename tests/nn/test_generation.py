@@ -1,5 +1,6 @@
 """Generation: what each restriction leaves, against NumPy; batches, stops, text."""
 
+import importlib.util
 import itertools
 
 import numpy as np
@@ -209,3 +210,15 @@ def test_what_was_generated_with_stands_in_gradients(backend):
         close(after[name], get(g), 1e-6)
     x = em.zeros((1, 3, 4)) + 0.5
     assert np.abs(get(em.grad(lambda x: (model.blocks[0](x)[0] ** 2).sum())(x))).max() > 0.0
+
+
+def test_a_torch_without_the_guard_that_decoding_uses(monkeypatch):
+    """Its name is torch's own business: without it nothing but speed is lost."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from ember_ml.backend.torch import runtime
+    monkeypatch.delattr(torch._C, "_AutoDispatchBelowAutograd")
+    spec = importlib.util.spec_from_file_location("ember_ml.backend.torch.runtime_without", runtime.__file__)
+    spec.loader.exec_module(other := importlib.util.module_from_spec(spec))
+    x = torch.ones(2, requires_grad=True)
+    with other.TorchRuntime().inference():
+        assert not (x * 2).requires_grad

@@ -7,9 +7,7 @@ import ember_ml as em
 from ember_ml import nn
 from ember_ml.data import Bases
 from ember_ml.errors import ShapeError
-from ember_ml.nn.pipeline import Completion, FeatureExtraction, Pipeline, Prediction
-from ember_ml.nn.pipeline.training import RunConfig
-from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
+from ember_ml.nn.pipeline import Completion, FeatureExtraction, Pipeline, Prediction, RunConfig, SupervisedTraining
 from ember_ml.registry import from_dict
 
 RNG = np.random.default_rng(3)

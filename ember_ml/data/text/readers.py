@@ -59,9 +59,10 @@ class Fields:
         """The document of a record. Raises DataError for a missing field, naming near ones, and for one that is no text."""
         for name in self.names():
             if name not in record:
-                near = get_close_matches(name, record, 3, 0.5)
-                raise DataError(f"{where}: expected a field {name!r}; got " + (
-                    f"{', '.join(map(repr, record))}" if record else "none") + (f"; did you mean {near[0]!r}?" if near else ""))
+                near = get_close_matches(name, record, 1, 0.5)
+                hint = f"did you mean {near[0]!r}?" if near else ('name what there is in [data]: text = "FIELD", or prompt = "FIELD" and '
+                                                                  'completion = "FIELD"')
+                raise DataError(f"{where}: expected a field {name!r}; got {', '.join(map(repr, record)) or 'none'}; {hint}")
             value = record[name]
             if not isinstance(value, str) and not (name == self.label and isinstance(value, (int, bool))):
                 raise DataError(f"{where}: expected field {name!r} to be a string, got {json.dumps(value, default=str)[:60]}")

@@ -5,7 +5,8 @@ from ember_ml.nn.pipeline.training.config import RunConfig, TrainingConfig, buil
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES, Objective
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.step import initial_state, make_step
+from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 from ember_ml.nn.pipeline.training.trainer import Trainer
 
-__all__ = ["OBJECTIVES", "Callback", "Objective", "Rows", "RunConfig", "RunFolder", "Trainer", "TrainingConfig", "build_optimizer",
-           "initial_state", "make_step"]
+__all__ = ["OBJECTIVES", "Callback", "Objective", "Rows", "RunConfig", "RunFolder", "SupervisedTraining", "Trainer", "TrainingConfig",
+           "build_optimizer", "initial_state", "make_step"]

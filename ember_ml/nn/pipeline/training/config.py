@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,7 +119,9 @@ def take_kind(table: dict[str, Any], key: str, known, where: str) -> tuple[str, 
     rest = dict(table)
     kind = rest.pop(key, None)
     if kind not in known:
-        raise ConfigError(f"[{where}]: expected {key} to be one of {', '.join(sorted(known))}; received {kind!r}")
+        near = get_close_matches(str(kind), known, 2, 0.5)
+        raise ConfigError(f"[{where}]: expected {key} to be one of {', '.join(sorted(known))}; received {kind!r}"
+                          + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))
     return kind, rest
 
 

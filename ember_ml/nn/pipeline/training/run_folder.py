@@ -51,12 +51,14 @@ class RunFolder:
     Until `lock` is released, which the trainer does at its end (or who called it, see `FolderLock.held`), no other process can train in the
     folder.
 
-    Raises ConfigError if there already is a run and neither is given, if there is nothing to resume, or if another process is at it.
+    Raises ConfigError if there already is a run and neither is given, if both are, if there is nothing to resume, or if another process is at it.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False):
         self._name_files(path)
         self.resuming = resume
+        if resume and overwrite:
+            raise ConfigError(f"{self.path}: expected --resume or --overwrite, received both: one keeps what the other deletes")
         there = self.config.exists() or bool(self.checkpoints().steps())
         if resume and not there:
             raise ConfigError(f"{self.path}: there is no run to resume; start without --resume")
