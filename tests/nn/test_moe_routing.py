@@ -262,3 +262,30 @@ def test_no_tokens_whatever_the_experts(name, fields, backend):
     assert layer(x).shape == (2, 0, 6)
     out, _ = nn.value_and_grad(layer, lambda m: m(x).sum())(layer.parameters(), layer.buffers(), em.random.key(0))
     assert out.loss.item() == 0.0
+
+
+@pytest.mark.parametrize("router, losses", [
+    ("softmax", {}), ("softmax", {"capacity_factor": 0.7}), ("sigmoid", {"groups": 2, "topk_groups": 2}), ("noisy_topk", {"importance_loss": 0.1}),
+    ("top_p", {"entropy_loss": 0.1}), ("expert_choice", {}), ("masked_softmax", {})])
+def test_a_compiled_step_with_every_loss_and_all_metrics(router, losses):
+    """On MLX, whose compiler merges equal parts of a step."""
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    with em.using("mlx"):
+        _compiled_step_is_the_step(router, losses)
+
+
+def _compiled_step_is_the_step(router, losses):
+    layer = layers.instantiate("moe", 6, E, "mlp", 2, router, expert_config={"d_inner": 5}, key=em.random.key(1),
+                               router_config={"aux_loss": 0.5, "z_loss": 0.25, "balance_rate": 0.01, **losses})
+    run, x = nn.value_and_grad(layer, lambda m, x: (m(x) ** 2).mean()), put(numbers(0, 9, 6))
+
+    def step(params, buffers, x):
+        out, grads = run(params, buffers, em.random.key(0), x)
+        return out.loss, grads, out.buffers, out.metrics
+
+    want, got = (f(layer.parameters(), layer.buffers(), x) for f in (step, em.compile(step)))
+    close(got[0], get(want[0]), 1e-5)
+    assert got[3].keys() == want[3].keys() >= {"loss/moe_aux", "loss/moe_z", "router.load", "router.load_cv", "router.entropy"}
+    for g, w in zip(got[1:], want[1:]):
+        for name in w:
+            close(g[name], get(w[name]), 1e-4)

@@ -15,7 +15,7 @@ from ember_ml.tensor import EmberTensor
 def switch_loss(scores: EmberTensor, load: EmberTensor) -> EmberTensor:
     """E sum_e f_e P_e: f_e the share of rows that expert e has, P_e its mean share of the scores. 1 at balance, up to E.
 
-    Args: scores: (T, E), at least 0. load: (E,), rows of each expert; no gradient flows through it.
+    Args: scores: (T, E), at least 0. load: (E,), rows of each expert, or their shares; no gradient flows through it.
 
     Source: Fedus et al. 2021, Switch Transformers, eq. 4-6 (k = 1); for k > 1 f counts all slots, as in MegaBlocks.
     """

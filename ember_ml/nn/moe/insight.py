@@ -50,18 +50,23 @@ def load(ids: EmberTensor, num_experts: int, weights: EmberTensor | None = None)
     return counts[:num_experts]
 
 
+def share(rows: EmberTensor) -> EmberTensor:
+    """(E,): the part of all rows that each expert has; 0 where there are none."""
+    return rows / maximum(total(rows), 1.0)
+
+
 def coefficient_of_variation(rows: EmberTensor) -> EmberTensor:
     """Standard deviation (of all, not of a sample) over mean; 0 for an empty load."""
     average = mean(rows)
     return sqrt(mean(square(rows - average))) / maximum(average, 1e-20)
 
 
-def entropy(p: EmberTensor) -> EmberTensor:
-    """Mean over rows of -sum p log p, in units of log E: p (T, E), which is scaled to sum to one."""
+def entropy(p: EmberTensor, unit: float | None = None) -> EmberTensor:
+    """Mean over rows of -sum p log p, in units of so many nats, None for log E: p (T, E), which is scaled to sum to one."""
     if p.shape[1] == 1:
         return zeros((), like=p)
     p = p / maximum(total(p, axis=-1, keepdims=True), 1e-20)
-    return total(p * log(maximum(p, 1e-30))) * (-1.0 / (math.log(p.shape[1]) * max(p.shape[0], 1)))
+    return total(p * log(maximum(p, 1e-30))) * (-1.0 / ((unit or math.log(p.shape[1])) * max(p.shape[0], 1)))
 
 
 def coactivation(ids: EmberTensor, num_experts: int) -> EmberTensor:
@@ -89,10 +94,10 @@ def mutual_information(table: EmberTensor) -> EmberTensor:
     return information / maximum(h, 1e-20)
 
 
-def report(router, scores: EmberTensor, rows: EmberTensor, routing):
-    """Sends everything above to the training scope. rows: (E,), the load in rows."""
+def report(router, scores: EmberTensor, rows: EmberTensor, parts: EmberTensor, routing):
+    """Sends everything above to the training scope. rows: (E,), the load in rows. parts: (E,), their `share`."""
     ids, experts = stop_gradient(routing.ids), rows.shape[0]
-    scope.add_metric("load", rows / maximum(total(rows), 1.0), router)
+    scope.add_metric("load", parts, router)
     scope.add_metric("load_cv", coefficient_of_variation(rows), router)
     scope.add_metric("dead", mean((rows == 0).astype(dt.float32)), router)
     scope.add_metric("entropy", entropy(stop_gradient(scores)), router)

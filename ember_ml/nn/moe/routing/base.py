@@ -155,13 +155,14 @@ class Router(Module):
             return
         c = self.config
         load = insight.load(routing.ids, c.num_experts, routing.weights)
+        share = insight.share(load)                        # once: mx.compile cannot merge an output with its equal in a gradient (0.32)
         if c.aux_loss:
-            scope.add_loss("moe_aux", c.aux_loss * balance.switch_loss(scores, load))
+            scope.add_loss("moe_aux", c.aux_loss * balance.switch_loss(scores, share))
         if c.z_loss:
             scope.add_loss("moe_z", c.z_loss * balance.z_loss(z))
         if c.balance_rate:
             scope.update_buffer(self, "bias", balance.next_bias(self.bias, load, c.balance_rate))
-        insight.report(self, scores, load, routing)
+        insight.report(self, scores, load, share, routing)
 
     def _weigh(self, weights: EmberTensor, slots: int) -> EmberTensor:
         c = self.config

@@ -59,8 +59,7 @@ class TopPRouter(Router):
             chosen = (routing.ids < self.config.num_experts).astype(dt.float32)
             scope.add_metric("experts_per_token", total(chosen) / max(routing.ids.shape[0], 1), self)
             if self.config.entropy_loss:
-                nats = math.log(self.config.num_experts) * entropy(scores)
-                scope.add_loss("moe_entropy", self.config.entropy_loss * nats)
+                scope.add_loss("moe_entropy", self.config.entropy_loss * entropy(scores, unit=1.0))
 
 
 @config

@@ -52,7 +52,8 @@ class PositionRouter(Module):
         weights = zeros(ids.shape, like=ids) + 1.0
         routing = Routing(ids, weights)
         if scope.current() is not None:
-            insight.report(self, one_hot(ids[:, 0], c.num_experts), insight.load(ids, c.num_experts), routing)
+            load = insight.load(ids, c.num_experts)
+            insight.report(self, one_hot(ids[:, 0], c.num_experts), load, insight.share(load), routing)
         return routing
 
     def mixture(self, x: EmberTensor, positions: EmberTensor | None = None) -> EmberTensor:
