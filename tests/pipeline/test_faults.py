@@ -320,3 +320,20 @@ def test_a_data_file_without_its_last_newline_is_read_whole(tmp_path):
         (tmp_path / name).write_text(text)
     a, b = (dna(tmp_path / f"run-{n}", tmp_path / n).data for n in "ab")
     assert all(np.array_equal(x, y) for x, y in zip(a.batch(3), b.batch(3)))
+
+
+@pytest.mark.parametrize("score", [np.float32(1.5), np.array(1.5), 1.5])
+def test_a_score_may_be_a_number_of_any_library(tmp_path, score):
+    t = trainer(tmp_path / "run", steps=3)
+    for t.evaluate in (lambda m: {"x": score}, lambda m: {"x": em.tensor(1.5)}):
+        t.progress.step = 0
+        t.train()
+    assert t.folder.rows()[-1]["eval"] == {"x": 1.5} and t.progress.score == 1.5
+
+
+@pytest.mark.parametrize("scores", [3.0, {"x": "good"}, {"x": None}, None])
+def test_scores_that_are_no_numbers_are_refused(tmp_path, scores):
+    t = trainer(tmp_path / "run", steps=1)
+    t.evaluate = lambda m: scores
+    with pytest.raises(ConfigError, match="expected `evaluate` to return numbers by name.*got " + str(scores)[:3]):
+        t.train()

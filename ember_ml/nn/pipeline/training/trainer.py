@@ -34,7 +34,7 @@ class Trainer:
         config: see TrainingConfig.
         seed: of dropout.
         folder: where to log and save; None keeps everything in memory.
-        evaluate: `evaluate(model) -> {name: number}`, run every eval_every updates and at the end. The first number decides which
+        evaluate: `evaluate(model) -> {name: number}` (of any library), run every eval_every updates and at the end. The first number decides which
             checkpoint is the best one.
         higher: whether more of that number is better.
         count: `count(arrays)`, the number of targets in a batch; None for the number of elements of its first array.
@@ -192,7 +192,11 @@ class Trainer:
     def _evaluate(self) -> bool:
         """Evaluates, and returns whether it is the best so far."""
         self.install()
-        scores = self.evaluate(self.model)
+        found = self.evaluate(self.model)
+        try:
+            scores = {name: float(value) for name, value in found.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ConfigError(f"trainer: expected `evaluate` to return numbers by name, such as {{'bits': 1.5}}, got {found!r}") from None
         if not scores:
             raise ConfigError("trainer: expected `evaluate` to return at least one number by name, got none")
         improved = self.progress.judge(next(iter(scores.values())), self.higher)
