@@ -318,6 +318,8 @@ def test_a_block_without_residual_may_change_the_width(backend):
     ({"blocks": ["mlp", {"layer": "mpl"}], "defaults": {"d_input": 6}}, r"blocks\.1: unknown layer 'mpl': did you mean mlp"),
     ({"blocks": ["mlp", {"layer": "mlp", "d_input": 4}], "defaults": {"d_input": 6}}, r"d_input of blocks\.1 to be the 6 channels that blocks\.0 gives"),
     ({"blocks": [{"d_input": 6}], "logit_cap": 0.0}, r"logit_cap.*Input should be greater than 0; received 0\.0"),
+    ({"blocks": ["mlp", {"block": "transformer", "repaet": 2}], "defaults": {"d_input": 6}},
+     r"blocks\.1: TransformerBlock: unknown key 'repaet'; did you mean repeat"),
     ({"family": ["x"], "d_input": 4}, r"unknown model \['x'\]: registered are"),
     ({"family": "transfromer", "d_input": 4}, "unknown model 'transfromer': did you mean transformer"),
     ({"blocks": [{"d_input": 6}], "vocabsize": 3}, "unknown key 'vocabsize'; did you mean vocab_size"),

@@ -82,7 +82,7 @@ class PresetBlock(Module):
         known = {name: {f.name for f in dataclasses.fields(layers.get(name).Config)} - {"d_input"} for name, _ in cls.parts}
         for option in c.options:
             if not any(option in names for names in known.values()):
-                every = sorted(set().union(*known.values(), (f.name for f in dataclasses.fields(PresetConfig))))
+                every = sorted({"repeat"}.union(*known.values(), (f.name for f in dataclasses.fields(PresetConfig))))
                 near = difflib.get_close_matches(option, every, 3, 0.5)
                 raise ConfigError(f"{cls.__name__}: unknown key {option!r}; "
                                   + (f"did you mean {', '.join(near)}?" if near else f"it takes {', '.join(every)}"))

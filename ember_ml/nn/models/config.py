@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic_core import ArgsKwargs
 
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, RegistryError
 from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.registry import Rate, Size, blocks, config, layers
 
@@ -80,7 +80,10 @@ def written_out(entries: list, defaults: dict[str, Any]) -> list:
         raise ConfigError(f"model: expected defaults to be a table of {', '.join(sorted(known))}; received {defaults!r}")
     written: list = []
     for entry in entries:
-        written += _one(entry, defaults)
+        try:
+            written += _one(entry, defaults)
+        except (ConfigError, RegistryError) as e:
+            raise type(e)(f"blocks.{len(written)}: {e}") from None
         if len(written) > MAX_BLOCKS:
             raise ConfigError(f"model: expected at most {MAX_BLOCKS:,} blocks")
     return written
