@@ -22,6 +22,7 @@ from ember_ml.interop.rules import Layout, named
 from ember_ml.interop.transformers import FAMILIES, Fields
 from ember_ml.nn.models import XLSTM, HyenaDNA, Model, StripedHyena, XLSTMLarge, XLSTMLargeConfig
 from ember_ml.nn.models.base import as_found
+from ember_ml.nn.models.config import MAX_BLOCKS
 from ember_ml.tensor.common import dtypes as dt
 
 
@@ -96,6 +97,9 @@ def conversion(config: dict) -> Conversion:
     configuration that lacks something."""
     for matches, reader in READERS:
         if matches(config):
+            for name in ("num_layers", "num_blocks"):        # readers count up to it; transformers' have their own check
+                if name in config and not (isinstance(config[name], int) and config[name] <= MAX_BLOCKS):
+                    raise ConfigError(f"convert: expected {name} to be a number of at most {MAX_BLOCKS:,}, received {config[name]!r}")
             try:
                 return reader(config)
             except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as e:

@@ -13,7 +13,7 @@ import pytest
 import ember_ml as em
 from ember_ml import nn
 from ember_ml.errors import ConfigError, UnsupportedDtype, WeightsError
-from ember_ml.interop.convert import convert, read
+from ember_ml.interop.convert import conversion, convert, read
 from ember_ml.interop.transformers import FAMILIES
 from ember_ml.registry import to_dict
 from tests.golden.liquid import layer_of
@@ -175,6 +175,13 @@ def test_numbers_of_another_kind_are_refused(tmp_path):
     with pytest.raises(UnsupportedDtype, match="expected a floating-point dtype to store.*received int32"):
         convert(llama(tmp_path), tmp_path / "model.safetensors", dtype="int32")
     assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("config", [{"attn_layer_idxs": [], "num_layers": 2 ** 63}, {"embedding_dim": 8, "num_blocks": 2 ** 63},
+                                    {"attn_layer_idxs": [], "num_layers": "x"}])
+def test_a_count_of_layers_cannot_keep_a_reader_busy(config):
+    with pytest.raises(ConfigError, match="expected num_(layers|blocks) to be a number of at most 10,000, received"):
+        conversion(config)
 
 
 def edit_index(folder, change):
