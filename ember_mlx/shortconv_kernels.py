@@ -43,9 +43,7 @@ class _Call:
 
     def __init__(self, u, taps, ahead, v, q, skip, bias, silu, flipped, channels_last):
         there = {"v": v, "q": q, "skip": skip, "bias": bias}
-        bits = (plans.GATE_BEFORE, plans.GATE_AFTER, plans.SKIP, plans.BIAS)
-        options = sum(bit for bit, x in zip(bits, there.values()) if x is not None)
-        options += plans.SILU * silu + plans.FLIPPED * flipped + plans.CHANNELS_LAST * channels_last
+        options = plans.options(v, q, skip, bias, silu, flipped, channels_last)
         self.filters = {n: mx.contiguous(x) for n, x in (("taps", taps), ("ahead", ahead), ("skip", skip), ("bias", bias)) if x is not None}
         some = self.filters["ahead" if taps is None else "taps"]
         sizes = [0 if f is None else f.shape[1] for f in (taps, ahead)]
@@ -100,14 +98,4 @@ def backward(g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, si
     return tuple(found.get(n) for n in ("du", "dv", "dq", "d_taps", "d_ahead", "d_skip", "d_bias"))
 
 
-def short_conv(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False) -> mx.array:
-    """y of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
-    taps = (None, weight) if anticausal else (weight, None)
-    return forward(x, *taps, bias=bias, silu=silu, flipped=True, channels_last=channels_last)
-
-
-def short_conv_grad(g, x, weight, bias=None, *, anticausal=False, silu=False) -> tuple:
-    """Gradients of `short_conv` in x, (B, L, D), weight and bias; the last two are float32."""
-    taps = (None, weight) if anticausal else (weight, None)
-    dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True, channels_last=True)
-    return dx, d_ahead if anticausal else d_taps, d_bias
+short_conv, short_conv_grad = plans.depthwise(forward, backward)

@@ -25,6 +25,28 @@ def window(taps: int, ahead: int = 0) -> int:
     return max(taps, 1) + max(ahead, 1) - 1
 
 
+def options(v, q, skip, bias, silu: bool, flipped: bool, channels_last: bool) -> int:
+    """What there is besides u and the filters: the bits that the kernels read. Arrays or None, and how the call is meant."""
+    bits = (GATE_BEFORE, GATE_AFTER, SKIP, BIAS, SILU, FLIPPED, CHANNELS_LAST)
+    there = (v is not None, q is not None, skip is not None, bias is not None, silu, flipped, channels_last)
+    return sum(bit for bit, is_there in zip(bits, there) if is_there)
+
+
+def depthwise(forward, backward) -> tuple:
+    """(short_conv, short_conv_grad) of a launcher's two functions."""
+    def short_conv(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
+        """y of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
+        taps = (None, weight) if anticausal else (weight, None)
+        return forward(x, *taps, bias=bias, silu=silu, flipped=True, channels_last=channels_last)
+
+    def short_conv_grad(g, x, weight, bias=None, *, anticausal=False, silu=False):
+        """Gradients of `short_conv` in x, (B, L, D), weight and bias; the last two are float32."""
+        taps = (None, weight) if anticausal else (weight, None)
+        dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True, channels_last=True)
+        return dx, d_ahead if anticausal else d_taps, d_bias
+    return short_conv, short_conv_grad
+
+
 def blocks(batch: int, channels: int, length: int) -> int:
     """Blocks of the forward kernel: one for each tile."""
     return batch * -(-length // TILE) * -(-channels // LANES)

@@ -9,8 +9,9 @@ import ember_ml as em
 from ember_ml.nn.layers.sequence_mixing import online_conv
 from ember_ml.registry import layers
 from ember_ml.weights import load, save_tree
-from tests.conftest import ENGINES, require_engine
-from tests.nn._help import cast, close, get, numbers, put, same_trees
+from tests.nn import _mixers
+from tests.nn._help import close, get, numbers, put, same_trees
+from tests.nn._mixers import every_precision
 
 LENGTH = 45
 ROWS = {"hyena": ("hyena", dict(d_input=3, l_max=LENGTH, order=3, filter={"width": 4})),
@@ -18,9 +19,6 @@ ROWS = {"hyena": ("hyena", dict(d_input=3, l_max=LENGTH, order=3, filter={"width
         "rational": ("hyena", dict(d_input=2, l_max=LENGTH, filter_kind="rational")),
         "long_conv": ("long_conv", dict(d_input=2, l_max=LENGTH, copies=2))}
 every_row = pytest.mark.parametrize("row", ROWS)
-every_precision = pytest.mark.parametrize("engine, dtype, tolerance", [
-    *[pytest.param(e, "float32", 1e-4, id=f"{e}-float32") for e in ENGINES],
-    *[pytest.param(e, "float64", 1e-9, id=f"{e}-float64") for e in ("numpy", "torch")]])
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +28,7 @@ def small_blocks(monkeypatch):
 
 
 def build(row, engine, dtype="float32"):
-    require_engine(engine)
-    name, fields = ROWS[row]
-    with em.using(engine):
-        layer = layers.instantiate(name, key=em.random.key(2), **fields)
-    for where in layer.places().values():
-        for owner, attr in where:
-            setattr(owner, attr, cast(getattr(owner, attr), dtype))
-    return layer
+    return _mixers.build(*ROWS[row], engine, dtype)
 
 
 def read(layer, x, state, lengths):

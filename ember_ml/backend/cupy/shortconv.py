@@ -49,12 +49,6 @@ def _filters(taps, ahead, skip, bias) -> tuple[str, list]:
                   for x, wanted in ((taps, kind), (ahead, kind), (skip, "float32"), (bias, kind))]
 
 
-def _options(v, q, skip, bias, silu, flipped, channels_last) -> int:
-    bits = (plans.GATE_BEFORE, plans.GATE_AFTER, plans.SKIP, plans.BIAS, plans.SILU, plans.FLIPPED, plans.CHANNELS_LAST)
-    there = (v is not None, q is not None, skip is not None, bias is not None, silu, flipped, channels_last)
-    return sum(bit for bit, is_there in zip(bits, there) if is_there)
-
-
 def _empty(x: Array, channels_last: bool) -> Array:
     """An array like x (B, D, L), of that shape or (B, L, D)."""
     batch, channels, length = x.shape
@@ -74,7 +68,7 @@ def forward(u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=F
         channels_last: y is (B, L, D), else (B, D, L).
     """
     batch, channels, length = u.shape
-    options = _options(v, q, skip, bias, silu, flipped, channels_last)
+    options = plans.options(v, q, skip, bias, silu, flipped, channels_last)
     kind, filters = _filters(taps, ahead, skip, bias)
     size, y = _size(filters[:2]), _empty(u, channels_last)
     (u_, us), (v_, vs), (q_, qs) = map(_strided, (u, v, q))
@@ -90,7 +84,7 @@ def backward(g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, si
     channels_last: those in u, v and q are (B, L, D), else (B, D, L); g is (B, D, L).
     """
     batch, channels, length = u.shape
-    library, options = library_of(u), _options(v, q, skip, bias, silu, flipped, channels_last)
+    library, options = library_of(u), plans.options(v, q, skip, bias, silu, flipped, channels_last)
     kind, filters = _filters(taps, ahead, skip, bias)
     size = _size(filters[:2])
     wide, count = plans.window(*size), plans.parts(batch, channels, length)
@@ -106,14 +100,4 @@ def backward(g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, si
     return *made, *sums
 
 
-def short_conv(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False) -> Array:
-    """y of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
-    taps = (None, weight) if anticausal else (weight, None)
-    return forward(x, *taps, bias=bias, silu=silu, flipped=True, channels_last=channels_last)
-
-
-def short_conv_grad(g, x, weight, bias=None, *, anticausal=False, silu=False) -> tuple:
-    """Gradients of `short_conv` in x, (B, L, D), weight and bias; the last two are float32."""
-    taps = (None, weight) if anticausal else (weight, None)
-    dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True, channels_last=True)
-    return dx, d_ahead if anticausal else d_taps, d_bias
+short_conv, short_conv_grad = plans.depthwise(forward, backward)
