@@ -11,6 +11,7 @@ from ember_ml.kernels import fftconv as plans
 from ember_ml.kernels import source_text
 from ember_ml.kernels.fftconv import LongPlan, Plan
 from ember_mlx import shortconv_kernels as shortconv
+from ember_mlx.turns import in_turns
 
 
 @cache
@@ -180,7 +181,7 @@ _LOOKED_AT = {"SIGNAL": plans.GATE_BEFORE, "GRADIENT": plans.MASK, "FILTER": pla
 
 
 class _Long:
-    """The kernels of a LongPlan. A workspace is written once and then read, 8 bytes a point of all rows."""
+    """The kernels of a LongPlan. A workspace is written once and then read, 8 bytes a point of each row."""
 
     def __init__(self, plan: LongPlan, options: int = 0, head_dim: int = 1):
         self.plan, self.options, self.inner, self.head_dim, self.pairs = plan, options, plan.inner, head_dim, head_dim ** 2
@@ -276,7 +277,12 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
         return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
     plan, tail = _plan(u, k, k_reverse, head_dim)
-    return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail, head_dim)
+
+    def some(u, D, v, q, mask, tail, **filters):
+        return forward(plan, u, _spectrum_of(plan, **filters), D, v, q, mask, gelu, tail, head_dim),
+
+    return in_turns(some, _together(plan, u, head_dim, 3), (1,), {"u": u, "v": v, "q": q},
+                    {"D": D, "tail": tail, **_filters(plan, u, k, k_reverse)}, {"mask": dropout_mask})[0]
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
@@ -292,8 +298,13 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
     if prepared and D is not None:
         taps = 1                                           # the skip is one more tap at lag 0
-    du, dv, dq, dk, dk_reverse = backward(plan, g.astype(u.dtype), u, _spectrum(plan, u, k, k_reverse), taps, taps_reverse,
-                                          D, v, q, dropout_mask, gelu, tail, head_dim)
+
+    def some(g, u, D, v, q, mask, tail, **filters):
+        return backward(plan, g, u, _spectrum_of(plan, **filters), taps, taps_reverse, D, v, q, mask, gelu, tail, head_dim)
+
+    du, dv, dq, dk, dk_reverse = in_turns(
+        some, _together(plan, u, head_dim, 4), (1, 1, 1, 0, 0), {"g": g.astype(u.dtype), "u": u, "v": v, "q": q},
+        {"D": D, "tail": tail, **_filters(plan, u, k, k_reverse)}, {"mask": dropout_mask})
     dD = None if D is None else dk[:, 0]
     return du, None if prepared else _widened(dk, k), dD, dv, dq, _widened(dk_reverse, k_reverse)
 
@@ -310,13 +321,22 @@ def _plan(u, k, k_reverse, head_dim) -> tuple[Plan | LongPlan, mx.array | None]:
     return plans.metal_plan(size), (k if isinstance(k, mx.array) else k.k.data)[:, :u.shape[2]] if tailed else None
 
 
-def _spectrum(plan, u, k, k_reverse):
-    """The transform of the taps that u meets; a prepared filter makes it once for each plan and length."""
+def _together(plan, u, head_dim, spaces) -> int:
+    """Heads that are worked on at a time. In three passes each writes a workspace of its own, of which so many are there at once."""
+    return plan.together(u.shape[0] * head_dim ** 2, spaces) if isinstance(plan, LongPlan) else u.shape[1]
+
+
+def _filters(plan, u, k, k_reverse) -> dict:
+    """The taps that u meets, or the transform of a prepared filter, which makes it once for each plan and length."""
     length = u.shape[2]
     if isinstance(k, mx.array):
-        return spectrum(plan, k[:, :length], None if k_reverse is None else k_reverse[:, :length])
+        return {"k": k[:, :length], "k_reverse": None if k_reverse is None else k_reverse[:, :length]}
     own, reverse = k.k.data, None if k.k_reverse is None else k.k_reverse.data
-    return k.spectrum(("metal", plan.log_m, length), lambda: (_spectrum(plan, u, own, reverse),))[0]
+    return {"f": k.spectrum(("metal", plan.log_m, length), lambda: (spectrum(plan, **_filters(plan, u, own, reverse)),))[0]}
+
+
+def _spectrum_of(plan, f=None, k=None, k_reverse=None):
+    return spectrum(plan, k, k_reverse) if f is None else f
 
 
 def _widened(dk, k):

@@ -91,7 +91,7 @@ class LongPlan:
     """A transform of 2^outer rows of the inner plan: three kernels, and a workspace of 8 bytes a point for some rows.
 
     Args:
-        workspace: bytes that are meant on CUDA; Metal works on all rows at once. What fits into the L2 cache need not go to device memory and back, but leaves most of
+        workspace: bytes that are meant. What fits into the L2 cache need not go to device memory and back, but leaves most of
             the chip idle: on an H100 32 MB are a quarter slower than 1 GB.
     """
 
