@@ -252,9 +252,10 @@ __device__ void backward(const T* g, const T* u, const T* v, const T* q, const W
 
 // The gradients of the filters, the skip and the bias from the sums of `backward`, added up in order: one thread for each tap.
 __device__ inline void backward_taps(const float* partial, float* d_taps, float* d_ahead, float* d_skip, float* d_bias,
-                                     unsigned channels, int past, int future, unsigned parts, unsigned options, unsigned at) {
+                                     unsigned channels, int past, int future, unsigned parts, unsigned options, unsigned group,
+                                     unsigned me) {
   const Window window = window_of(past, future);
-  const unsigned each = window.size() + 1, c = at / each;
+  const unsigned at = group * THREADS + me, each = window.size() + 1, c = at / each;
   if (c >= channels) return;
   float sum = 0.0f;
   for (unsigned part = 0; part < parts; part++) sum += partial[size_t(part) * channels * each + at];
@@ -271,8 +272,8 @@ __device__ inline void backward_taps(const float* partial, float* d_taps, float*
 template <typename T, typename W>
 __launch_bounds__(shortconv::THREADS) __global__ void shortconv_forward(
     const T* u, const T* v, const T* q, const W* taps, const W* ahead, const float* skip, const W* bias, T* y, unsigned channels,
-    int length, int past, int future, unsigned options, size_t ub, size_t uc, size_t ut, size_t vb, size_t vc, size_t vt, size_t qb,
-    size_t qc, size_t qt) {
+    unsigned length, unsigned past, unsigned future, unsigned options, size_t ub, size_t uc, size_t ut, size_t vb, size_t vc, size_t vt,
+    size_t qb, size_t qc, size_t qt) {
   extern __shared__ float shared[];
   shortconv::forward(u, v, q, taps, ahead, skip, bias, y, channels, length, past, future, options, {ub, uc, ut}, {vb, vc, vt},
                      {qb, qc, qt}, shared, blockIdx.x, threadIdx.x);
@@ -281,7 +282,7 @@ __launch_bounds__(shortconv::THREADS) __global__ void shortconv_forward(
 template <typename T, typename W>
 __launch_bounds__(shortconv::THREADS) __global__ void shortconv_backward(
     const T* g, const T* u, const T* v, const T* q, const W* taps, const W* ahead, const float* skip, const W* bias, T* du, T* dv,
-    T* dq, float* partial, unsigned batch, unsigned channels, int length, int past, int future, unsigned parts, unsigned options,
+    T* dq, float* partial, unsigned batch, unsigned channels, unsigned length, unsigned past, unsigned future, unsigned parts, unsigned options,
     size_t gb, size_t gc, size_t gt, size_t ub, size_t uc, size_t ut, size_t vb, size_t vc, size_t vt, size_t qb, size_t qc,
     size_t qt) {
   extern __shared__ float shared[];
@@ -290,7 +291,7 @@ __launch_bounds__(shortconv::THREADS) __global__ void shortconv_backward(
 }
 
 __global__ void shortconv_backward_taps(const float* partial, float* d_taps, float* d_ahead, float* d_skip, float* d_bias,
-                                        unsigned channels, int past, int future, unsigned parts, unsigned options) {
-  shortconv::backward_taps(partial, d_taps, d_ahead, d_skip, d_bias, channels, past, future, parts, options,
-                           blockIdx.x * blockDim.x + threadIdx.x);
+                                        unsigned channels, unsigned past, unsigned future, unsigned parts, unsigned options) {
+  shortconv::backward_taps(partial, d_taps, d_ahead, d_skip, d_bias, channels, past, future, parts, options, blockIdx.x,
+                           threadIdx.x);
 }

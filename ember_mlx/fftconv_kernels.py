@@ -8,9 +8,8 @@ from functools import cache, lru_cache
 import mlx.core as mx
 
 from ember_ml.kernels import fftconv as plans
-from ember_ml.kernels import source_text
+from ember_ml.kernels import shortconv, source_text
 from ember_ml.kernels.fftconv import LongPlan, Plan
-from ember_mlx import shortconv_kernels as shortconv
 from ember_mlx.turns import in_turns
 
 
@@ -275,7 +274,7 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
-        return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
+        return shortconv.forward(_gpu(), u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
     plan, tail = _plan(u, k, k_reverse, head_dim)
 
     def some(u, D, v, q, mask, tail, **filters):
@@ -292,7 +291,7 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
     """
     prepared = not isinstance(k, mx.array)                 # no gradient flows into it
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
-        du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
+        du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(_gpu(), g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
         return du, None if prepared else _widened(dk, k), dD, dv, dq, None if prepared else _widened(dk_reverse, k_reverse)
     plan, tail = _plan(u, k, k_reverse, head_dim)
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
@@ -342,3 +341,8 @@ def _spectrum_of(plan, f=None, k=None, k_reverse=None):
 def _widened(dk, k):
     """Zeros for the taps that met nothing."""
     return dk if k is None or dk.shape == k.shape else mx.pad(dk, ((0, 0), (0, k.shape[1] - dk.shape[1])))
+
+
+def _gpu():
+    from ember_mlx.kernels import Metal
+    return Metal()

@@ -252,9 +252,9 @@ inline void backward(G g, U u, V v, Q q, Taps taps, Ahead ahead, Skip skip, Bias
 // The gradients of the filters, the skip and the bias from the sums of `backward`, added up in order: one thread for each tap.
 template <typename Partial>
 inline void backward_taps(Partial partial, device float* d_taps, device float* d_ahead, device float* d_skip, device float* d_bias,
-                          uint channels, int past, int future, uint parts, uint options, uint at) {
+                          uint channels, int past, int future, uint parts, uint options, uint group, uint me) {
   const Window window = window_of(past, future);
-  const uint each = window.size() + 1, c = at / each;
+  const uint at = group * THREADS + me, each = window.size() + 1, c = at / each;
   if (c >= channels) return;
   float sum = 0.0f;
   for (uint part = 0; part < parts; part++) sum += partial[size_t(part) * channels * each + at];

@@ -7,7 +7,7 @@ from ember_ml.kernels.scan import LINEAR_SCAN, LINEAR_SCAN_GRAD, SELECTIVE_SCAN,
 from ember_ml.kernels.selfcheck import KernelWarning, Outcome, outcomes, trusted
 from ember_ml.kernels.shortconv import SHORT_CONV, SHORT_CONV_GRAD
 from ember_ml.kernels.source import digest, source_text
-from ember_ml.kernels.spec import DTYPES, LANES, THREADS, Entry, KernelSpec, row_block
+from ember_ml.kernels.spec import DTYPES, LANES, THREADS, Entry, KernelSpec
 
 #: every kernel but those of fftconv, which have plans besides a dtype; those of one file stand together
 SPECS = (MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MOE_SWIGLU_BACKWARD, MOE_CHOOSE, MOE_TOPK, MOE_WEIGH,
@@ -16,4 +16,4 @@ SPECS = (MOE_COMBINE, MOE_COMBINE_BACKWARD, MOE_GATHER, MOE_PLAN, MOE_SWIGLU, MO
 __all__ = ["DTYPES", "Entry", "FFTCONV", "FFTCONV_GRAD", "KernelSpec", "KernelWarning", "LANES", "LINEAR_SCAN",
            "LINEAR_SCAN_GRAD", "MOE_CHOOSE", "MOE_COMBINE", "MOE_COMBINE_BACKWARD", "MOE_GATHER", "MOE_PLAN", "MOE_SWIGLU",
            "MOE_SWIGLU_BACKWARD", "MOE_TOPK", "MOE_WEIGH", "MOE_WEIGH_GRAD", "NEVER", "Outcome", "SELECTIVE_SCAN", "SELECTIVE_SCAN_GRAD",
-           "SHORT_CONV", "SHORT_CONV_GRAD", "SPECS", "THREADS", "digest", "outcomes", "row_block", "source_text", "trusted"]
+           "SHORT_CONV", "SHORT_CONV_GRAD", "SPECS", "THREADS", "digest", "outcomes", "source_text", "trusted"]

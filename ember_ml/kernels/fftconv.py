@@ -309,9 +309,9 @@ def _more_grad() -> list[tuple[str, tuple[list, ...], dict]]:
 
 
 #: fftconv(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim) -> y, as `ember_ml.ops.fftconv` has it
-FFTCONV = KernelSpec("fftconv", (FORWARD,), _sample, registers=128, serves=_serves, more=_more)
+FFTCONV = KernelSpec("fftconv", (FORWARD,), None, _sample, registers=128, serves=_serves, more=_more)
 
 #: fftconv_grad(g, and the same) -> gradients in u, k, D, v, q and k_reverse, None for what is not there. Those in u, v and q
 #: have u's dtype, the others are float32.
-FFTCONV_GRAD = KernelSpec("fftconv_grad", (BACKWARD,), lambda: (sample_values(2, 3, 37, seed=8), *_sample()), registers=168,
+FFTCONV_GRAD = KernelSpec("fftconv_grad", (BACKWARD,), None, lambda: (sample_values(2, 3, 37, seed=8), *_sample()), registers=168,
                           serves=_serves_grad, more=_more_grad)

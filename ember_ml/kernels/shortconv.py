@@ -1,7 +1,8 @@
-"""The kernels of depthwise convolutions of few taps (metal/shortconv.metal, cuda/shortconv.cu)."""
+"""The kernels of depthwise convolutions of few taps (metal/shortconv.metal, cuda/shortconv.cu), and how they are launched."""
 
 from __future__ import annotations
 
+from ember_ml.kernels.gpu import Array, Gpu, Groups
 from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
 
 #: sizes of a tile, as the kernels name them: steps of a thread, channels, steps, numbers from step to step
@@ -32,21 +33,6 @@ def options(v, q, skip, bias, silu: bool, flipped: bool, channels_last: bool) ->
     return sum(bit for bit, is_there in zip(bits, there) if is_there)
 
 
-def depthwise(forward, backward) -> tuple:
-    """(short_conv, short_conv_grad) of a launcher's two functions."""
-    def short_conv(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
-        """y of `ember_ml.ops.conv.depthwise_rows`, summed in float32."""
-        taps = (None, weight) if anticausal else (weight, None)
-        return forward(x, *taps, bias=bias, silu=silu, flipped=True, channels_last=channels_last)
-
-    def short_conv_grad(g, x, weight, bias=None, *, anticausal=False, silu=False):
-        """Gradients of `short_conv` in x, (B, L, D), weight and bias; the last two are float32."""
-        taps = (None, weight) if anticausal else (weight, None)
-        dx, _, _, d_taps, d_ahead, _, d_bias = backward(g, x, *taps, bias=bias, silu=silu, flipped=True, channels_last=True)
-        return dx, d_ahead if anticausal else d_taps, d_bias
-    return short_conv, short_conv_grad
-
-
 def blocks(batch: int, channels: int, length: int) -> int:
     """Blocks of the forward kernel: one for each tile."""
     return batch * -(-length // TILE) * -(-channels // LANES)
@@ -63,9 +49,82 @@ def shared_floats(size: int, backward: bool) -> int:
     return size * LANES + PITCH * (rows + (rows + size - 1 if backward else 0))
 
 
-FORWARD = Entry("shortconv_forward", (("x", "T"), ("weight", "T"), ("bias", "T")), ("y",), ())
-BACKWARD = Entry("shortconv_backward", (("g", "T"), *FORWARD.inputs), ("dx", "partial"), ())
-BACKWARD_TAPS = Entry("shortconv_backward_taps", (("partial", "float32"),), ("d_weight", "d_bias"), ())
+_ARRAYS = (("u", "T"), ("v", "T"), ("q", "T"), ("taps", "W"), ("ahead", "W"), ("skip", "float32"), ("bias", "W"))
+_WINDOW = ("past", "future")
+FORWARD = Entry("shortconv_forward", _ARRAYS, ("y",), (), "float", ("channels", "length", *_WINDOW, "options"), strided=3)
+BACKWARD = Entry("shortconv_backward", (("g", "T"), *_ARRAYS), ("du", "dv", "dq", "partial"), (), "float",
+                 ("batch", "channels", "length", *_WINDOW, "parts", "options"), strided=4)
+BACKWARD_TAPS = Entry("shortconv_backward_taps", (("partial", "float32"),), ("d_taps", "d_ahead", "d_skip", "d_bias"), (),
+                      numbers=("channels", *_WINDOW, "parts", "options"))
+
+
+def _filters(gpu: Gpu, taps, ahead, skip, bias) -> tuple[str, list[Array | None], list[int]]:
+    """(dtype of the taps, the arrays that describe the window, all but the skip in that dtype, the taps of each filter)."""
+    kind = gpu.dtype(ahead if taps is None else taps)
+    kinds = (kind, kind, "float32", kind)
+    arrays = [None if x is None else gpu.contiguous(gpu.cast(x, own)) for x, own in zip((taps, ahead, skip, bias), kinds)]
+    return kind, arrays, [0 if f is None else f.shape[1] for f in (taps, ahead)]
+
+
+def _shared(gpu: Gpu, size: int, backward: bool) -> int:
+    """Metal's kernels have their threadgroup memory in their text: there are few sizes, each of which is a kernel of its own."""
+    return shared_floats(next(s for s in (8, 32, LONGEST) if s >= size) if gpu.language == "metal" else size, backward)
+
+
+def _made(gpu: Gpu, u: Array, channels_last: bool) -> tuple[tuple, str]:
+    batch, channels, length = u.shape
+    return (batch, length, channels) if channels_last else (batch, channels, length), gpu.dtype(u)
+
+
+def forward(gpu: Gpu, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=False, flipped=False,
+            channels_last=False) -> Array:
+    """y = q act(bias + sum_lag w[lag] (u v)[t - lag]), act the silu or nothing.
+
+    Args:
+        u, v, q: (B, D, L), v and q or None; any strides. taps, ahead: (D, K) of lags 0, 1, ..., and of 0, -1, ..., one of them or both,
+            windows of at most LONGEST together; flipped: the other way round, lag 0 last. skip: (D,), one more tap at lag 0.
+        channels_last: y is (B, L, D), else (B, D, L).
+    """
+    batch, channels, length = u.shape
+    kind, filters, sizes = _filters(gpu, taps, ahead, skip, bias)
+    return gpu.launch_template(
+        FORWARD, [u, v, q, *filters], [_made(gpu, u, channels_last)], Groups(blocks(batch, channels, length), THREADS),
+        (channels, length, *sizes, options(v, q, skip, bias, silu, flipped, channels_last)), types=(gpu.dtype(u), kind),
+        shared=_shared(gpu, window(*sizes), False))[0]
+
+
+def backward(gpu: Gpu, g, u, taps, ahead=None, *, v=None, q=None, skip=None, bias=None, silu=False, flipped=False,
+             channels_last=False) -> tuple[Array | None, ...]:
+    """Gradients of `forward` in u, v, q, of u's dtype, and in taps, ahead, skip and bias, float32; None for what is not there.
+
+    channels_last: those in u, v and q are (B, L, D), else (B, D, L); g is (B, D, L).
+    """
+    (batch, channels, length), own = u.shape, gpu.dtype(u)
+    kind, filters, sizes = _filters(gpu, taps, ahead, skip, bias)
+    size, count, bits = window(*sizes), parts(batch, channels, length), options(v, q, skip, bias, silu, flipped, channels_last)
+    *rows, partial = gpu.launch_template(
+        BACKWARD, [gpu.cast(g, own), u, v, q, *filters],
+        [*(None if x is None else _made(gpu, u, channels_last) for x in (u, v, q)), ((count, channels, size + 1), "float32")],
+        Groups(count * -(-channels // LANES), THREADS), (batch, channels, length, *sizes, count, bits), types=(own, kind),
+        shared=_shared(gpu, size, True))
+    sums = gpu.launch_template(BACKWARD_TAPS, [partial], [None if x is None else (x.shape, "float32") for x in filters],
+                               Groups(-(-channels * (size + 1) // THREADS), THREADS), (channels, *sizes, count, bits))
+    return *rows, *sums
+
+
+def _filter_of(weight, anticausal: bool) -> tuple:
+    return (None, weight) if anticausal else (weight, None)
+
+
+def _depthwise(gpu: Gpu, x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False) -> Array:
+    """Summed in float32."""
+    return forward(gpu, x, *_filter_of(weight, anticausal), bias=bias, silu=silu, flipped=True, channels_last=channels_last)
+
+
+def _depthwise_grad(gpu: Gpu, g, x, weight, bias=None, *, anticausal=False, silu=False) -> tuple[Array | None, ...]:
+    dx, _, _, d_taps, d_ahead, _, d_bias = backward(gpu, g, x, *_filter_of(weight, anticausal), bias=bias, silu=silu, flipped=True,
+                                                    channels_last=True)
+    return dx, d_ahead if anticausal else d_taps, d_bias
 
 
 def _serves(x, weight, *_, **static) -> bool:
@@ -77,9 +136,12 @@ def _sample() -> tuple[list, ...]:
     return sample_values(2, 3, TILE + 7, seed=1), sample_values(3, 5, seed=2), sample_values(3, seed=3)
 
 
+_TAKES = (("x", "T"), ("weight", "T"), ("bias", "T"))
+
 #: short_conv(x (B, D, L), weight (D, K), bias (D,) or None, anticausal, silu, channels_last) -> y of `depthwise_rows` in x's dtype
-SHORT_CONV = KernelSpec("short_conv", (FORWARD,), _sample, registers=48, serves=_serves, static={"silu": True})
+SHORT_CONV = KernelSpec("short_conv", (FORWARD,), _depthwise, _sample, registers=48, serves=_serves, static={"silu": True}, takes=_TAKES)
 
 #: short_conv_grad(g, x, weight, bias, anticausal, silu) -> dx (B, L, D) in x's dtype, d_weight and d_bias in float32, None without one
-SHORT_CONV_GRAD = KernelSpec("short_conv_grad", (BACKWARD, BACKWARD_TAPS), lambda: (sample_values(2, 3, TILE + 7, seed=4), *_sample()),
-                             registers=80, serves=lambda g, *args, **static: _serves(*args), static={"silu": True})
+SHORT_CONV_GRAD = KernelSpec(
+    "short_conv_grad", (BACKWARD, BACKWARD_TAPS), _depthwise_grad, lambda: (sample_values(2, 3, TILE + 7, seed=4), *_sample()),
+    registers=80, serves=lambda g, *args, **static: _serves(*args), static={"silu": True}, takes=(("g", "T"), *_TAKES))

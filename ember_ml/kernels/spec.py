@@ -32,6 +32,8 @@ class Entry:
         sizes: (input, axis) of each size that it is told.
         shared: the type, in the file's namespace, of the threadgroup memory that it works in; empty for none.
         numbers: names of the whole numbers that it is told besides.
+        strided: how many inputs, the first ones, it reads where they lie: it is told their strides after the numbers.
+        strides: how many of each CUDA's twin is told; where it is told two of three, the last axis is contiguous.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Entry:
     sizes: tuple[tuple[str, int], ...]
     shared: str = ""
     numbers: tuple[str, ...] = ()
+    strided: int = 0
+    strides: int = 3
 
     @property
     def typed(self) -> bool:
@@ -50,6 +54,11 @@ class Entry:
     def stem(self) -> str:
         """The file of the entry, and the namespace of its function there."""
         return self.name.partition("_")[0]
+
+    @property
+    def function(self) -> str:
+        """The function of that namespace."""
+        return self.name.partition("_")[2]
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -71,45 +80,45 @@ class KernelSpec:
     """The kernel of one op, as its declaration carries it.
 
     Args:
-        name: the launcher's name in every engine's kernel table.
-        entries: the kernel functions that one call launches, all of one file. The launcher takes the first one's inputs.
+        name: the launcher's name in every engine's table of kernels.
+        entries: the kernel functions that one call launches, all of one file.
+        launch: what a launcher does, for the engine's `Gpu`, its arrays and static keywords; returns an array or a tuple of them.
         sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
         registers: the most that a CUDA thread may use, without spilling.
         shared_bytes: the most shared memory that a CUDA block uses.
         serves: whether the kernel serves a call, asked with the launcher's arguments, of which it may read shapes and
             dtypes; for others, such as sizes beyond a limit, the op runs its composite.
         static: keyword arguments of the launcher in the first-use check.
+        takes: (name, dtype) of the launcher's arrays, as an entry's inputs; empty where they are those of the first entry.
         more: makes further calls for the self-test, of kernels that the sample does not reach: (what it is, the launcher's arguments,
             its keyword arguments).
     """
 
     name: str
     entries: tuple[Entry, ...]
+    launch: Callable[..., object]
     sample: Callable[[], tuple[list, ...]]
     registers: int
     shared_bytes: int = 0
     serves: Callable[..., bool] = lambda *args, **static: True
     static: Mapping[str, object] = field(default_factory=dict)
+    takes: tuple[tuple[str, str], ...] = ()
     more: Callable[[], Sequence[tuple[str, tuple, Mapping[str, object]]]] = lambda: ()
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """What the launcher's first argument may be."""
-        kind = self.entries[0].inputs[0][1]
-        return DTYPES if kind == "T" else (kind,)
+        kind, *_ = self.kinds("")
+        return (kind,) if kind else DTYPES
+
+    def kinds(self, own: str) -> list[str]:
+        """The dtypes of the launcher's arrays, `own` for those that are made for any."""
+        return [own if kind == "T" else kind for _, kind in self.takes or self.entries[0].inputs]
 
     @property
     def stem(self) -> str:
         """The twins are metal/<stem>.metal and cuda/<stem>.cu."""
         return self.entries[0].stem
-
-
-def row_block(width: int) -> tuple[int, int]:
-    """(x, y) threads of a group that works along rows of `width` elements: as wide as a row needs, whole simdgroups."""
-    x = LANES
-    while x < min(width, THREADS):
-        x *= 2
-    return x, THREADS // x
 
 
 def sample_values(*shape: int, seed: int) -> list:

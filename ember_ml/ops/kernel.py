@@ -54,8 +54,7 @@ def agrees(op, backend, device: str) -> bool:
         return False
 
     def compare(dtype: str):
-        kinds = [dtype if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
-        args = [backend.from_python(v, dt.dtype(k), device) for v, k in zip(op.kernel.sample(), kinds)]
+        args = [backend.from_python(v, dt.dtype(k), device) for v, k in zip(op.kernel.sample(), op.kernel.kinds(dtype))]
         static = op.kernel.static
         pairs = zip(_tuple(launcher(*args, **static)), _tuple(body(op, backend, args, static)))
         return [(f"output {i}", _numbers(a, backend), _numbers(b, backend)) for i, (a, b) in enumerate(pairs)]

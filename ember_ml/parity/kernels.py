@@ -35,7 +35,7 @@ def compare_kernels(backend, device: str) -> list[Row]:
 
 def _rows(op, launcher, backend, device, dtype, where, what, sample, static) -> list[Row]:
     numpy = engines.get("numpy")
-    kinds = [dt.dtype(dtype if kind == "T" else kind) for _, kind in op.kernel.entries[0].inputs]
+    kinds = [dt.dtype(kind) for kind in op.kernel.kinds(dtype)]
     given = [None if v is None else numpy.from_python(v, kind, None) for v, kind in zip(sample, kinds)]
     wide = [numpy.astype(x, dt.float64) if x is not None and kind.kind == "float" else x for x, kind in zip(given, kinds)]
     got = launcher(*(None if x is None else backend.from_numpy(x, kind, device) for x, kind in zip(given, kinds)), **static)

@@ -44,8 +44,7 @@ def calls(stem):
     """Functions of (machine, dtype): each calls a launcher, and returns its outputs as NumPy arrays."""
     def sample(spec):
         def call(machine, dtype):
-            kinds = [KINDS[dtype if kind == "T" else kind] for _, kind in spec.entries[0].inputs]
-            given = [machine.array(np.array(x, kind)) for x, kind in zip(spec.sample(), kinds)]
+            given = [machine.array(np.array(x, KINDS[kind])) for x, kind in zip(spec.sample(), spec.kinds(dtype))]
             out = machine.kernels.KERNELS[spec.name](*given, **spec.static)
             return tuple(machine.numpy(x) for x in (out if isinstance(out, tuple) else (out,)) if x is not None)
         return call

@@ -67,7 +67,7 @@ def test_gather(machine, tokens, slots, width, dtype):
     x = rng.standard_normal((tokens, width)).astype(DTYPES[dtype])
     order = np.append(rng.permutation(tokens * slots), [tokens * slots, -1]).astype(np.int32)
     inverse = np.zeros((tokens, slots), np.int32)
-    y = machine.numpy(machine.kernels.moe_gather(*map(machine.array, (x, order, inverse))))
+    y = machine.numpy(machine.kernels.KERNELS["moe_gather"](*map(machine.array, (x, order, inverse))))
     assert y.dtype == DTYPES[dtype]
     np.testing.assert_array_equal(y[:-2], x[order[:-2] // slots])
     assert not y[-2:].astype(np.float32).any()
@@ -77,7 +77,7 @@ def test_gather(machine, tokens, slots, width, dtype):
 def test_nothing_to_gather(machine, shape):
     tokens, slots, width = shape
     given = np.ones((tokens, width), np.float16), np.zeros(tokens * slots, np.int32), np.zeros((tokens, slots), np.int32)
-    y = machine.numpy(machine.kernels.moe_gather(*map(machine.array, given)))
+    y = machine.numpy(machine.kernels.KERNELS["moe_gather"](*map(machine.array, given)))
     assert y.shape == (tokens * slots, width) and y.dtype == np.float16
 
 
@@ -85,5 +85,5 @@ def test_rows_that_begin_anywhere(cuda):
     """What moves 16 bytes at once gets memory that allows it."""
     x = cuda.array(np.arange(25, dtype=np.float32))[1:].reshape(3, 8)
     assert x.data.ptr % 16
-    y = cuda.numpy(cuda.kernels.moe_gather(x, cuda.array(np.array([2, 0, 1], np.int32)), cuda.array(np.zeros((3, 1), np.int32))))
+    y = cuda.numpy(cuda.kernels.KERNELS["moe_gather"](x, cuda.array(np.array([2, 0, 1], np.int32)), cuda.array(np.zeros((3, 1), np.int32))))
     np.testing.assert_array_equal(y, np.arange(1, 25).reshape(3, 8)[[2, 0, 1]])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ember_ml.kernels import LANES, SPECS, THREADS, digest, row_block, scan, source, source_text
+from ember_ml.kernels import LANES, SPECS, THREADS, digest, gpu, scan, source, source_text
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_twins_have_the_same_functions(spec):
 
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 64, 65, 255, 256, 257, 100_000])
 def test_groups_are_whole_simdgroups_and_no_wider_than_rows_need(width):
-    x, y = row_block(width)
+    x, y = gpu.rows(1, width).group
     assert x * y == THREADS and x % LANES == 0
     assert x >= min(width, THREADS) and (x == LANES or x // 2 < width)
 

@@ -111,8 +111,7 @@ def test_other_dtypes_take_the_composite(calls):
 def test_the_operator_is_one(calls, op):
     """torch's own examination: schema, fake shapes, gradients, and the same under torch.compile's tracing."""
     backend = engines.get("torch")
-    kinds = ["float32" if kind == "T" else kind for _, kind in op.kernel.entries[0].inputs]
-    args = [backend.from_python(v, dt.dtype(k), "cpu") for v, k in zip(op.kernel.sample(), kinds)]
+    args = [backend.from_python(v, dt.dtype(k), "cpu") for v, k in zip(op.kernel.sample(), op.kernel.kinds("float32"))]
     static = dict(op.kernel.static)
     out = op.resolve(backend)(*args, **static)
     operator = getattr(torch.ops.ember_kernel, op.name).default

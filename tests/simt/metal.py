@@ -78,8 +78,9 @@ def _compile(name, header, source, input_names, inputs, output_names, output_dty
     text = text.replace("[[kernel]] void", "__kernel void")    # OpenCL's word for the same
     host = (f'{_PRELUDE}#line 1 "{name}.metal"\n{text}extern "C" '
             f"void simt_entry(__private ulong *a) {{ {kernel}({', '.join(arguments)}); }}\n")
-    library = shared_library(kernel, [host], *_FLAGS, *KERNEL)  # first: its errors are the clearer ones
-    cached(f"{kernel}-linted", [host], lambda path: _lint(host, path))
+    file = kernel[:200]                                        # a file's name has 255 letters
+    library = shared_library(file, [host], *_FLAGS, *KERNEL)   # first: its errors are the clearer ones
+    cached(f"{file}-linted", [host], lambda path: _lint(host, path))
     return Module(library)
 
 

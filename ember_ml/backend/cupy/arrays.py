@@ -18,9 +18,6 @@ class CupyArrays:
     def name(self, x) -> str:
         return x.dtype.name
 
-    def itemsize(self, x) -> int:
-        return x.dtype.itemsize
-
     def device(self, x) -> int:
         return x.device.id
 

@@ -8,10 +8,9 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ember_ml.backend.cupy import shortconv
 from ember_ml.backend.cupy.arrays import C_TYPES, library_of
 from ember_ml.kernels import fftconv as plans
-from ember_ml.kernels import source_text
+from ember_ml.kernels import shortconv, source_text
 from ember_ml.kernels.fftconv import CudaPlan, LongPlan, Plan
 
 #: a cupy.ndarray, or what `arrays.use` has made known
@@ -265,7 +264,7 @@ def fftconv(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, 
     Returns: (B, D, L) in u's dtype, computed in float32.
     """
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
-        return shortconv.forward(u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
+        return shortconv.forward(_gpu(), u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
     (plan, _), tail = _plans(u, k, k_reverse, head_dim)
     return forward(plan, u, _spectrum(plan, u, k, k_reverse), D, v, q, dropout_mask, gelu, tail, head_dim)
 
@@ -277,7 +276,7 @@ def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=N
     """
     prepared = not hasattr(k, "shape")                     # no gradient flows into it
     if plans.is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim):
-        du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
+        du, dv, dq, dk, dk_reverse, dD, _ = shortconv.backward(_gpu(), g, u, *_taps(u, k, k_reverse), v=v, q=q, skip=D)
         return du, None if prepared else _widened(dk, k), dD, dv, dq, None if prepared else _widened(dk_reverse, k_reverse)
     (plan, back), tail = _plans(u, k, k_reverse, head_dim)
     taps, taps_reverse = (0 if f is None or prepared else min(f.shape[1], u.shape[2]) for f in (k, k_reverse))
@@ -317,3 +316,8 @@ def _widened(dk, k):
     wide = library_of(k).full(tuple(k.shape), 0, "float32", k)
     wide[:, :dk.shape[1]] = dk
     return wide
+
+
+def _gpu():
+    from ember_ml.backend.cupy.kernels import Cuda
+    return Cuda()

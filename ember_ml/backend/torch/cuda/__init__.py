@@ -71,9 +71,6 @@ class TorchArrays:
     def name(self, x) -> str:
         return self.names[x.dtype]
 
-    def itemsize(self, x) -> int:
-        return x.dtype.itemsize
-
     def device(self, x) -> int:
         return x.device.index
 
