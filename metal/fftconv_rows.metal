@@ -9,7 +9,7 @@ inline bool has(int step, int left) { return !P::CUT || step < left; }
 
 // A row of numbers, from position `first` on; zeros beyond its end.
 template <class P, typename Row>
-inline void load_row(thread float2* z, Row row, int along, int left) {
+inline void load_row(thread float2* z, Row row, size_t along, int left) {
 #pragma clang loop unroll(full)
   for (int i = 0; i < P::POINTS; i++) {
     const int n = step<P, 0>(i);
@@ -19,7 +19,7 @@ inline void load_row(thread float2* z, Row row, int along, int left) {
 }
 
 template <class P, typename Row>
-inline void gate_row(thread float2* z, Row row, int along, int left) {
+inline void gate_row(thread float2* z, Row row, size_t along, int left) {
 #pragma clang loop unroll(full)
   for (int i = 0; i < P::POINTS; i++) {
     const int n = step<P, 0>(i);
@@ -44,7 +44,7 @@ inline float error_function(float x) {
 inline float gelu(float z) { return 0.5f * z * (1.0f + error_function(z * 0.70710678118654752f)); }
 
 inline float gelu_slope(float z) {
-  return fma(z * 0.3989422804014327f, exp(-0.5f * z * z), 0.5f * (1.0f + error_function(z * 0.70710678118654752f)));
+  return fma(z * 0.3989422804014327f, precise::exp(-0.5f * z * z), 0.5f * (1.0f + error_function(z * 0.70710678118654752f)));
 }
 
 // Number of register i at position first + step (side 0) or M later (side 1).
@@ -110,7 +110,7 @@ inline void mirror(thread float2* z, Row row, int first, int taps) {
 
 // Numbers of a row for registers from `i` on, from position `side` M; zeros if they are not wanted.
 template <class P, typename Row>
-inline void load_ahead(thread float* ahead, Row row, int along, int i, int side, int left, bool wanted) {
+inline void load_ahead(thread float* ahead, Row row, size_t along, int i, int side, int left, bool wanted) {
 #pragma clang loop unroll(full)
   for (int j = 0; j < P::AHEAD && i + j < P::POINTS; j++) {
     const int n = step<P, 0>(i + j) + side * P::M;
@@ -134,7 +134,7 @@ inline void mend(thread float2* z, const device float* tails, int first) {
 
 // The end of the forward: y of the convolution's values. `more`: of a sum that has been begun.
 template <class P, typename Gate, typename Y>
-inline void store_output(thread const float2* z, Gate q, int along, float factor, device Y* y, int left, bool more) {
+inline void store_output(thread const float2* z, Gate q, size_t along, float factor, device Y* y, int left, bool more) {
 #pragma clang loop unroll(full)
   for (int side = 0; side < P::HALVES; side++) {
 #pragma clang loop unroll(full)
@@ -157,7 +157,7 @@ inline void store_output(thread const float2* z, Gate q, int along, float factor
 
 // dq, and in place of the convolution's values their gradient.
 template <class P, typename G, typename Gate, typename Y>
-inline void turn_back(thread float2* z, G g, int g_along, Gate q, int q_along, float factor, device Y* dq, int left,
+inline void turn_back(thread float2* z, G g, size_t g_along, Gate q, size_t q_along, float factor, device Y* dq, int left,
                       bool more, bool live) {
 #pragma clang loop unroll(full)
   for (int i = 0; i < P::POINTS; i++) z[i] = float2(result<P>(z[i], i, 0), P::FOLDED ? result<P>(z[i], i, 1) : 0.0f);
@@ -187,7 +187,7 @@ inline void turn_back(thread float2* z, G g, int g_along, Gate q, int q_along, f
 
 // The same where nothing but a mask follows the convolution.
 template <class P, typename G>
-inline void load_gradient(thread float2* z, G g, int along, float factor, int left) {
+inline void load_gradient(thread float2* z, G g, size_t along, float factor, int left) {
   load_row<P>(z, g, along, left);
   if constexpr (P::MASKED) {
 #pragma clang loop unroll(full)
@@ -197,7 +197,7 @@ inline void load_gradient(thread float2* z, G g, int along, float factor, int le
 
 // du and dv. `ends`: see `tail`.
 template <class P, typename U, typename V, typename Y>
-inline void store_gradient(thread const float2* z, U u, int u_along, V v, int v_along, const device float* ends, device Y* du,
+inline void store_gradient(thread const float2* z, U u, size_t u_along, V v, size_t v_along, const device float* ends, device Y* du,
                            device Y* dv, int left, bool more_du, bool more_dv) {
 #pragma clang loop unroll(full)
   for (int side = 0; side < P::HALVES; side++) {

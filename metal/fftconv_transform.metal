@@ -72,16 +72,24 @@ struct Plan : Options<OPTIONS, 1 << LOG_POINTS_> {
     return LOG_M / PASSES + (pass < LOG_M % PASSES);
   }
   // levels above a pass
-  static constexpr int before(int pass) { return pass == 0 ? 0 : before(pass - 1) + bits(pass - 1); }
+  static constexpr int before(int pass) {
+    int levels = 0;
+    for (int p = 0; p < pass; p++) levels += bits(p);
+    return levels;
+  }
   // log2 of the distance of a pass's points
-  static constexpr int distance(int pass) { return LOG_M - before(pass) - bits(pass); }
+  static constexpr int distance(int pass) { return LOG_M - before(pass + 1); }
   // Factors in the table: a root for each block of a pass, but for the very first one; a power for each position of a
   // pass, pass 0 first; the twist of pass 0.
   static constexpr int roots(int pass) {
-    return pass == 0 ? 0 : roots(pass - 1) + (OUTER || pass > 1 ? 1 << (OUTER + before(pass - 1)) : 0);
+    int factors = 0;
+    for (int p = OUTER ? 0 : 1; p < pass; p++) factors += 1 << (OUTER + before(p));
+    return factors;
   }
   static constexpr int powers(int pass) {
-    return pass == 0 ? roots(PASSES) : powers(pass - 1) + (1 << distance(pass - 1));
+    int factors = roots(PASSES);
+    for (int p = 0; p < pass; p++) factors += 1 << distance(p);
+    return factors;
   }
   static constexpr int twist() { return powers(PASSES - 1); }
 };
@@ -115,21 +123,22 @@ inline int first_butterfly(int me) {
 // Position of a butterfly's first point; the others follow at 1 << distance.
 template <class P, int PASS>
 constexpr int position(int butterfly) {
-  constexpr int DISTANCE = P::distance(PASS);
-  return ((butterfly >> DISTANCE) << (DISTANCE + P::bits(PASS))) + (butterfly & ((1 << DISTANCE) - 1));
+  constexpr int BITS = P::bits(PASS), DISTANCE = P::distance(PASS);
+  return ((butterfly >> DISTANCE) << (DISTANCE + BITS)) + (butterfly & ((1 << DISTANCE) - 1));
 }
 
 // Position of register i, as a distance from register 0's.
 template <class P, int PASS>
 constexpr int step(int i) {
-  constexpr int BITS = P::bits(PASS);
-  return position<P, PASS>((i >> BITS) * P::LANES_OF_ROW) + ((i & ((1 << BITS) - 1)) << P::distance(PASS));
+  constexpr int BITS = P::bits(PASS), DISTANCE = P::distance(PASS);
+  return position<P, PASS>((i >> BITS) * P::LANES_OF_ROW) + ((i & ((1 << BITS) - 1)) << DISTANCE);
 }
 
 // Waits for the threads that have numbers of one block of the pass, at least.
 template <class P, int PASS>
 inline void meet() {
-  if (P::THREADS <= int(LANES) || P::POINTS * int(LANES) >> (P::LOG_M - P::before(PASS))) simdgroup_barrier(mem_flags::mem_threadgroup);
+  constexpr bool TOGETHER = P::THREADS <= int(LANES) || P::POINTS * int(LANES) >> (P::LOG_M - P::before(PASS));
+  if (TOGETHER) simdgroup_barrier(mem_flags::mem_threadgroup);
   else threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
@@ -247,10 +256,10 @@ inline void transform(thread float2* z, threadgroup float* shared, const device 
     if constexpr (PASS == 0 && P::OUTER == 0) {
       levels<ROOT, false, REAL, BITS>(z + (group << BITS), nullptr);
     } else {
+      constexpr int DISTANCE = P::distance(PASS), ABOVE = P::before(PASS), ROOTS = P::roots(PASS);
       float2 power[BITS];
-      const int own = (first_butterfly<P, PASS>(me) >> P::distance(PASS)) +
-                      (group * P::LANES_OF_ROW >> P::distance(PASS)) + (block << P::before(PASS));
-      raise<BITS>(factor(table, P::roots(PASS) + own), power);
+      const int own = (first_butterfly<P, PASS>(me) >> DISTANCE) + (group * P::LANES_OF_ROW >> DISTANCE) + (block << ABOVE);
+      raise<BITS>(factor(table, ROOTS + own), power);
       levels<GIVEN, false, false, BITS>(z + (group << BITS), power);
     }
   }
@@ -270,12 +279,12 @@ inline void inverse(thread float2* z, threadgroup float* shared, const device fl
     if constexpr (PASS == P::PASSES - 1) {
       levels<FIRST, true, false, BITS>(own, nullptr);
     } else {
-      constexpr int WITHIN = (1 << P::distance(PASS)) - 1;
+      constexpr int WITHIN = (1 << P::distance(PASS)) - 1, POWERS = P::powers(PASS), TWIST = P::twist();
       const int offset = (first_butterfly<P, PASS>(me) & WITHIN) + (group * P::LANES_OF_ROW & WITHIN);
       float2 power[BITS];
-      raise<BITS>(factor(table, P::powers(PASS) + offset), power);
+      raise<BITS>(factor(table, POWERS + offset), power);
       if constexpr (PASS == 0 && P::OUTER == 0) {
-        const float4 both = factor(table, P::twist() + offset);
+        const float4 both = factor(table, TWIST + offset);
         const float2 twist = float2(both.x, both.y);
         power[BITS - 1] = product(power[BITS - 1], twist);
 #pragma clang loop unroll(full)
@@ -292,13 +301,15 @@ inline void inverse(thread float2* z, threadgroup float* shared, const device fl
 
 template <class P>
 inline float real_part(float2 z, int i) {
-  const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (6 - P::bits(0)));
+  constexpr int BITS = P::bits(0);
+  const float2 c = unit((i & ((1 << BITS) - 1)) << (6 - BITS));
   return fma(z.x, c.x, z.y * c.y);
 }
 
 template <class P>
 inline float imaginary_part(float2 z, int i) {
-  const float2 c = unit((i & ((1 << P::bits(0)) - 1)) << (6 - P::bits(0)));
+  constexpr int BITS = P::bits(0);
+  const float2 c = unit((i & ((1 << BITS) - 1)) << (6 - BITS));
   return fma(z.y, c.x, -z.x * c.y);
 }
 

@@ -143,7 +143,7 @@ void gather(Rows x, Index order, Inverse inverse, device T* y, uint tokens, uint
 }
 
 // silu(x) = x sigmoid(x); the exponential of a large -x is infinite, and its sigmoid 0
-inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
+inline float sigmoid(float x) { return 1.0f / (1.0f + precise::exp(-x)); }
 
 // a[row, column] = silu(h[row, column]) * h[row, width + column], for h (rows, 2 width)
 template <typename Hidden, typename T>

@@ -53,7 +53,7 @@ template <typename Row>
 struct Softmax {
   Row row;
   float most, share;  // the largest logit, 1 / sum of exp(z - most)
-  float at(uint i) const thread { return is_finite(row[i]) ? exp(row[i] - most) * share : 0.0f; }
+  float at(uint i) const thread { return is_finite(row[i]) ? precise::exp(row[i] - most) * share : 0.0f; }
 };
 
 template <typename Row>
@@ -63,7 +63,7 @@ inline Softmax<Row> softmax(Row row, uint width, uint lane) {
     if (is_finite(row[i])) most = max(most, row[i]);
   most = simd_max(most);
   for (uint i = lane; i < width; i += LANES)
-    if (is_finite(row[i])) sum += exp(row[i] - most);
+    if (is_finite(row[i])) sum += precise::exp(row[i] - most);
   sum = simd_sum(sum);
   return {row, most, sum > 0.0f ? 1.0f / sum : 0.0f};
 }

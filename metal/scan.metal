@@ -68,7 +68,7 @@ void linear_forward(Series a, Series b, State initial, device T* h, device float
       product *= decay[k];
       state = decay[k] * state + input[k];
     }
-    state = enter(float2{product, state}, carry, totals, tile, segments, position);
+    state = enter(float2(product, state), carry, totals, tile, segments, position);
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++) {
       const uint t = first + k;
@@ -107,7 +107,7 @@ void linear_backward(Series g, State g_final, Series a, Series h, State initial,
       product *= decay[k];
       back = decay[k] * (grad[k] + back);
     }
-    back = enter(float2{product, back}, carry, totals, tile, segments, position);
+    back = enter(float2(product, back), carry, totals, tile, segments, position);
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++) {
       const bool there = exists && first + k < length, oldest = first + k + 1 == length;
@@ -164,13 +164,13 @@ void selective_forward(Series x, Steps dt, Decay A, In B, Out C, Skip D, State i
       float decay[STEPS], product = 1.0f, state = 0.0f, given[STEPS];
 #pragma clang loop unroll(full)
       for (uint k = 0; k < STEPS; k++) {
-        decay[k] = exp(step[k] * rate);
+        decay[k] = precise::exp(step[k] * rate);
         given[k] = first + k < length ? input[k] * B[(steps + first + k) * count + n] : 0.0f;
         product *= decay[k];
         state = decay[k] * state + given[k];
       }
       float carry = states.of[n][lane];
-      state = enter(float2{product, state}, carry, states.totals, tile * count + n, segments, position);
+      state = enter(float2(product, state), carry, states.totals, tile * count + n, segments, position);
       if (position.y == 0) states.of[n][lane] = carry;
 #pragma clang loop unroll(full)
       for (uint k = 0; k < STEPS; k++) {

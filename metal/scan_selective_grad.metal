@@ -41,13 +41,13 @@ void selective_states(Series x, Steps dt, Decay A, In B, State initial, device f
       float product = 1.0f, state = 0.0f;
 #pragma clang loop unroll(full)
       for (uint k = 0; k < STEPS; k++) {
-        const float decay = exp(step[k] * rate);
+        const float decay = precise::exp(step[k] * rate);
         product *= decay;
         state = decay * state + (first + k < length ? input[k] * B[(steps + first + k) * count + n] : 0.0f);
       }
       float carry = states.of[n][lane];
       if (position.y == 0 && exists) entering[((size_t(position.z) * tiles + tile) * count + n) * width + channel] = carry;
-      enter(float2{product, state}, carry, states.totals, tile * count + n, segments, position);
+      enter(float2(product, state), carry, states.totals, tile * count + n, segments, position);
       if (position.y == 0) states.of[n][lane] = carry;
     }
   }
@@ -119,7 +119,7 @@ void selective_backward(Up g, Last g_last, Series x, Steps dt, Decay A, In B, Ou
 #pragma clang loop unroll(full)
       for (uint k = 0; k < STEPS; k++) {
         const bool there = first + k < length;
-        decay[k] = exp(step[k] * rate);
+        decay[k] = precise::exp(step[k] * rate);
         in[k] = there ? B[at] : 0.0f;
         out[k] = there ? C[at] : 0.0f;
         at += count;
@@ -128,7 +128,7 @@ void selective_backward(Up g, Last g_last, Series x, Steps dt, Decay A, In B, Ou
       }
 #pragma clang loop unroll(full)
       for (uint k = STEPS; k-- > 0;) back = decay[k] * (out[k] * up[k] + back);
-      states.of[turn][position.y][lane] = float4{product, state, back, d_rate};
+      states.of[turn][position.y][lane] = float4(product, state, back, d_rate);
       float carry_back = states.back[n][lane];
       threadgroup_barrier(mem_flags::mem_threadgroup);
       float carry = exists ? entering[((size_t(position.z) * tiles + tile) * count + n) * width + channel] : 0.0f;
@@ -184,7 +184,7 @@ void selective_backward(Up g, Last g_last, Series x, Steps dt, Decay A, In B, Ou
         d_dt[start + size_t(first + k) * width] = d_step[k] + value[k] * d_input[k];
       }
   }
-  states.of[turn][position.y][lane] = float4{0.0f, 0.0f, d_skip, d_rate};
+  states.of[turn][position.y][lane] = float4(0.0f, 0.0f, d_skip, d_rate);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (!leads || !exists) return;
   d_skip = 0.0f;

@@ -108,7 +108,7 @@ inline void convolve(thread float (&out)[STEPS], const threadgroup float* tile, 
       }
 }
 
-inline float sigmoid(float z) { return 1.0f / (1.0f + exp(-z)); }
+inline float sigmoid(float z) { return 1.0f / (1.0f + precise::exp(-z)); }
 
 // A threadgroup has one tile. shared: weights, then TILE + window - 1 rows.
 template <typename U, typename V, typename Q, typename Taps, typename Ahead, typename Skip, typename Bias, typename T>

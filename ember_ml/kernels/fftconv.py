@@ -147,7 +147,8 @@ def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPl
     return CudaPlan(log_m, points, *forward), CudaPlan(log_m, points, *backward)
 
 
-#: log2 of M: (log2 of a thread's points, rows, split, padded); a threadgroup has 32 KiB
+#: log2 of M: (log2 of a thread's points, rows, split, padded); a threadgroup has 32 KiB, and at most 256 threads: so many every Apple GPU
+#: starts whatever registers they need, 512 only where they need few, which nobody knows before
 _METAL = {
     5: (3, 32, False, True),
     6: (3, 16, False, True),
@@ -157,7 +158,7 @@ _METAL = {
     10: (4, 2, False, True),
     11: (4, 1, False, True),
     12: (4, 1, True, True),
-    13: (4, 1, True, False),
+    13: (5, 1, True, False),
 }
 
 

@@ -330,7 +330,7 @@ def test_no_part_of_a_batch_is_empty(batch, heads):
 def test_metal_plans_fit_the_chip(log_m):
     plan = plans.metal_plan(log_m)
     assert plan.log_m == log_m and sum(plan.passes) == log_m and max(plan.passes) <= plan.log_points
-    assert plan.threads <= 512 and plan.threads % 32 == 0 and 4 * plan.rows * plan.row_floats <= 32 << 10
+    assert plan.threads <= 256 and plan.threads % 32 == 0 and 4 * plan.rows * plan.row_floats <= 32 << 10
 
 
 def test_longer_rows_are_columns_that_a_thread_holds_or_eight_share():

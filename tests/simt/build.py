@@ -73,7 +73,7 @@ def cached(name: str, inputs: list[str], make) -> Path:
 
 
 def clang(*flags: str, text: str = "") -> str:
-    """Standard output of clang, with `text` as its standard input. Raises CompileError with what it says."""
+    """What clang prints, warnings first, with `text` as its standard input. Raises CompileError with what it says."""
     return _run("clang", "--target=x86_64-linux-gnu", "-nostdinc", "-isystem", str(_zig().parent / "lib" / "include"),
                 *flags, text=text)
 
@@ -95,4 +95,4 @@ def _run(tool: str, *arguments: str, text: str = "") -> str:
     done = subprocess.run([str(_zig()), tool, *arguments], input=text, capture_output=True, text=True)
     if done.returncode:
         raise CompileError(done.stderr.strip())
-    return done.stdout
+    return done.stderr + done.stdout

@@ -5,12 +5,15 @@ them up is a compile error here too. MLX's text is compiled as it is; metal/meta
 """
 
 import re
+from functools import cache
+from math import prod
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from tests.simt.build import HERE, KERNEL, CompileError, cached, clang, shared_library
-from tests.simt.executor import Buffer, Module
+from tests.simt.executor import Buffer, KernelFault, Module
 
 _TYPES = {"float32": "float", "float16": "float16_t", "bfloat16": "bfloat16_t", "int32": "int32_t",
           "uint32": "uint32_t"}
@@ -32,12 +35,20 @@ _ATTRIBUTES = {
 }
 
 _FLAGS = ("-x", "cl", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant", "-Wno-unknown-attributes",
+          "-Werror=shorten-64-to-32",                      # offsets are size_t; what is cut off is cut off by name
           "-I", str(HERE / "metal"))
 
 #: MLX's own prelude, as far as generated text uses it (mlx/backend/metal/kernels/bf16.h)
 _PRELUDE = "#include <metal_stdlib>\nusing namespace metal;\ntypedef half float16_t;\ntypedef bfloat bfloat16_t;\n"
 
 THREADGROUP_MEMORY = 32768
+
+#: of a threadgroup: every Apple GPU starts so many, whatever registers the kernel needs. Where it needs few there may be 1024, which
+#: only the machine tells: MLX raises beyond its limit
+THREADS = 256
+
+#: arrays and numbers of a kernel
+ARGUMENTS = 31
 
 
 def dtype_name(dtype) -> str:
@@ -70,6 +81,10 @@ def generated(name, header, source, input_names, inputs, output_names, output_dt
 
 def _compile(name, header, source, input_names, inputs, output_names, output_dtypes) -> Module:
     kernel, text, params = generated(name, header, source, input_names, inputs, output_names, output_dtypes)
+    if len(params) > ARGUMENTS:
+        raise CompileError(f"{name}: {len(params)} arguments, Metal allows {ARGUMENTS}")
+    if not text.isascii():
+        raise CompileError(f"{name}: MLX hands Metal ASCII text, this has {sorted({c for c in text if not c.isascii()})}")
     arguments = []
     for i, param in enumerate(params):
         kind = param.rpartition(" ")[0]
@@ -80,13 +95,21 @@ def _compile(name, header, source, input_names, inputs, output_names, output_dty
             f"void simt_entry(__private ulong *a) {{ {kernel}({', '.join(arguments)}); }}\n")
     file = kernel[:200]                                        # a file's name has 255 letters
     library = shared_library(file, [host], *_FLAGS, *KERNEL)   # first: its errors are the clearer ones
-    cached(f"{file}-linted", [host], lambda path: _lint(host, path))
+    cached(f"{file}-linted", [host, _rules()], lambda path: _lint(host, path))
     return Module(library)
 
 
+@cache
+def _rules() -> str:
+    """What the outcome of `_lint` depends on besides the kernel."""
+    return Path(__file__).read_text()
+
+
 def _lint(host: str, mark) -> None:
-    """Finds what Metal refuses and clang lets pass: pointers and references without an address space ("generic")."""
-    dump = clang(*_FLAGS, "-fsyntax-only", "-fno-color-diagnostics", "-Xclang", "-ast-dump", "-", text=host)
+    """Finds what Metal refuses and clang lets pass: pointers and references without an address space ("generic"), variables of
+    the whole program outside of constant memory, and what came into C++ after C++14, on which Metal is based until 3.2. `if constexpr`
+    is an exception: Apple's compiler takes it, with a warning."""
+    dump = clang(*_FLAGS, "-fsyntax-only", "-fno-color-diagnostics", "-Wpre-c++17-compat", "-Xclang", "-ast-dump", "-", text=host)
     found, at = [], dump.find("__generic")
     while at >= 0:
         start, end = dump.rfind("\n", 0, at) + 1, dump.find("\n", at)
@@ -98,6 +121,12 @@ def _lint(host: str, mark) -> None:
             if max(named, key=named.get) == ".metal":
                 found.append(f"'{declared[1]}' is a pointer or reference without an address space ({declared[2]})")
         at = dump.find("__generic", end)
+    found += [f"'{name}' lives as long as the program ({kind.strip()}): make it constant"
+              for name, kind in re.findall(r"VarDecl [^\n']* (\w+) '((?:const )?__global [^'\n*&]*)'", dump)]
+    found += [f"{place} {what}" for place, what in re.findall(r"(\S+\.metal:\d+:)\d+: warning: (.*C\+\+.*) \[", dump)
+              if not what.startswith("constexpr if ")]
+    if "LambdaExpr" in dump:
+        found.append("a lambda: Metal has none before 3.2")
     if found:
         raise CompileError("\n".join(dict.fromkeys(found)))
     mark.touch()
@@ -139,6 +168,8 @@ class metal_kernel:
         results = [np.full(shape, init_value or 0, d) for shape, d in zip(output_shapes, stored)]
         outputs = [Buffer(n, r, True, init_value is not None) for n, r in zip(self.output_names, results)]
         group = [min(t, g) for t, g in zip(threadgroup, grid)]
+        if prod(group) > THREADS:
+            raise KernelFault(f"{prod(group)} threads in a group, of which only {THREADS} are sure to start")
         self.modules[key].launch("simt_entry", arguments + outputs, grid, group, THREADGROUP_MEMORY, name=self.name)
         if not any(isinstance(x, mx.array) for x in inputs):
             return results

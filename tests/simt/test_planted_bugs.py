@@ -258,8 +258,11 @@ def test_constant_tables():
 
 
 def test_too_many_threads():
+    with pytest.raises(KernelFault, match="512 threads in a group, of which only 256 are sure to start"):
+        run_metal("o[thread_position_in_grid.x] = a[0];", np.zeros(512, np.float32), group=512)
+    kernel = cuda.RawModule(code=CUDA_KERNEL % "o[i] = a[0];", name_expressions=["planted"]).get_function("planted")
     with pytest.raises(KernelFault, match="2048 threads in a group"):
-        run_metal("o[thread_position_in_grid.x] = a[0];", np.zeros(2048, np.float32), group=2048)
+        kernel((1,), (2048,), (X, np.empty(2048, np.float32)))
 
 
 @pytest.mark.parametrize("text, message", [
@@ -270,12 +273,40 @@ def test_too_many_threads():
     ("bfloat b = a[i]; o[i] = b;", "no viable conversion"),
     ("a[i] = 0; o[i] = 0;", "read-only"),
     ("o[i] = missing;", "undeclared identifier 'missing'"),
+    ("o[i] = exp(a[i]);", "undeclared identifier 'exp'"),
+    ("o[i] = precise::erf(a[i]);", "no member named 'erf'"),
+    ("ulong k = i; int n = k; o[i] = n;", "implicit conversion loses integer precision"),
+    ("static float x; x = a[i]; o[i] = x;", "'x' lives as long as the program"),
+    ("auto f = [](float x) { return x; }; o[i] = f(a[i]);", "a lambda"),
+    ("if (int k = 3; k > a[i]) o[i] = k; else o[i] = 0;", r"planted.metal:9: if initialization statements are incompatible"),
+    ("o[i] = a[i];  // \u00b5", "MLX hands Metal ASCII text"),
 ])
 def test_what_metal_refuses_does_not_compile(text, message):
     header = ("inline float from_shared(threadgroup float* p) { return p[0]; }\n"
               "inline float from_device(const device float* p) { return p[0]; }\n")
     with pytest.raises(CompileError, match=message):
         run_metal(METAL_HEAD + text, header=header)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("constexpr float X = 2.0f;", r"'X' lives as long as the program \(const __global float\): make it constant"),
+    ("struct S { static constexpr int N = 2; };", "'N' lives as long as the program"),
+    ("struct S { virtual int f() { return 1; } };", "virtual functions are not supported"),
+    ("namespace a::b { inline int f() { return 1; } }", r"planted.metal:1: nested namespace definition is incompatible"),
+    ("template <class... T> inline int f(T... t) { return (t + ...); }", "fold expression is incompatible"),
+])
+def test_what_metal_refuses_in_a_header(text, message):
+    source = "o[thread_position_in_grid.x] = a[thread_position_in_grid.x];"
+    with pytest.raises(CompileError, match=message):
+        run_metal(source, header=text + "\n")
+    run_metal(source, header="constant constexpr float X = 2.0f;\ntemplate <int N> inline int f() { if constexpr (N > 1) return 1; return 0; }\n")
+
+
+def test_too_many_arguments():
+    names = [f"a{i}" for i in range(31)]
+    kernel = metal.metal_kernel("many", names, ["o"], "o[0] = a0[0];")
+    with pytest.raises(CompileError, match="32 arguments, Metal allows 31"):
+        kernel(inputs=[X] * 31, grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(1,)], output_dtypes=[X.dtype])
 
 
 def test_metal_groups_at_the_edge_are_smaller():
