@@ -34,6 +34,20 @@ __device__ inline uint3 position(unsigned width) {
 // Segments of a tile, as many as the block has: a short sequence does not need all.
 __device__ inline unsigned segments_for(unsigned length) { return min(SEGMENTS, (length + STEPS - 1) / STEPS); }
 
+// Where a thread's numbers lie: its channel of a (batch, length, width) array begins at `start`, its sequence of (batch, length)
+// at `steps`, and what belongs to its channel of (batch, width, count) at `row`.
+struct Place {
+  unsigned channel, lane;
+  bool exists;
+  size_t row, start, steps;
+};
+
+__device__ inline Place place_of(unsigned length, unsigned width, unsigned count, uint3 position) {
+  const size_t sequence = position.z;
+  return Place{position.x, position.x % LANES, position.x < width, (sequence * width + position.x) * count,
+               sequence * length * width + position.x, sequence * length};
+}
+
 // The state that enters this thread's segment. `carry` is the state that enters the tile, then the one that leaves it.
 __device__ inline float enter(float2 mine, float& carry, Totals& totals, unsigned tile, unsigned segments,
                               uint3 position) {
@@ -53,18 +67,16 @@ __device__ inline float enter(float2 mine, float& carry, Totals& totals, unsigne
 template <typename T>
 __device__ void linear_forward(const T* a, const T* b, const float* initial, T* h, float* h_final, unsigned length,
                                unsigned width, Totals& totals, uint3 position) {
-  const unsigned channel = position.x, segments = segments_for(length);
-  const bool exists = channel < width;
-  const size_t row = size_t(position.z) * width + channel;
-  const size_t start = size_t(position.z) * length * width + channel;
-  float carry = exists ? initial[row] : 0.0f;
+  const Place here = place_of(length, width, 1, position);
+  const unsigned segments = segments_for(length);
+  float carry = here.exists ? initial[here.row] : 0.0f;
   for (unsigned tile = 0; tile * segments * STEPS < length; tile++) {
     const unsigned first = (tile * segments + position.y) * STEPS;
     float decay[STEPS], input[STEPS];
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length;
-      const size_t at = start + size_t(first + k) * width;
+      const bool there = here.exists && first + k < length;
+      const size_t at = here.start + size_t(first + k) * width;
       decay[k] = there ? float(a[at]) : 1.0f;
       input[k] = there ? float(b[at]) : 0.0f;
     }
@@ -79,8 +91,8 @@ __device__ void linear_forward(const T* a, const T* b, const float* initial, T* 
     for (unsigned k = 0; k < STEPS; k++) {
       const unsigned t = first + k;
       state = decay[k] * state + input[k];
-      if (exists && t < length) h[start + size_t(t) * width] = T(state);
-      if (exists && t + 1 == length) h_final[row] = state;
+      if (here.exists && t < length) h[here.start + size_t(t) * width] = T(state);
+      if (here.exists && t + 1 == length) h_final[here.row] = state;
     }
   }
 }
@@ -92,21 +104,19 @@ template <typename T>
 __device__ void linear_backward(const T* g, const float* g_final, const T* a, const T* h, const float* initial, T* d_a,
                                 T* d_b, float* d_initial, unsigned length, unsigned width, Totals& totals,
                                 uint3 position) {
-  const unsigned channel = position.x, segments = segments_for(length);
-  const bool exists = channel < width;
-  const size_t row = size_t(position.z) * width + channel;
-  const size_t start = size_t(position.z) * length * width + channel;
-  float carry = exists ? g_final[row] : 0.0f;
+  const Place here = place_of(length, width, 1, position);
+  const unsigned segments = segments_for(length);
+  float carry = here.exists ? g_final[here.row] : 0.0f;
   for (unsigned tile = 0; tile * segments * STEPS < length; tile++) {
     const unsigned first = (tile * segments + position.y) * STEPS;
     float decay[STEPS], grad[STEPS], before[STEPS];
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length, oldest = first + k + 1 == length;
-      const size_t at = start + size_t(length - 1 - (first + k)) * width;
+      const bool there = here.exists && first + k < length, oldest = first + k + 1 == length;
+      const size_t at = here.start + size_t(length - 1 - (first + k)) * width;
       decay[k] = there ? float(a[at]) : 1.0f;
       grad[k] = there ? float(g[at]) : 0.0f;
-      before[k] = !there ? 0.0f : oldest ? float(initial[row]) : float(h[at - width]);
+      before[k] = !there ? 0.0f : oldest ? float(initial[here.row]) : float(h[at - width]);
     }
     float product = 1.0f, back = 0.0f;
 #pragma unroll
@@ -117,15 +127,15 @@ __device__ void linear_backward(const T* g, const float* g_final, const T* a, co
     back = enter(float2{product, back}, carry, totals, tile, segments, position);
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length, oldest = first + k + 1 == length;
-      const size_t at = start + size_t(length - 1 - (first + k)) * width;
+      const bool there = here.exists && first + k < length, oldest = first + k + 1 == length;
+      const size_t at = here.start + size_t(length - 1 - (first + k)) * width;
       const float lam = grad[k] + back;
       back = decay[k] * lam;
       if (there) {
         d_a[at] = T(lam * before[k]);
         d_b[at] = T(lam);
       }
-      if (there && oldest) d_initial[row] = back;
+      if (there && oldest) d_initial[here.row] = back;
     }
   }
 }
@@ -138,6 +148,13 @@ struct States {
   float of[STATES][LANES];
 };
 
+// of = the states that enter a sequence; all threads may read them then.
+__device__ inline void begin(const float* initial, float (&of)[STATES][LANES], const Place& here, unsigned count, uint3 position) {
+  if (position.y == 0)
+    for (unsigned n = 0; n < count; n++) of[n][here.lane] = here.exists ? initial[here.row + n] : 0.0f;
+  __syncthreads();
+}
+
 // Mamba's selective scan, forward: h[t, n] = exp(dt[t] A[n]) h[t - 1, n] + dt[t] x[t] B[t, n] for each channel, and
 //   y[t] = sum over n of C[t, n] h[t, n] + D x[t]
 // State after state of a tile is walked as in linear_forward; what enters a tile is kept in shared memory, written
@@ -147,48 +164,44 @@ template <typename T>
 __device__ void selective_forward(const T* x, const float* dt, const float* A, const float* B, const float* C,
                                   const float* D, const float* initial, T* y, float* last, unsigned length,
                                   unsigned width, unsigned count, States& states, uint3 position) {
-  const unsigned channel = position.x, segments = segments_for(length), lane = channel % LANES;
-  const bool exists = channel < width;
-  const size_t row = (size_t(position.z) * width + channel) * count;
-  const size_t start = size_t(position.z) * length * width + channel, steps = size_t(position.z) * length;
-  if (position.y == 0)
-    for (unsigned n = 0; n < count; n++) states.of[n][lane] = exists ? initial[row + n] : 0.0f;
-  __syncthreads();
+  const Place here = place_of(length, width, count, position);
+  const unsigned segments = segments_for(length);
+  begin(initial, states.of, here, count, position);
   for (unsigned tile = 0; tile * segments * STEPS < length; tile++) {
     const unsigned first = (tile * segments + position.y) * STEPS;
     float step[STEPS], input[STEPS], out[STEPS];
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length;
-      const size_t at = start + size_t(first + k) * width;
+      const bool there = here.exists && first + k < length;
+      const size_t at = here.start + size_t(first + k) * width;
       const float value = there ? float(x[at]) : 0.0f;
       step[k] = there ? dt[at] : 0.0f;
       input[k] = step[k] * value;
-      out[k] = there ? D[channel] * value : 0.0f;
+      out[k] = there ? D[here.channel] * value : 0.0f;
     }
     for (unsigned n = 0; n < count; n++) {
-      const float rate = exists ? A[size_t(channel) * count + n] : 0.0f;
+      const float rate = here.exists ? A[size_t(here.channel) * count + n] : 0.0f;
       float decay[STEPS], product = 1.0f, state = 0.0f, given[STEPS];
 #pragma unroll
       for (unsigned k = 0; k < STEPS; k++) {
         decay[k] = expf(step[k] * rate);
-        given[k] = first + k < length ? input[k] * B[(steps + first + k) * count + n] : 0.0f;
+        given[k] = first + k < length ? input[k] * B[(here.steps + first + k) * count + n] : 0.0f;
         product *= decay[k];
         state = decay[k] * state + given[k];
       }
-      float carry = states.of[n][lane];
+      float carry = states.of[n][here.lane];
       state = enter(float2{product, state}, carry, states.totals, tile * count + n, segments, position);
-      if (position.y == 0) states.of[n][lane] = carry;
+      if (position.y == 0) states.of[n][here.lane] = carry;
 #pragma unroll
       for (unsigned k = 0; k < STEPS; k++) {
         state = decay[k] * state + given[k];
-        if (first + k < length) out[k] += C[(steps + first + k) * count + n] * state;
-        if (exists && first + k + 1 == length) last[row + n] = state;
+        if (first + k < length) out[k] += C[(here.steps + first + k) * count + n] * state;
+        if (here.exists && first + k + 1 == length) last[here.row + n] = state;
       }
     }
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++)
-      if (exists && first + k < length) y[start + size_t(first + k) * width] = T(out[k]);
+      if (here.exists && first + k < length) y[here.start + size_t(first + k) * width] = T(out[k]);
   }
 }
 

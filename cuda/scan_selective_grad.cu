@@ -19,37 +19,33 @@ template <typename T>
 __device__ void selective_states(const T* x, const float* dt, const float* A, const float* B, const float* initial,
                                  float* entering, unsigned length, unsigned width, unsigned count, States& states,
                                  uint3 position) {
-  const unsigned channel = position.x, segments = back_segments_for(length), lane = channel % LANES;
-  const unsigned tiles = (length + segments * STEPS - 1) / (segments * STEPS);
-  const bool exists = channel < width;
-  const size_t row = (size_t(position.z) * width + channel) * count;
-  const size_t start = size_t(position.z) * length * width + channel, steps = size_t(position.z) * length;
-  if (position.y == 0)
-    for (unsigned n = 0; n < count; n++) states.of[n][lane] = exists ? initial[row + n] : 0.0f;
-  __syncthreads();
+  const Place here = place_of(length, width, count, position);
+  const unsigned segments = back_segments_for(length), tiles = (length + segments * STEPS - 1) / (segments * STEPS);
+  begin(initial, states.of, here, count, position);
   for (unsigned tile = 0; tile < tiles; tile++) {
     const unsigned first = (tile * segments + position.y) * STEPS;
     float step[STEPS], input[STEPS];
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length;
-      const size_t at = start + size_t(first + k) * width;
+      const bool there = here.exists && first + k < length;
+      const size_t at = here.start + size_t(first + k) * width;
       step[k] = there ? dt[at] : 0.0f;
       input[k] = there ? step[k] * float(x[at]) : 0.0f;
     }
     for (unsigned n = 0; n < count; n++) {
-      const float rate = exists ? A[size_t(channel) * count + n] : 0.0f;
+      const float rate = here.exists ? A[size_t(here.channel) * count + n] : 0.0f;
       float product = 1.0f, state = 0.0f;
 #pragma unroll
       for (unsigned k = 0; k < STEPS; k++) {
         const float decay = expf(step[k] * rate);
         product *= decay;
-        state = decay * state + (first + k < length ? input[k] * B[(steps + first + k) * count + n] : 0.0f);
+        state = decay * state + (first + k < length ? input[k] * B[(here.steps + first + k) * count + n] : 0.0f);
       }
-      float carry = states.of[n][lane];
-      if (position.y == 0 && exists) entering[((size_t(position.z) * tiles + tile) * count + n) * width + channel] = carry;
+      float carry = states.of[n][here.lane];
+      if (position.y == 0 && here.exists)
+        entering[((size_t(position.z) * tiles + tile) * count + n) * width + here.channel] = carry;
       enter(float2{product, state}, carry, states.totals, tile * count + n, segments, position);
-      if (position.y == 0) states.of[n][lane] = carry;
+      if (position.y == 0) states.of[n][here.lane] = carry;
     }
   }
 }
@@ -84,19 +80,14 @@ __device__ void selective_backward(const T* g, const float* g_last, const T* x, 
                                    const float* B, const float* C, const float* D, const float* entering, T* d_x,
                                    float* d_dt, float* d_A, float* d_B, float* d_C, float* d_D, float* d_initial,
                                    unsigned length, unsigned width, unsigned count, BackStates& states, uint3 position) {
-  const unsigned channel = position.x, segments = back_segments_for(length), lane = channel % LANES;
-  const unsigned tiles = (length + segments * STEPS - 1) / (segments * STEPS);
+  const Place here = place_of(length, width, count, position);
+  const unsigned segments = back_segments_for(length), tiles = (length + segments * STEPS - 1) / (segments * STEPS);
   const unsigned blocks = (width + LANES - 1) / LANES;
-  const bool exists = channel < width, leads = position.y == 0;
-  const size_t row = (size_t(position.z) * width + channel) * count;
-  const size_t start = size_t(position.z) * length * width + channel, steps = size_t(position.z) * length;
+  const bool leads = position.y == 0;
   if (leads)
-    for (unsigned n = 0; n < count; n++) {
-      states.back[n][lane] = exists ? g_last[row + n] : 0.0f;
-      states.rates[n][lane] = 0.0f;
-    }
-  __syncthreads();
-  const float skip = exists ? D[channel] : 0.0f;
+    for (unsigned n = 0; n < count; n++) states.rates[n][here.lane] = 0.0f;
+  begin(g_last, states.back, here, count, position);
+  const float skip = here.exists ? D[here.channel] : 0.0f;
   float d_skip = 0.0f, d_rate = 0.0f;
   unsigned turn = 0;
   for (unsigned tile = tiles; tile-- > 0;) {
@@ -104,8 +95,8 @@ __device__ void selective_backward(const T* g, const float* g_last, const T* x, 
     float step[STEPS], value[STEPS], up[STEPS], d_input[STEPS], d_step[STEPS];
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length;
-      const size_t at = start + size_t(first + k) * width;
+      const bool there = here.exists && first + k < length;
+      const size_t at = here.start + size_t(first + k) * width;
       step[k] = there ? dt[at] : 0.0f;
       value[k] = there ? float(x[at]) : 0.0f;
       up[k] = there ? float(g[at]) : 0.0f;
@@ -113,9 +104,9 @@ __device__ void selective_backward(const T* g, const float* g_last, const T* x, 
       d_skip += up[k] * value[k];
     }
     for (unsigned n = 0; n < count; n++, turn ^= 1) {
-      const float rate = exists ? A[size_t(channel) * count + n] : 0.0f;
+      const float rate = here.exists ? A[size_t(here.channel) * count + n] : 0.0f;
       float decay[STEPS], in[STEPS], out[STEPS], product = 1.0f, state = 0.0f, back = 0.0f;
-      size_t at = (steps + first) * count + n;
+      size_t at = (here.steps + first) * count + n;
 #pragma unroll
       for (unsigned k = 0; k < STEPS; k++) {
         const bool there = first + k < length;
@@ -128,28 +119,28 @@ __device__ void selective_backward(const T* g, const float* g_last, const T* x, 
       }
 #pragma unroll
       for (unsigned k = STEPS; k-- > 0;) back = decay[k] * (out[k] * up[k] + back);
-      states.of[turn][position.y][lane] = float4{product, state, back, d_rate};
-      float carry_back = states.back[n][lane];
+      states.of[turn][position.y][here.lane] = float4{product, state, back, d_rate};
+      float carry_back = states.back[n][here.lane];
       __syncthreads();
-      float carry = exists ? entering[((size_t(position.z) * tiles + tile) * count + n) * width + channel] : 0.0f;
+      float carry = here.exists ? entering[((size_t(position.z) * tiles + tile) * count + n) * width + here.channel] : 0.0f;
       float rates = 0.0f;
 #pragma unroll 1
       for (unsigned s = 0; s < segments; s++) {
         if (s == position.y) state = carry;
-        const float4 total = states.of[turn][s][lane];
+        const float4 total = states.of[turn][s][here.lane];
         carry = total.x * carry + total.y;
         rates += total.w;
       }
 #pragma unroll 1
       for (unsigned s = segments; s-- > 0;) {
         if (s == position.y) back = carry_back;
-        const float4 total = states.of[turn][s][lane];
+        const float4 total = states.of[turn][s][here.lane];
         carry_back = total.x * carry_back + total.z;
       }
       if (leads) {
-        states.back[n][lane] = carry_back;
-        states.rates[n ? n - 1 : count - 1][lane] += rates;
-        if (tile == 0 && exists) d_initial[row + n] = carry_back;
+        states.back[n][here.lane] = carry_back;
+        states.rates[n ? n - 1 : count - 1][here.lane] += rates;
+        if (tile == 0 && here.exists) d_initial[here.row + n] = carry_back;
       }
       float before[STEPS], met[STEPS];
 #pragma unroll
@@ -158,7 +149,7 @@ __device__ void selective_backward(const T* g, const float* g_last, const T* x, 
         state = before[k] + step[k] * value[k] * in[k];
         met[k] = up[k] * state;
       }
-      const float met_out = sum_of_lanes(met, lane);
+      const float met_out = sum_of_lanes(met, here.lane);
       d_rate = 0.0f;
 #pragma unroll
       for (unsigned k = STEPS; k-- > 0;) {
@@ -169,31 +160,31 @@ __device__ void selective_backward(const T* g, const float* g_last, const T* x, 
         d_rate += lam * before[k] * step[k];
         back = decay[k] * lam;
       }
-      const float met_in = sum_of_lanes(met, lane);
-      const unsigned t = first + lane / 4;
-      if (lane % 4 == 0 && t < length) {
-        const size_t at = ((size_t(position.z) * blocks + channel / LANES) * count + n) * length + t;
+      const float met_in = sum_of_lanes(met, here.lane);
+      const unsigned t = first + here.lane / 4;
+      if (here.lane % 4 == 0 && t < length) {
+        const size_t at = ((size_t(position.z) * blocks + here.channel / LANES) * count + n) * length + t;
         d_B[at] = met_in;
         d_C[at] = met_out;
       }
     }
 #pragma unroll
     for (unsigned k = 0; k < STEPS; k++)
-      if (exists && first + k < length) {
-        d_x[start + size_t(first + k) * width] = T(skip * up[k] + step[k] * d_input[k]);
-        d_dt[start + size_t(first + k) * width] = d_step[k] + value[k] * d_input[k];
+      if (here.exists && first + k < length) {
+        d_x[here.start + size_t(first + k) * width] = T(skip * up[k] + step[k] * d_input[k]);
+        d_dt[here.start + size_t(first + k) * width] = d_step[k] + value[k] * d_input[k];
       }
   }
-  states.of[turn][position.y][lane] = float4{0.0f, 0.0f, d_skip, d_rate};
+  states.of[turn][position.y][here.lane] = float4{0.0f, 0.0f, d_skip, d_rate};
   __syncthreads();
-  if (!leads || !exists) return;
+  if (!leads || !here.exists) return;
   d_skip = 0.0f;
   for (unsigned s = 0; s < segments; s++) {
-    d_skip += states.of[turn][s][lane].z;
-    states.rates[count - 1][lane] += states.of[turn][s][lane].w;
+    d_skip += states.of[turn][s][here.lane].z;
+    states.rates[count - 1][here.lane] += states.of[turn][s][here.lane].w;
   }
-  d_D[size_t(position.z) * width + channel] = d_skip;
-  for (unsigned n = 0; n < count; n++) d_A[(size_t(position.z) * count + n) * width + channel] = states.rates[n][lane];
+  d_D[size_t(position.z) * width + here.channel] = d_skip;
+  for (unsigned n = 0; n < count; n++) d_A[(size_t(position.z) * count + n) * width + here.channel] = states.rates[n][here.lane];
 }
 
 }  // namespace scan

@@ -28,6 +28,20 @@ struct Totals {
 // Segments of a tile, as many as the threadgroup has: a short sequence does not need all.
 inline uint segments_for(uint length) { return min(SEGMENTS, (length + STEPS - 1) / STEPS); }
 
+// Where a thread's numbers lie: its channel of a (batch, length, width) array begins at `start`, its sequence of (batch, length)
+// at `steps`, and what belongs to its channel of (batch, width, count) at `row`.
+struct Place {
+  uint channel, lane;
+  bool exists;
+  size_t row, start, steps;
+};
+
+inline Place place_of(uint length, uint width, uint count, uint3 position) {
+  const size_t sequence = position.z;
+  return Place{position.x, position.x % LANES, position.x < width, (sequence * width + position.x) * count,
+               sequence * length * width + position.x, sequence * length};
+}
+
 // The state that enters this thread's segment. `carry` is the state that enters the tile, then the one that leaves it.
 inline float enter(float2 mine, thread float& carry, threadgroup Totals& totals, uint tile, uint segments,
                    uint3 position) {
@@ -47,18 +61,16 @@ inline float enter(float2 mine, thread float& carry, threadgroup Totals& totals,
 template <typename Series, typename State, typename T>
 void linear_forward(Series a, Series b, State initial, device T* h, device float* h_final, uint length, uint width,
                     threadgroup Totals& totals, uint3 position) {
-  const uint channel = position.x, segments = segments_for(length);
-  const bool exists = channel < width;
-  const size_t row = size_t(position.z) * width + channel;
-  const size_t start = size_t(position.z) * length * width + channel;
-  float carry = exists ? initial[row] : 0.0f;
+  const Place here = place_of(length, width, 1, position);
+  const uint segments = segments_for(length);
+  float carry = here.exists ? initial[here.row] : 0.0f;
   for (uint tile = 0; tile * segments * STEPS < length; tile++) {
     const uint first = (tile * segments + position.y) * STEPS;
     float decay[STEPS], input[STEPS];
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length;
-      const size_t at = start + size_t(first + k) * width;
+      const bool there = here.exists && first + k < length;
+      const size_t at = here.start + size_t(first + k) * width;
       decay[k] = there ? float(a[at]) : 1.0f;
       input[k] = there ? float(b[at]) : 0.0f;
     }
@@ -73,8 +85,8 @@ void linear_forward(Series a, Series b, State initial, device T* h, device float
     for (uint k = 0; k < STEPS; k++) {
       const uint t = first + k;
       state = decay[k] * state + input[k];
-      if (exists && t < length) h[start + size_t(t) * width] = T(state);
-      if (exists && t + 1 == length) h_final[row] = state;
+      if (here.exists && t < length) h[here.start + size_t(t) * width] = T(state);
+      if (here.exists && t + 1 == length) h_final[here.row] = state;
     }
   }
 }
@@ -85,21 +97,19 @@ void linear_forward(Series a, Series b, State initial, device T* h, device float
 template <typename Series, typename State, typename T>
 void linear_backward(Series g, State g_final, Series a, Series h, State initial, device T* d_a, device T* d_b,
                      device float* d_initial, uint length, uint width, threadgroup Totals& totals, uint3 position) {
-  const uint channel = position.x, segments = segments_for(length);
-  const bool exists = channel < width;
-  const size_t row = size_t(position.z) * width + channel;
-  const size_t start = size_t(position.z) * length * width + channel;
-  float carry = exists ? g_final[row] : 0.0f;
+  const Place here = place_of(length, width, 1, position);
+  const uint segments = segments_for(length);
+  float carry = here.exists ? g_final[here.row] : 0.0f;
   for (uint tile = 0; tile * segments * STEPS < length; tile++) {
     const uint first = (tile * segments + position.y) * STEPS;
     float decay[STEPS], grad[STEPS], before[STEPS];
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length, oldest = first + k + 1 == length;
-      const size_t at = start + size_t(length - 1 - (first + k)) * width;
+      const bool there = here.exists && first + k < length, oldest = first + k + 1 == length;
+      const size_t at = here.start + size_t(length - 1 - (first + k)) * width;
       decay[k] = there ? float(a[at]) : 1.0f;
       grad[k] = there ? float(g[at]) : 0.0f;
-      before[k] = !there ? 0.0f : oldest ? float(initial[row]) : float(h[at - width]);
+      before[k] = !there ? 0.0f : oldest ? float(initial[here.row]) : float(h[at - width]);
     }
     float product = 1.0f, back = 0.0f;
 #pragma clang loop unroll(full)
@@ -110,15 +120,15 @@ void linear_backward(Series g, State g_final, Series a, Series h, State initial,
     back = enter(float2(product, back), carry, totals, tile, segments, position);
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length, oldest = first + k + 1 == length;
-      const size_t at = start + size_t(length - 1 - (first + k)) * width;
+      const bool there = here.exists && first + k < length, oldest = first + k + 1 == length;
+      const size_t at = here.start + size_t(length - 1 - (first + k)) * width;
       const float lam = grad[k] + back;
       back = decay[k] * lam;
       if (there) {
         d_a[at] = T(lam * before[k]);
         d_b[at] = T(lam);
       }
-      if (there && oldest) d_initial[row] = back;
+      if (there && oldest) d_initial[here.row] = back;
     }
   }
 }
@@ -131,6 +141,14 @@ struct States {
   float of[STATES][LANES];
 };
 
+// of = the states that enter a sequence; all threads may read them then.
+template <typename State>
+inline void begin(State initial, threadgroup float (&of)[STATES][LANES], thread const Place& here, uint count, uint3 position) {
+  if (position.y == 0)
+    for (uint n = 0; n < count; n++) of[n][here.lane] = here.exists ? initial[here.row + n] : 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+}
+
 // Mamba's selective scan, forward: h[t, n] = exp(dt[t] A[n]) h[t - 1, n] + dt[t] x[t] B[t, n] for each channel, and
 //   y[t] = sum over n of C[t, n] h[t, n] + D x[t]
 // State after state of a tile is walked as in linear_forward; what enters a tile is kept in threadgroup memory, written
@@ -140,48 +158,44 @@ template <typename Series, typename Steps, typename Decay, typename In, typename
           typename T>
 void selective_forward(Series x, Steps dt, Decay A, In B, Out C, Skip D, State initial, device T* y, device float* last,
                        uint length, uint width, uint count, threadgroup States& states, uint3 position) {
-  const uint channel = position.x, segments = segments_for(length), lane = channel % LANES;
-  const bool exists = channel < width;
-  const size_t row = (size_t(position.z) * width + channel) * count;
-  const size_t start = size_t(position.z) * length * width + channel, steps = size_t(position.z) * length;
-  if (position.y == 0)
-    for (uint n = 0; n < count; n++) states.of[n][lane] = exists ? initial[row + n] : 0.0f;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
+  const Place here = place_of(length, width, count, position);
+  const uint segments = segments_for(length);
+  begin(initial, states.of, here, count, position);
   for (uint tile = 0; tile * segments * STEPS < length; tile++) {
     const uint first = (tile * segments + position.y) * STEPS;
     float step[STEPS], input[STEPS], out[STEPS];
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++) {
-      const bool there = exists && first + k < length;
-      const size_t at = start + size_t(first + k) * width;
+      const bool there = here.exists && first + k < length;
+      const size_t at = here.start + size_t(first + k) * width;
       const float value = there ? float(x[at]) : 0.0f;
       step[k] = there ? dt[at] : 0.0f;
       input[k] = step[k] * value;
-      out[k] = there ? D[channel] * value : 0.0f;
+      out[k] = there ? D[here.channel] * value : 0.0f;
     }
     for (uint n = 0; n < count; n++) {
-      const float rate = exists ? A[size_t(channel) * count + n] : 0.0f;
+      const float rate = here.exists ? A[size_t(here.channel) * count + n] : 0.0f;
       float decay[STEPS], product = 1.0f, state = 0.0f, given[STEPS];
 #pragma clang loop unroll(full)
       for (uint k = 0; k < STEPS; k++) {
         decay[k] = precise::exp(step[k] * rate);
-        given[k] = first + k < length ? input[k] * B[(steps + first + k) * count + n] : 0.0f;
+        given[k] = first + k < length ? input[k] * B[(here.steps + first + k) * count + n] : 0.0f;
         product *= decay[k];
         state = decay[k] * state + given[k];
       }
-      float carry = states.of[n][lane];
+      float carry = states.of[n][here.lane];
       state = enter(float2(product, state), carry, states.totals, tile * count + n, segments, position);
-      if (position.y == 0) states.of[n][lane] = carry;
+      if (position.y == 0) states.of[n][here.lane] = carry;
 #pragma clang loop unroll(full)
       for (uint k = 0; k < STEPS; k++) {
         state = decay[k] * state + given[k];
-        if (first + k < length) out[k] += C[(steps + first + k) * count + n] * state;
-        if (exists && first + k + 1 == length) last[row + n] = state;
+        if (first + k < length) out[k] += C[(here.steps + first + k) * count + n] * state;
+        if (here.exists && first + k + 1 == length) last[here.row + n] = state;
       }
     }
 #pragma clang loop unroll(full)
     for (uint k = 0; k < STEPS; k++)
-      if (exists && first + k < length) y[start + size_t(first + k) * width] = T(out[k]);
+      if (here.exists && first + k < length) y[here.start + size_t(first + k) * width] = T(out[k]);
   }
 }
 
