@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
-from ember_ml.errors import BackendMissing
+from ember_ml.errors import BackendMissing, UnsupportedDevice
+from ember_ml.tensor.interfaces.backend import Backend, Runtime
 
 #: name -> (module that holds `backend`, package that must be installed, the command that brings it)
 KNOWN = {
@@ -65,8 +66,27 @@ def get(name: str):
     if name in KNOWN:
         _loaded[name] = importlib.import_module(KNOWN[name][0]).backend
     else:
-        _loaded[name] = _announced()[name].load()
+        _loaded[name] = _of_another_package(_announced()[name])
     return _loaded[name]
+
+
+def _of_another_package(entry):
+    try:
+        engine = entry.load()
+    except Exception as e:                                     # a stranger's package: whatever it raises, the other engines go on
+        raise BackendMissing(f"backend {entry.name!r}: {entry.value} does not load: {type(e).__name__}: {e}") from e
+    lacks = [name for name in _asked(Backend) if not hasattr(engine, name)]
+    if "runtime" not in lacks:
+        optional = () if getattr(engine.runtime, "has_gradients", False) else ("value_and_grad",)
+        lacks += [f"runtime.{name}" for name in _asked(Runtime) if name not in optional and not hasattr(engine.runtime, name)]
+    if lacks:
+        raise BackendMissing(f"backend {entry.name!r}: {entry.value} lacks {', '.join(lacks)}; what an engine offers is told in "
+                             f"{Backend.__module__}, and ember_ml.backend.base.BackendBase has the rest")
+    return engine
+
+
+def _asked(protocol) -> list[str]:
+    return [name for name in (*protocol.__annotations__, *vars(protocol)) if not name.startswith("_")]
 
 
 def available() -> list[str]:
@@ -92,7 +112,7 @@ def _default() -> str:
 def parse(where: str | None) -> tuple:
     """(engine, device or None) meant by "torch", "torch:cuda:0", "cpu" (of the current engine), or None.
 
-    Raises BackendMissing for an unknown engine.
+    Raises BackendMissing for an engine that is missing or nearly named so, UnsupportedDevice for what is neither engine nor device.
     """
     if where is None:
         return current()
@@ -105,7 +125,11 @@ def parse(where: str | None) -> tuple:
         return backend, device or backend.default_device
     if name not in _DEVICES and (near := difflib.get_close_matches(name, names(), 1)):
         raise BackendMissing(f"backend: expected one of {', '.join(names())}; got {name!r}; did you mean {near[0]!r}?")
-    return current()[0], where
+    backend = current()[0]
+    if name not in _DEVICES and name not in {d.partition(":")[0] for d in backend.devices()}:
+        raise UnsupportedDevice(f"device: expected an engine ({', '.join(names())}), with or without a device of it, or a device of {backend.name} "
+                                f"({', '.join(backend.devices())}); got {where!r}")
+    return backend, where
 
 
 def current() -> tuple:

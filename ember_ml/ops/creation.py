@@ -64,7 +64,7 @@ def from_native(array) -> EmberTensor:
     for name in engines.names():
         if engines.installed(name):
             backend = engines._loaded.get(name)
-            if backend is None and type(array).__module__.partition(".")[0] == engines.KNOWN[name][1]:
+            if backend is None and name in engines.KNOWN and type(array).__module__.partition(".")[0] == engines.KNOWN[name][1]:
                 backend = engines.get(name)
             if backend is not None and isinstance(array, backend.array_types):
                 backend.dtype_of(array)

@@ -93,8 +93,9 @@ class Op:
         native = backend.table.get(self.name)
         if native is None and not self.is_composite:
             have = [n for n, b in _loaded_tables().items() if self.name in b]
-            raise UnsupportedOp(f"{self.name}: the {backend.name} engine does not have it (it is on: "
-                                f"{', '.join(have) or 'none that is loaded'}); move the tensor with x.to(...)")
+            raise UnsupportedOp(f"{self.name}: the {backend.name} engine does not have it" + (
+                f"; move the tensor to one that has, x.to({have[0]!r})" if have else
+                ", nor does any that is loaded: it is declared as a primitive, so each engine's table needs a line for it, or it needs a body of other ops"))
         if self.owns_gradient:
             native = self.with_rule(backend, native)
         if self.kernel is not None:

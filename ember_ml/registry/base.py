@@ -47,9 +47,12 @@ class Registry:
             args, fields: fields of the component's config, or one ready config.
             key: random key for its initial parameters; None draws from `em.random.seed`'s stream.
 
-        Raises RegistryError for an unknown name, ConfigError for fields that do not fit.
+        Raises RegistryError for an unknown name or a component without a Config, ConfigError for fields that do not fit.
         """
         component = self.get(name)
+        if not hasattr(component, "Config"):
+            raise RegistryError(f"{self.kind} {name!r}: expected {component.__module__}.{component.__qualname__} to name its configuration; give it "
+                                "`Config = ...`, a class made with @ember_ml.registry.config")
         if len(args) == 1 and not fields and isinstance(args[0], component.Config):
             return component(args[0], key=key)
         try:

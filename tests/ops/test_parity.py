@@ -62,14 +62,14 @@ def test_the_tape_is_the_slope(case):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_op_has_a_row_and_a_gradient_or_a_reason(name):
     op, cases = REGISTRY[name], [c for c in CASES if c.name == name]
-    assert cases, "add a row to ember_ml/parity/cases"
+    assert cases, f"add a row for it to a file of ember_ml/parity/cases: row({name!r}, ops.{name}, [inputs], what NumPy says)"
     if op.vjp is None and not op.is_composite:
         assert op.no_grad, "give it a vjp, CONSTANT, or a stated no_grad"
     if op.vjp not in (None, CONSTANT):
         assert any(c.grads for c in cases), "its row differentiates nothing"
     assert op.body.__doc__ and op.body.__doc__.strip()
     assert name in NEVER_EMPTY or any(c.empty is not None or any(a.size == 0 for a in c.inputs) or c.label.endswith("nothing") for c in cases), \
-        "say which inputs of its row may be empty, or in NEVER_EMPTY why none may"
+        "say in its row which inputs may have a first axis of length zero, such as empty=(0,), or in NEVER_EMPTY why none may"
     kinds = {a.dtype.kind for c in cases for a in c.inputs}
     assert kinds.isdisjoint("fc") or all(c.single or "c" in {a.dtype.kind for a in c.inputs} or "float16" in c.dtypes for c in cases
                                          if not {a.dtype.kind for a in c.inputs}.isdisjoint("fc"))
@@ -81,7 +81,7 @@ def test_reasons_are_of_ops_that_are_there():
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_op_runs_on_every_engine(backend, name):
-    assert REGISTRY[name].path(em.backend.get(backend)) != "none"
+    assert REGISTRY[name].path(em.backend.get(backend)) != "none", f"a primitive: add a line to the table of {backend}, or give it a body of other ops"
 
 
 def test_integer_products_as_a_gpu_makes_them():

@@ -151,7 +151,8 @@ def _layer(c: BlockConfig, key):
                               f"received {c.layer_config['d_input']}")
         made = layers.instantiate(c.layer, d_input=c.d_input, key=key, **ready)
         if not hasattr(made, "mixes_sequence"):
-            raise ConfigError(f"block: expected a channel or sequence mixer as layer; received {c.layer!r}")
+            raise ConfigError(f"block: expected a channel or sequence mixer as layer; received {c.layer!r}, "
+                              "whose class derives from neither ChannelMixer nor SequenceMixer")
         return made
     if getattr(ready, "d_input", None) != c.d_input:
         raise ConfigError(f"block: expected {c.layer}'s d_input to be the block's, {c.d_input}; received {ready!r}")

@@ -58,7 +58,7 @@ class PresetBlock(Module):
     """The layers of a preset, a Block each, one after the other.
 
     Args:
-        config: see PresetConfig. key: random key of the initial weights.
+        config: a PresetConfig; or give its fields: `HyenaBlock(d_input, l_max=1024, ...)`. key: random key of the initial weights.
 
     forward and step return (y, states), one state per layer.
     """
@@ -69,8 +69,8 @@ class PresetBlock(Module):
     norm: str
     parts: tuple[tuple[str, dict], ...]
 
-    def __init__(self, config: PresetConfig, key: EmberTensor | None = None):
-        self.config = config
+    def __init__(self, config: PresetConfig | int, key: EmberTensor | None = None, **fields):
+        self.config = config = config if isinstance(config, PresetConfig) else PresetConfig(d_input=config, **fields)
         written = self.expand(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
         keys = random.split(key if key is not None else random.next_key(), max(2, len(written)))
         self.blocks = [Block(b, key=k) for b, k in zip(written, keys)]

@@ -48,4 +48,7 @@ from ember_ml.nn.layers.residual import (
     ResidualConfig,
 )
 
+#: the architecture document's name
+FeatureExtractionModule = FeatureExtraction
+
 __all__ = [name for name in dir() if name[0].isupper() or name == "dropout"]

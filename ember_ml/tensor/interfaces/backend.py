@@ -1,4 +1,8 @@
-"""What an engine must offer: the Backend protocol and the Runtime protocol."""
+"""What an engine must offer: the Backend protocol and the Runtime protocol.
+
+An engine of another package derives from `ember_ml.backend.base.BackendBase`, which has what is not named here, and announces its object by an
+entry point of the group "ember_ml.backends". `ember_ml.backend.get` refuses one that lacks any of these, by name.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,11 @@ class Runtime(Protocol):
     compiles: str | None
     """What `em.compile` should be given: "step" (whole training step), "loss" (the loss only) or None (nothing)."""
 
-    def value_and_grad(self, fn: Callable, leaves: list[Native]) -> tuple[Native, Any, list[Native]] | None:
-        """(value, aux, gradients) of `fn(leaves) -> (scalar, aux)`. None on engines without native gradients."""
+    has_gradients: bool
+    """Whether `value_and_grad` is the engine's own; where not, Ember's tape serves and `value_and_grad` is never called."""
+
+    def value_and_grad(self, fn: Callable, leaves: list[Native]) -> tuple[Native, Any, list[Native]]:
+        """(value, aux, gradients) of `fn(leaves) -> (scalar, aux)`."""
 
     pull: Callable | None
     """`pull(fn, inputs, cotangents)`: gradients of sum(output * cotangent) for the outputs of `fn(list) -> list`, None without a path, by
@@ -89,12 +96,20 @@ class Backend(Protocol):
     table: dict[str, Callable]
     runtime: Runtime
     dtypes: dict[DType, Any]
+    array_types: tuple[type, ...]
+    """Classes of its arrays."""
+    weak_floats: frozenset
+    """Its own dtypes beside which its functions take a Python number as it is, without widening."""
 
     def dtype_of(self, x: Native) -> DType: ...
     def device_of(self, x: Native) -> str: ...
     def is_at_hand(self, arrays: Sequence[Native]) -> bool: ...
     def astype(self, x: Native, dtype: DType) -> Native: ...
-    def from_numpy(self, array, dtype: DType, device: str | None) -> Native: ...
+    def from_numpy(self, array, dtype: DType | None, device: str | None) -> Native: ...
+    def from_python(self, data, dtype: DType | None, device: str | None) -> Native:
+        """Python numbers, nested lists or NumPy arrays, copied; without a dtype in Ember's defaults, as `read_values` of the NumPy engine gives them."""
+    def full(self, shape: tuple[int, ...], value, dtype: DType, device: str | None) -> Native: ...
+    def arange(self, start, stop, step, dtype: DType, device: str | None) -> Native: ...
     def to_numpy(self, x: Native): ...
     def to_device(self, x: Native, device: str) -> Native: ...
     def to_dlpack(self, x: Native, **kw): ...

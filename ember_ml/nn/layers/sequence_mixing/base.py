@@ -62,7 +62,7 @@ class SequenceMixer(Module):
     """
 
     mixes_sequence = True
-    cannot_pack: str | None = "it does not say how"
+    cannot_pack: str | None = "it does not say how (its class sets cannot_pack)"
 
     def __init_subclass__(cls, **kw):
         super().__init_subclass__(**kw)

@@ -8,6 +8,9 @@ from ember_ml.nn.moe.routing.softmax import (
     MaskedSoftmaxRouter, NoisyTopKRouter, NoisyTopKRouterConfig, SoftmaxRouter, SoftmaxRouterConfig,
 )
 
+#: the architecture document's name for the router that gives each token its k experts
+TopKRouter, TopKRouterConfig = SoftmaxRouter, SoftmaxRouterConfig
+
 __all__ = ["ExpertChoiceRouter", "ExpertChoiceRouterConfig", "MaskedSoftmaxRouter", "NoisyTopKRouter", "NoisyTopKRouterConfig", "PositionRouter",
            "PositionRouterConfig", "Router", "RouterConfig", "Routing", "SigmoidRouter", "SigmoidRouterConfig", "SoftmaxRouter",
-           "SoftmaxRouterConfig", "TopPRouter", "TopPRouterConfig", "routers"]
+           "SoftmaxRouterConfig", "TopKRouter", "TopKRouterConfig", "TopPRouter", "TopPRouterConfig", "routers"]
