@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from ember_ml.kernels import LANES, SPECS, THREADS, digest, gpu, scan, source, source_text
+from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, LANES, SPECS, THREADS, digest, gpu, scan, source, source_text
+from ember_ml.ops import REGISTRY
 
 
 @pytest.fixture
@@ -59,6 +60,11 @@ def functions(text: str, stem: str) -> set[str]:
     inside = re.search(rf"namespace {stem} {{(.*)}}  // namespace {stem}", text, re.DOTALL)[1]
     found = set(re.findall(r"^(?:__device__ )?(?:inline )?\w+(?:<\w+>)? (\w+)\(", inside, re.MULTILINE))
     return found - {"position", "warp_sum"}
+
+
+def test_every_kernel_of_an_op_is_listed():
+    forgotten = [op.name for op in REGISTRY.values() if op.kernel is not None and op.kernel not in (*SPECS, FFTCONV, FFTCONV_GRAD)]
+    assert not forgotten, f"add the KernelSpec of each to SPECS in ember_ml/kernels/__init__.py: {forgotten}"
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)

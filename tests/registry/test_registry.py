@@ -35,6 +35,13 @@ def test_register_and_get():
     assert "point" in registry and "line" not in registry
 
 
+def test_a_component_without_a_config_is_told_how_to_have_one():
+    registry = table()
+    registry.register("bare")(type("Bare", (), {}))
+    with pytest.raises(RegistryError, match=r"thing 'bare': expected .*\.Bare to name its configuration; give it `Config = "):
+        registry.instantiate("bare", x=1)
+
+
 def test_register_returns_the_class_and_takes_it_twice():
     registry = table()
     assert registry.register("point")(Point) is Point
