@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import re
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +91,21 @@ def test_every_form_of_an_input(tmp_path):
     theirs = text_of_mlx(kernel, inputs, [(1,)], [mx.uint32], tmp_path)
     known = [(dtype_name(x.dtype), x.ndim, x.size) for x in inputs]
     assert generated("forms", "#define X 1\n", source, ["x", "s", "w"], known, ["o"], ["uint32"])[1] == theirs
+
+
+def test_what_mlx_puts_before_the_text():
+    """Its wheel has it. Types are as the stand-in has them, and none of its macros and names is a word of ours."""
+    folder, known = Path(mx.__file__).parent / "include", {}
+
+    def read(name):
+        if name not in known:
+            known[name] = (folder / name).read_text()
+            for part in re.findall(r'#include "([^"]+)"', known[name]):
+                read(part)
+
+    read("mlx/backend/metal/kernels/utils.h")
+    theirs = "\n".join(known.values())
+    assert "typedef half float16_t;" in theirs and "typedef bfloat bfloat16_t;" in theirs and "using namespace metal;" in theirs
+    assert not set(STEMS) & set(re.findall(r"\w+", theirs))
+    ours = set(re.findall(r"\w+", " ".join(source_text("metal", stem) for stem in STEMS)))
+    assert not ours & set(re.findall(r"#\s*define\s+(\w+)", theirs))
