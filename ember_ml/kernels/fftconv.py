@@ -295,18 +295,22 @@ def _sample() -> tuple[list, ...]:
             sample_values(*rows, seed=5), sample_values(*filters, seed=6), sample_values(2, 3, seed=7))
 
 
+#: what it is, channels a head, heads, length, taps: calls of kernels that the sample does not reach
+_MORE = (("two channels a head", 2, 2, 50, 50), ("2^6 + 2 numbers", 1, 2, 66, 66), ("the most points in one pass", 1, 1, 16300, 80),
+         ("three passes", 1, 1, 40000, 80))
+
+
 def _more() -> list[tuple[str, tuple[list, ...], dict]]:
-    """Heads of two channels, and rows with some numbers more than a transform holds."""
     found = []
-    for what, head_dim, length in (("two channels a head", 2, 50), ("2^6 + 2 numbers", 1, 66)):
-        rows = 2, 2 * head_dim, length
-        u, v, q = (sample_values(*rows, seed=seed) for seed in (1, 4, 5))
-        found.append((what, (u, sample_values(2, length, seed=2), None, v, q, None, None), {"head_dim": head_dim}))
+    for what, head_dim, heads, length, taps in _MORE:
+        u, v, q = (sample_values(heads, heads * head_dim, length, seed=seed) for seed in (1, 4, 5))
+        found.append((what, (u, sample_values(heads, taps, seed=2), None, v, q, None, None), {"head_dim": head_dim}))
     return found
 
 
 def _more_grad() -> list[tuple[str, tuple[list, ...], dict]]:
-    return [(what, (sample_values(2, len(given[0][0]), len(given[0][0][0]), seed=8), *given), static) for what, given, static in _more()]
+    return [(what, (sample_values(len(given[0]), len(given[0][0]), len(given[0][0][0]), seed=8), *given), static)
+            for what, given, static in _more()]
 
 
 #: fftconv(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim) -> y, as `ember_ml.ops.fftconv` has it
