@@ -7,9 +7,9 @@ from functools import cache, lru_cache, partial
 
 import mlx.core as mx
 
-from ember_ml.kernels import SPECS, source_text
+from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, SPECS, source_text
 from ember_ml.kernels.spec import Entry
-from ember_mlx.fftconv_kernels import fftconv, fftconv_grad
+from ember_mlx.turns import in_turns
 
 
 def available() -> bool:
@@ -60,6 +60,11 @@ def _number(value: int | float) -> mx.array:
     return mx.array(value, mx.float32 if isinstance(value, float) else mx.uint32)
 
 
+@cache
+def _constants(make, arguments: tuple) -> mx.array:
+    return mx.array(make(*arguments), mx.float32)
+
+
 def _all_there(entry: Entry, inputs) -> list[mx.array]:
     """What is not there is another array, which nobody reads: so there are few kernels. Strided ones have three axes."""
     strided, plain = inputs[:entry.strided], inputs[entry.strided:]
@@ -91,6 +96,15 @@ class Metal:
     def contiguous(self, x: mx.array) -> mx.array:
         return mx.contiguous(x)
 
+    def widened(self, x: mx.array, columns: int) -> mx.array:
+        return mx.pad(x, ((0, 0), (0, columns - x.shape[1])))
+
+    def constants(self, make, arguments: tuple, like: mx.array) -> mx.array:
+        return _constants(make, arguments)
+
+    def in_turns(self, compute, some, axes, rows, filters, masks) -> tuple:
+        return in_turns(compute, some, axes, rows, filters, masks)
+
     def launch(self, entry: Entry, inputs, outputs, grid, numbers=(), filled=None) -> tuple[mx.array, ...]:
         entry.own_dtype([self.dtype(x) for x in inputs])
         threads, group = grid.metal
@@ -108,4 +122,4 @@ class Metal:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {spec.name: partial(spec.launch, Metal()) for spec in SPECS} | {"fftconv": fftconv, "fftconv_grad": fftconv_grad}
+KERNELS = {spec.name: partial(spec.launch, Metal()) for spec in (*SPECS, FFTCONV, FFTCONV_GRAD)}

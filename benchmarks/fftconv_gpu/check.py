@@ -7,9 +7,9 @@ import time
 import cupy
 import torch
 
+from benchmarks.fftconv_gpu import kernels
 from benchmarks.fftconv_gpu.cases import pair
 from benchmarks.fftconv_gpu.measure import native, to_torch
-from ember_ml.backend.cupy import fftconv as kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.fftconv_gpu import kernels
 from benchmarks.fftconv_gpu.cases import HEADS, case, inputs, pair, torch_conv
 from benchmarks.fftconv_gpu.measure import measure, median, native, ratio
-from ember_ml.backend.cupy import fftconv as kernels
 
 
 def marks() -> list[dict]:

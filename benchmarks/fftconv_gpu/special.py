@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.fftconv_gpu import kernels
 from benchmarks.fftconv_gpu.cases import HEADS
 from benchmarks.fftconv_gpu.check import DTYPES
 from benchmarks.fftconv_gpu.measure import measure, median, native, ratio, to_torch
-from ember_ml.backend.cupy import fftconv as kernels
 
 #: (length, channels a head): rows with some numbers more than a transform holds, and the outer product of H3
 SPECIAL = ((1026, 1), (16386, 1), (32770, 1), (1000, 4), (20000, 2))

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from benchmarks.fftconv_gpu import kernels
 from benchmarks.fftconv_gpu.cases import HEADS, inputs, pair
 from benchmarks.fftconv_gpu.measure import free, measure, median, native, say
-from ember_ml.backend.cupy import fftconv as kernels
-from ember_ml.kernels import fftconv as plans
+from ember_ml.kernels import fftconv_plan as plans
 
 
 def variants() -> dict[int, tuple[list, list]]:

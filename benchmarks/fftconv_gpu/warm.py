@@ -11,36 +11,38 @@ import sys
 import cupy
 import ml_dtypes
 
+from benchmarks.fftconv_gpu import kernels
 from benchmarks.fftconv_gpu.cases import LENGTHS, pair
 from benchmarks.fftconv_gpu.check import check_cases
 from benchmarks.fftconv_gpu.measure import say
 from benchmarks.fftconv_gpu.variants import by_points, variants
-from ember_ml.backend.cupy import fftconv as kernels
+from ember_ml.backend.cupy import kernels as launching
 
 #: compiles kernels into CuPy's cache on disk
 _WORKER = """
 import json, sys
-from ember_ml.backend.cupy import fftconv
-for key in json.load(sys.stdin):
+from ember_ml.backend.cupy import kernels
+from ember_ml.kernels import Entry
+for name, types, template, most_shared in json.load(sys.stdin):
     try:
-        fftconv._kernel(*key)
+        kernels._template(Entry(name, (), (), ()), tuple(types), template, most_shared)
     except Exception as error:
-        print(key[:2], type(error).__name__, str(error)[:300].replace(chr(10), " "))
+        print(name, template, type(error).__name__, str(error)[:300].replace(chr(10), " "))
 """
 
 
 def compile_all(work: list):
     """Compiles the kernels that the given calls launch, on all cores: NVRTC does one at a time in a process."""
-    found, real = {}, kernels._kernel
+    found, real = {}, launching._template
 
-    def note(*key):
-        found[key] = None
+    def note(entry, *key):
+        found[entry.name, *key] = None
         return lambda *_a, **_k: None
-    kernels._kernel = note
+    launching._template = note
     for call in work:
         call()
-    kernels._kernel = real
-    keys = sorted(found, key=lambda key: -max(int(n) for n in re.findall(r"\b\d+\b", key[1]) if int(n) <= 20))  # long ones first
+    launching._template = real
+    keys = sorted(found, key=lambda key: -max(int(n) for n in re.findall(r"\b\d+\b", key[2]) if int(n) <= 20))  # long ones first
     workers = []
     count = min(os.cpu_count() or 1, 16)
     for i in range(count):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ember_ml.kernels.spec import LANES, THREADS, Entry
@@ -103,6 +103,18 @@ class Gpu(Protocol):
     def contiguous(self, x: Array) -> Array:
         """x row by row in one piece of memory."""
 
+    def widened(self, x: Array, columns: int) -> Array:
+        """x (H, K) with zeros in further columns."""
+
+    def constants(self, make: Callable[..., list[float]], arguments: tuple, like: Array) -> Array:
+        """`make(*arguments)` in float32, made once for each device."""
+
+    def in_turns(self, compute: Callable[..., tuple], some: int, axes: tuple[int, ...], rows: dict, filters: dict, masks: dict) -> tuple:
+        """`compute(**rows, **filters, **masks)`; where every array is written once (MLX), for `some` heads after the others.
+
+        See `ember_mlx.turns`.
+        """
+
     def launch(self, entry: Entry, inputs: Sequence[Array], outputs: Sequence[Output], grid: Grid, numbers: Sequence[int | float] = (),
                filled: int | None = None) -> tuple[Array, ...]:
         """New arrays, by one launch of the kernel, which takes any strides: what is not contiguous is copied.
@@ -112,13 +124,14 @@ class Gpu(Protocol):
         Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
         """
 
-    def launch_template(self, entry: Entry, inputs: Sequence[Array | None], outputs: Sequence[Output | None], grid: Grid,
+    def launch_template(self, entry: Entry, inputs: Sequence[Array | None], outputs: Sequence[Output | Array | None], grid: Grid,
                         numbers: Sequence[int] = (), *, types: Sequence[str] = (), template: str = "",
                         shared: int = 0) -> tuple[Array | None, ...]:
         """The same for a kernel that is compiled for what there is: None stands for inputs and outputs that are not there.
 
         Args:
             inputs: those that the entry calls strided in any memory order, the others contiguous.
+            outputs: with CUDA also arrays that are there, to be updated or filled further.
             types: dtypes that CUDA's template begins with; Metal finds them itself.
             template: the arguments of the template after these.
             shared: floats of threadgroup memory.

@@ -73,7 +73,7 @@ def metal(monkeypatch):
     """ember_mlx.kernels and how to get arrays in and out; on a Mac its GPU runs the kernels."""
     require_engine("mlx")
     import mlx.core as mx
-    from ember_mlx import fftconv_kernels, kernels
+    from ember_mlx import kernels
 
     if not mx.metal.is_available():
         if reason := unavailable():
@@ -81,7 +81,7 @@ def metal(monkeypatch):
         from tests.simt.metal import metal_kernel
         monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
         monkeypatch.setattr(kernels, "available", lambda: True)
-    caches = [made.cache_clear for made in (kernels._kernel, kernels._template, fftconv_kernels._kernel)]
+    caches = [made.cache_clear for made in (kernels._kernel, kernels._template)]
     for clear in caches:
         clear()
     yield SimpleNamespace(kernels=kernels, array=_mlx_from_numpy, numpy=_mlx_to_numpy, on_gpu=mx.metal.is_available())

@@ -8,7 +8,7 @@ import pytest
 import ember_ml as em
 from ember_ml.errors import ShapeError, UnsupportedDtype
 from ember_ml.kernels import SPECS
-from ember_ml.kernels import fftconv as plans
+from ember_ml.kernels import fftconv_plan as plans
 from tests.kernels import test_fftconv, test_selective_scan
 from tests.kernels.test_op_takes_kernel import engine, tensors  # noqa: F401 - a fixture
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml.kernels import fftconv as plans
+from ember_ml.kernels import fftconv_launch
+from ember_ml.kernels import fftconv_plan as plans
 from tests.kernels.conftest import MACHINES
 from tests.simt.executor import using
 
@@ -166,14 +167,14 @@ def test_columns_that_are_too_long_for_a_thread(metal, monkeypatch, outer, lengt
 
 def test_what_the_gradient_keeps_may_be_in_device_memory(cuda_machine, monkeypatch):
     """And a kernel always asks for the same shared memory: the limit that CUDA is told belongs to the kernel."""
-    module, asked = sys.modules["ember_ml.backend.cupy.fftconv"], {}
-    real = module._kernel
+    module, asked = sys.modules["ember_ml.backend.cupy.kernels"], {}
+    real = module._template
 
-    def noted(name, arguments, dynamic=0):
-        asked.setdefault((name, arguments), set()).add(dynamic)
-        return real(name, arguments, dynamic)
+    def noted(entry, types, template, most_shared):
+        asked.setdefault((entry.name, template), set()).add(most_shared)
+        return real(entry, types, template, most_shared)
 
-    monkeypatch.setattr(module, "_kernel", noted)
+    monkeypatch.setattr(module, "_template", noted)
     monkeypatch.setattr(plans.CudaPlan, "parts", lambda self, batch, heads: 3)
     arrays = case(50, 50, OPTIONS["gated"], batch=5)        # parts of 2 rows, and one
     for keep in (0, 1, 2):
@@ -195,14 +196,13 @@ def test_three_passes_of_some_rows_at_a_time(cuda_machine, monkeypatch, heads, h
 @pytest.mark.parametrize("heads, head_dim, taps, options", [(5, 1, 300, "all"), (3, 2, 300, "gated"), (3, 1, 514, "gelu")])
 def test_some_heads_at_a_time_have_the_bits_of_all(metal, monkeypatch, heads, head_dim, taps, options):
     """MLX's arrays are written once, so that workspaces of all rows would stand side by side."""
-    from ember_mlx import fftconv_kernels
     given, rows = case(514, taps, OPTIONS[options], batch=2, heads=heads, head_dim=head_dim), []
     long_plan(monkeypatch, 1, workspace=1 << 30)
     at_once = run(metal, *given)
     two_heads = 2 * 2 * head_dim ** 2
     long_plan(monkeypatch, 1, workspace=4 * two_heads * 8 * 512)
-    whole = fftconv_kernels._Long.space
-    monkeypatch.setattr(fftconv_kernels._Long, "space", lambda self, count: rows.append(count) or whole(self, count))
+    whole = fftconv_launch._Long.space
+    monkeypatch.setattr(fftconv_launch._Long, "space", lambda self, count: rows.append(count) or whole(self, count))
     for name, x in run(metal, *given).items():
         np.testing.assert_array_equal(x, at_once[name])
     assert max(rows) == two_heads
@@ -351,7 +351,7 @@ def test_plans_fit_the_chip(log_m):
     for plan in (forward, backward):
         assert plan.log_m == log_m and sum(plan.passes) == log_m and max(plan.passes) <= plan.log_points
         assert plan.threads <= 1024 and plan.threads % 32 == 0
-        assert plan.shared_bytes(plan.keep) * plan.blocks <= 227 << 10
+        assert 4 * plan.shared_floats(plan.keep) * plan.blocks <= 227 << 10
         assert plan.threads * plan.blocks <= 2048
 
 

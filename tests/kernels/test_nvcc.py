@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from ember_ml.kernels import DTYPES, SPECS, fftconv, source_text
+from ember_ml.kernels import DTYPES, SPECS, source_text
+from ember_ml.kernels import fftconv_launch as fftconv
+from ember_ml.kernels.fftconv_plan import LONGEST, cuda_plans
 from tests.kernels.calls import STEMS, calls
 
 
@@ -62,7 +64,7 @@ def test_resources(stem, cuda, launched, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("log_m", range(5, 15))
 def test_the_long_convolutions_plans_leave_room_for_their_blocks(log_m, tmp_path):
-    forward, backward = fftconv.cuda_plans(log_m)
+    forward, backward = cuda_plans(log_m)
     gates = fftconv.GATE_BEFORE | fftconv.GATE_AFTER
     everything = gates | fftconv.SKIP | fftconv.MASK | fftconv.GELU
     names = [f"fftconv_{kind}<{dtype}, {plan.log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, "
@@ -79,14 +81,14 @@ def test_the_long_convolutions_plans_leave_room_for_their_blocks(log_m, tmp_path
 def test_rows_of_any_length_spill_a_few_numbers_at_most(log_m, spilled, tmp_path):
     """Where a row ends within the second half of its transform, as those of 2^j + 2 do; 4096 points have 64 registers a thread."""
     options = fftconv.GATE_BEFORE | fftconv.GATE_AFTER | fftconv.FOLD | fftconv.RAGGED | fftconv.TAIL
-    plan, _ = fftconv.cuda_plans(log_m)
+    plan, _ = cuda_plans(log_m)
     name = f"fftconv_forward<float, {log_m}, {plan.log_points}, {plan.rows}, {str(plan.split).lower()}, {options}, {plan.blocks}>"
     assert resources("fftconv", [name, "fftconv_tail<float, 1, false>", "fftconv_tail<float, 31, true>"], tmp_path, spilled)
 
 
 @pytest.mark.slow
 def test_columns_of_the_longest_rows(tmp_path):
-    plan, _ = fftconv.cuda_plans(fftconv.LONGEST)
+    plan, _ = cuda_plans(LONGEST)
     gates = fftconv.GATE_BEFORE | fftconv.GATE_AFTER
     names = [f"fftconv_columns<float, {plan.outer}, {plan.inner.log_m}, {gates}, fftconv::{stage}>"
              for stage in ("SIGNAL", "OUTPUT", "TURN", "BACK")]

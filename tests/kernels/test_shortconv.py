@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ember_ml.kernels import fftconv as long_plans
+from ember_ml.kernels import fftconv as long
 from ember_ml.kernels import shortconv as plans
 from tests.kernels import test_fftconv as fftconv
 
@@ -142,7 +142,7 @@ def test_a_long_convolution_of_few_taps(machine, dtype):
 def test_gates_skip_and_both_directions(machine, length, taps, ahead, options):
     given = direct_case(length, taps, ahead, options)
     native = {n: machine.array(x) for n, x in given[0].items()}
-    assert long_plans.is_direct(native["u"], native["k"], native.get("k_reverse"), None, False, 1)
+    assert long.is_direct(native["u"], native["k"], native.get("k_reverse"), None, False, 1)
     fftconv.check(fftconv.run(machine, *given), fftconv.definition(*given), "float32")
 
 
@@ -152,5 +152,5 @@ def test_the_rule_counts_the_work(length, taps, ahead, direct):
     """Up to 32 taps in one pass, 64 where the transform takes three; taps beyond the row are none."""
     u, k = np.broadcast_to(np.float32(0), (1, 1, length)), np.zeros((1, taps), np.float32)
     k_reverse = np.zeros((1, ahead), np.float32) if ahead else None
-    assert long_plans.is_direct(u, k, k_reverse, None, False, 1) == direct
-    assert not long_plans.is_direct(u, k, k_reverse, None, True, 1) and not long_plans.is_direct(u, k, k_reverse, u, False, 1)
+    assert long.is_direct(u, k, k_reverse, None, False, 1) == direct
+    assert not long.is_direct(u, k, k_reverse, None, True, 1) and not long.is_direct(u, k, k_reverse, u, False, 1)

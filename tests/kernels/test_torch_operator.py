@@ -10,7 +10,7 @@ import torch
 import ember_ml as em
 from ember_ml import backend as engines
 from ember_ml.backend.torch import cuda as torch_cuda
-from ember_ml.kernels import fftconv as plans
+from ember_ml.kernels import fftconv_plan as plans
 from ember_ml.kernels import selfcheck
 from ember_ml.ops import REGISTRY
 from ember_ml.tensor.common import dtypes as dt

@@ -13,8 +13,7 @@ import cupy
 import numpy as np
 
 from ember_ml.backend.cupy.arrays import C_TYPES, library_of
-from ember_ml.backend.cupy.fftconv import fftconv, fftconv_grad
-from ember_ml.kernels import SPECS, source_text
+from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, SPECS, source_text
 from ember_ml.kernels.spec import Entry
 
 #: a cupy.ndarray, or what `arrays.use` has made known
@@ -32,7 +31,7 @@ def _compiled(stem: str, expressions: list[str]):
 
 @cache
 def _module(stem: str, typed: bool, dtype: str):
-    """The kernels of a file that are made for a dtype, or those that are made for none: compiled together, as most time goes into headers."""
+    """The kernels of a file that are made for a dtype, or for none: compiled together, as most of the time goes into CUDA's headers."""
     entries = [entry for spec in SPECS if spec.stem == stem for entry in spec.entries if entry.typed == typed]
     return _compiled(stem, [_expression(entry, dtype) for entry in entries])
 
@@ -67,9 +66,12 @@ def _sizes(entry: Entry) -> list[tuple[int, int]]:
     return [(entry.input_names.index(name), axis) for name, axis in entry.sizes]
 
 
+_tables: dict[tuple, Array] = {}
+
+
 def _made(outputs, like: Array) -> list[Array | None]:
     library = library_of(like)
-    return [None if output is None else library.empty(*output, like) for output in outputs]
+    return [library.empty(*output, like) if isinstance(output, tuple) else output for output in outputs]
 
 
 def _strided(entry: Entry, x: Array | None) -> tuple[Array | None, tuple]:
@@ -103,6 +105,21 @@ class Cuda:
     def contiguous(self, x: Array) -> Array:
         return library_of(x).aligned(x)
 
+    def widened(self, x: Array, columns: int) -> Array:
+        wide = self.zeros((x.shape[0], columns), self.dtype(x), x)
+        wide[:, :x.shape[1]] = x
+        return wide
+
+    def constants(self, make, arguments: tuple, like: Array) -> Array:
+        library = library_of(like)
+        key = library, library.device(like), make, arguments
+        if key not in _tables:
+            _tables[key] = library.floats(make(*arguments), like)
+        return _tables[key]
+
+    def in_turns(self, compute, some, axes, rows, filters, masks) -> tuple:
+        return compute(**rows, **filters, **masks)
+
     def launch(self, entry: Entry, inputs, outputs, grid, numbers=(), filled=None) -> tuple[Array, ...]:
         library, like = library_of(inputs[0]), inputs[0]
         dtype = _own_dtype(entry, *map(library.name, inputs))
@@ -127,4 +144,4 @@ class Cuda:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {spec.name: partial(spec.launch, Cuda()) for spec in SPECS} | {"fftconv": fftconv, "fftconv_grad": fftconv_grad}
+KERNELS = {spec.name: partial(spec.launch, Cuda()) for spec in (*SPECS, FFTCONV, FFTCONV_GRAD)}
