@@ -87,7 +87,7 @@ def test_every_op_runs_on_every_engine(backend, name):
 def test_integer_products_as_a_gpu_makes_them():
     """torch has none on CUDA: the function that stands in, for every form of operands, with sums that wrap around."""
     import torch
-    from ember_ml.backend.torch.base import integer_matmul
+    from ember_ml.backend.torch.linalg import integer_matmul
 
     rng = np.random.default_rng(0)
     for first, second in (((3, 4), (4, 2)), ((4,), (4, 2)), ((3, 4), (4,)), ((4,), (4,)), ((2, 1, 3, 4), (5, 4, 2))):

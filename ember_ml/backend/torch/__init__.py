@@ -8,7 +8,8 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import base, cuda, elementwise, fftconv, linalg, moe, random, rnn, scan, state_dict
+from ember_ml.backend.torch import (base, cuda, elementwise, fftconv, index, linalg, moe, moe_mlp, optimizer, random, reduce, rnn, scan,
+                                    state_dict)
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice, UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
@@ -31,7 +32,8 @@ class TorchBackend(BackendBase):
 
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
-        table = {**base.TABLE, **elementwise.TABLE, **fftconv.TABLE, **linalg.TABLE, **moe.TABLE, **random.TABLE, **rnn.TABLE, **scan.TABLE}
+        families = (base, elementwise, reduce, index, linalg, fftconv, moe, moe_mlp, scan, rnn, random, optimizer)
+        table = {name: fn for family in families for name, fn in family.TABLE.items()}
         super().__init__("torch", dtypes, table, TorchRuntime())
         torch.backends.cudnn.allow_tf32 = False
         self.weak_floats = self.inexact

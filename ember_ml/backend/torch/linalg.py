@@ -1,10 +1,41 @@
-"""Factorizations, search and sets on torch."""
+"""Matrix products, factorizations, search and sets on torch."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from ember_ml.backend.numpy import backend as reference
+
+
+def matmul(x, y):
+    """torch.matmul; for integers on a GPU, where cuBLAS has none, the sum of products."""
+    if x.is_floating_point() or x.is_complex() or not x.is_cuda:
+        return torch.matmul(x, y)
+    return integer_matmul(x, y)
+
+
+def unit_inverse(a):
+    """By substitution, in float32 at least: torch's solver has no 16-bit form."""
+    wide = a.to(torch.promote_types(a.dtype, torch.float32))
+    one = torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
+    return torch.linalg.solve_triangular(one - wide, one.expand(a.shape), upper=False, unitriangular=True).to(a.dtype)
+
+
+def linear(x, weight, bias=None):
+    """torch's own; for integers, which it has not everywhere, by `matmul`."""
+    if x.is_floating_point():
+        return F.linear(x, weight, bias)
+    y = matmul(x, weight.mT)
+    return y if bias is None else y + bias
+
+
+def integer_matmul(x, y):
+    row, column = x.dim() == 1, y.dim() == 1
+    x, y = x[None] if row else x, y[:, None] if column else y
+    out = (x[..., :, :, None] * y[..., None, :, :]).sum(-2, dtype=x.dtype)
+    out = out.squeeze(-2) if row else out
+    return out.squeeze(-1) if column else out
 
 
 def _unique(x):
@@ -23,6 +54,7 @@ def _svd(x, full=True):
 
 
 TABLE = {
+    "matmul": matmul, "linear_rows": linear, "unit_inverse": unit_inverse,
     "cholesky_lower": torch.linalg.cholesky, "inv": torch.linalg.inv, "det": torch.linalg.det, "solve_rows": torch.linalg.solve,
     "slogdet_parts": lambda x: tuple(torch.linalg.slogdet(x)), "eigh_parts": lambda x: tuple(torch.linalg.eigh(x)),
     "eig_parts": lambda x: tuple(torch.linalg.eig(x)),
