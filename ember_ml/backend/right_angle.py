@@ -52,14 +52,15 @@ def smooth(at_least: int) -> int:
     return best
 
 
-def blocks(batch: int, heads: int, rows: int) -> list[list[tuple[slice, slice]]]:
-    """(batch, heads) cut into about equal blocks of at most `rows` rows: for some heads each, a list of (sequences, heads).
+@lru_cache(maxsize=64)
+def blocks(batch: int, heads: int, rows: int) -> tuple[tuple[tuple[slice, slice], ...], ...]:
+    """(batch, heads) cut into about equal blocks of at most `rows` rows: for some heads each, all (sequences, heads).
 
     A block holds the whole batch where it fits, so that the spectrum of a filter is read once.
     """
     high, wide = _even(batch, rows), _even(heads, max(1, rows // max(batch, 1)))
-    return [[(slice(b, min(b + high, batch)), slice(h, min(h + wide, heads))) for b in range(0, batch, high)]
-            for h in range(0, heads, wide)]
+    return tuple(tuple((slice(b, min(b + high, batch)), slice(h, min(h + wide, heads))) for b in range(0, batch, high))
+                 for h in range(0, heads, wide))
 
 
 def _even(things: int, most: int) -> int:

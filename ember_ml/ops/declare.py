@@ -119,7 +119,9 @@ class Op:
                 return full
 
             def forward(*natives):
-                return native(*fill(natives), **kw) if native is not None else composite(op, backend, fill(natives), kw)
+                full = fill(natives)
+                found = NotImplemented if native is None else native(*full, **kw)
+                return composite(op, backend, full, kw) if found is NotImplemented else found
 
             def rule(cotangents, outputs, natives, needs):
                 wanted = [False] * len(rest)

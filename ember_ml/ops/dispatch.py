@@ -112,6 +112,8 @@ def _general(op) -> Callable:
             out = native(*raw, **kw)
         except (ValueError, RuntimeError, IndexError, TypeError) as e:
             raise _explain(op, e, args, kw) from e
+        if out is NotImplemented:
+            return op.body(*_rewrap(args, raw, backend, False), **kw)
         if type(out) is tuple:
             return tuple([None if o is None else EmberTensor(o, backend) for o in out])
         return EmberTensor(out, backend)

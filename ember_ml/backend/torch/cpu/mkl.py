@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,8 +36,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _call(name: str, *args):
-    status = getattr(_library(), name)(*args)
-    if status:
+    if status := getattr(_library(), name)(*args):
         raise RuntimeError(f"{name}: {_library().DftiErrorMessage(ctypes.c_long(status)).decode()}")
 
 
@@ -61,36 +61,71 @@ _plan = lru_cache(maxsize=32)(_Plan)
 
 
 class InPlace:
-    """Memory for the spectra of up to `rows` rows of `size` real numbers; not scaled, either way."""
+    """Memory for the spectra of up to `rows` rows of `size` real numbers; not scaled, either way.
+
+    A block of it has a shape (B, H, d1, d2, L): B H d1 d2 rows, of which L <= size numbers are looked at.
+    """
 
     def __init__(self, rows: int, size: int, dtype: torch.dtype):
         line = 64 // (2 * dtype.itemsize)                  # each row on a boundary of 64 bytes, as vector units like it
-        self.size, self.stride = size, -(-(size // 2 + 1) // line) * line
-        self._real = torch.empty(rows, 2 * self.stride, dtype=dtype)
-        self._complex = torch.view_as_complex(self._real.view(rows, self.stride, 2))[:, :size // 2 + 1]
+        self.size, self.stride, self.threads = size, -(-(size // 2 + 1) // line) * line, torch.get_num_threads()
+        with torch.inference_mode(False):                  # memory that is kept serves calls outside of that mode, too
+            self._real = torch.empty(rows, 2 * self.stride, dtype=dtype, device="cpu")
+        self.bytes = self._real.nbytes
+        self._at, self._blocks = ctypes.c_void_p(self._real.data_ptr()), {}
 
-    def forward(self, x):
-        """The spectra (B, C, size / 2 + 1) of rows (B, C, L <= size), in the memory here until the next call."""
-        rows = x.shape[0] * x.shape[1]
-        real = self._real[:rows].view(*x.shape[:2], -1)
-        real[..., :x.shape[2]].copy_(x)
-        real[..., x.shape[2]:self.size].zero_()
-        self._run("DftiComputeForward", rows)
-        return self.spectra(*x.shape[:2])
+    def _block(self, shape: tuple[int, ...]):
+        """(real rows, what is beyond them, spectra, MKL's handles there and back): looking these up costs less than making them."""
+        found = self._blocks.get(shape)
+        if found is None:
+            rows = shape[0] * shape[1] * shape[2] * shape[3]
+            with torch.inference_mode(False):
+                real = self._real[:rows].view(*shape[:4], -1)
+                spectra = torch.view_as_complex(self._real[:rows].view(*shape[:2], -1, self.stride, 2))[..., :self.size // 2 + 1]
+                plans = [_plan(back, self.size, rows, self.stride, self._real.dtype, self.threads) for back in (False, True)]
+                found = real[..., :shape[4]], real[..., shape[4]:self.size], spectra, *plans
+            if len(self._blocks) >= 8:
+                self._blocks.clear()
+            self._blocks[shape] = found
+        return found
 
-    def spectra(self, batch: int, channels: int):
-        """The memory, as the spectra of so many rows."""
-        return self._complex[:batch * channels].view(batch, channels, -1)
+    def rows(self, shape):
+        """The memory as real rows of this shape, to be written."""
+        return self._block(shape)[0]
 
-    def back(self, out):
-        """The rows that the memory's spectra belong to, as far as `out` (B, C, L <= size) goes; they are overwritten."""
-        rows = out.shape[0] * out.shape[1]
-        self._run("DftiComputeBackward", rows)
-        out.copy_(self._real[:rows].view(*out.shape[:2], -1)[..., :out.shape[2]])
+    def spectra(self, shape):
+        """The memory as the spectra (B, H, d1 d2, size / 2 + 1) of such rows."""
+        return self._block(shape)[2]
 
-    def _run(self, name, rows):
-        plan = _plan(name == "DftiComputeBackward", self.size, rows, self.stride, self._real.dtype, torch.get_num_threads())
-        _call(name, plan.handle, ctypes.c_void_p(self._real.data_ptr()))
+    def forward(self, shape):
+        """The spectra of the rows in the memory, in their place."""
+        _, beyond, spectra, plan, _ = self._block(shape)
+        beyond.zero_()
+        _call("DftiComputeForward", plan.handle, self._at)
+        return spectra
+
+    def back(self, shape):
+        """The rows that the memory's spectra belong to, in their place."""
+        rows, *_, plan = self._block(shape)
+        _call("DftiComputeBackward", plan.handle, self._at)
+        return rows
+
+
+_kept = threading.local()
+
+#: bytes of a memory above which it is not kept
+KEPT = 1 << 22
+
+
+def memory(name: str, rows: int, size: int, dtype: torch.dtype) -> InPlace:
+    """`InPlace`, the one of the last call in this thread where that was for the same: memory that a cache holds still, and views of it."""
+    key = rows, size, dtype, torch.get_num_threads()
+    last = getattr(_kept, name, None)
+    if last is not None and last[0] == key:
+        return last[1]
+    made = InPlace(rows, size, dtype)
+    setattr(_kept, name, (key, made) if made.bytes <= KEPT else None)
+    return made
 
 
 @lru_cache(maxsize=1)
@@ -100,10 +135,10 @@ def works() -> bool:
         return False                                       # the C types above are those of this system
     try:
         for dtype, allowed in ((torch.float32, 1e-5), (torch.float64, 1e-13)):
-            x, y, memory = torch.arange(30, dtype=dtype).view(2, 3, 5).cos(), torch.empty(2, 3, 5, dtype=dtype), InPlace(6, 12, dtype)
-            off = (memory.forward(x) - torch.fft.rfft(x, 12)).abs().max()
-            memory.back(y)
-            if not max(off, (y / 12 - x).abs().max()) < allowed:
+            x, shape, memory = torch.arange(30, dtype=dtype).view(2, 3, 1, 1, 5).cos(), (2, 3, 1, 1, 5), InPlace(6, 12, dtype)
+            memory.rows(shape).copy_(x)
+            off = (memory.forward(shape) - torch.fft.rfft(x[:, :, 0], 12)).abs().max()
+            if not max(off, (memory.back(shape) / 12 - x).abs().max()) < allowed:
                 return False
     except (OSError, AttributeError, RuntimeError):
         return False
