@@ -1,8 +1,12 @@
 """The long convolution on a CPU against the formula as a user writes it on the same engine, filter spectrum at hand on both sides.
 
-    irfft(rfft(u, 2L) * rfft(k, 2L))[:L]          (mlx: inside mx.compile)
+    plain     irfft(rfft(u, 2L) * rfft(k, 2L))[:L]
+    gated     x = u * v, (irfft(rfft(x, 2L) * rfft(k, 2L))[:L] + D * x) * q, with u, v and q channels of one array
 
-B H = 256 rows in float32. `ratio` is the median of the pairwise ratios peer / ours: above 1, Ember is faster. `best` is the ratio of the
+B H = 256 rows in float32; mlx's formula inside mx.compile. Protocol: a process an engine, lengths from short to long, both sides in turn as in
+a loop of training, each result freed before the next call, nothing done to the allocator, which is part of what a user gets: where
+memory that was freed goes back to the operating system, it comes back by page faults, and `faults` counts those of a call (the median).
+`ratio` is the median of the pairwise ratios peer / ours: above 1, Ember is faster. `best` is the ratio of the
 shortest times, which work of others on the machine touches least; memory is what a call adds at its peak, of all allocators.
 """
 
@@ -11,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -22,24 +27,29 @@ from benchmarks.timing import save                         # noqa: E402
 
 ENGINES = ("numpy", "torch", "mlx")
 BATCH, HEADS = 4, 64
-LENGTHS = (512, 2048, 8192, 32768, 131072)
+LENGTHS = (512, 1024, 2048, 8192, 32768, 131072)
 TARGETS = {("numpy", 2048): 2.2, ("numpy", 8192): 2.5, ("numpy", 32768): 2.5, ("numpy", 131072): 2.0, ("torch", 512): 1.0,
-           ("torch", 2048): 1.0, ("torch", 8192): 2.5, ("torch", 32768): 2.5, ("torch", 131072): 2.0}
+           ("torch", 1024): 1.0, ("torch", 2048): 1.0, ("torch", 8192): 2.5, ("torch", 32768): 2.5, ("torch", 131072): 2.0}
+#: lengths that are measured with gates, too; all but the first with gradients
+GATED = (512, 2048, 8192, 32768)
 #: HyenaDNA's lengths and the powers of two that they must not take much longer than
 NEAR = {1026: 1024, 32770: 32768}
 
 
 def race(ours, peer, numbers: int) -> dict[str, float]:
     """Times both in turn, more often where they are short."""
-    rounds, a, b = max(3, min(21, (1 << 26) // numbers)), [], []
-    ours(), peer()
+    rounds, a, b, faults = max(5, min(101, (1 << 25) // numbers)), [], [], ([], [])
+    for _ in range(3):
+        ours(), peer()
     for _ in range(rounds):
-        for fn, times in ((ours, a), (peer, b)):
-            start = time.perf_counter()
+        for fn, times, found in ((ours, a, faults[0]), (peer, b, faults[1])):
+            before, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
             fn()
             times.append(time.perf_counter() - start)
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     return {"ours_ms": 1e3 * statistics.median(a), "plain_ms": 1e3 * statistics.median(b),
-            "ratio": statistics.median(y / x for x, y in zip(a, b)), "best": min(b) / min(a)}
+            "ratio": statistics.median(y / x for x, y in zip(a, b)), "best": min(b) / min(a),
+            "ours_faults": statistics.median(faults[0]), "plain_faults": statistics.median(faults[1])}
 
 
 def peak(engine: str, fn) -> float:
@@ -68,30 +78,52 @@ def inputs(length: int):
     return u, k, em.ops.prepare_filter(k)
 
 
-def plain(engine: str, u, k, length: int):
-    """The formula in the engine's own functions, as a function of nothing."""
+def gates(length: int):
+    """u, v and q, a third each of the channels of one array, and the skip."""
+    whole = em.random.normal(em.random.key(3), (BATCH, 3 * HEADS, length))
+    D = em.random.normal(em.random.key(4), (HEADS,))
+    found = [whole[:, i * HEADS:(i + 1) * HEADS] for i in range(3)]
+    whole.backend.runtime.synchronize([t.data for t in (*found, D)])
+    return *found, D
+
+
+def plain(engine: str, u, k, length: int, gated=None):
+    """The formula in the engine's own functions, as a function of nothing. `gated`: (v, q, D)."""
     if engine == "mlx":
         import mlx.core as mx
-        spectrum = mx.fft.rfft(k, n=2 * length)
-        fn = mx.compile(lambda u, s: mx.fft.irfft(mx.fft.rfft(u, n=2 * length) * s, n=2 * length)[..., :length])
-        return lambda: mx.eval(fn(u, spectrum))
-    if engine == "numpy":
+        fft = mx.fft
+    elif engine == "numpy":
         import numpy as np
-        fft, spectrum = np.fft, np.fft.rfft(k, 2 * length)
+        fft = np.fft
     else:
         import torch
-        fft, spectrum = torch.fft, torch.fft.rfft(k, 2 * length)
-    return lambda: fft.irfft(fft.rfft(u, 2 * length) * spectrum, 2 * length)[..., :length]
+        fft = torch.fft
+    padded = {"n": 2 * length}
+
+    def formula(u, s, v=None, q=None, D=None):
+        x = u if v is None else u * v
+        y = fft.irfft(fft.rfft(x, **padded) * s, **padded)[..., :length]
+        return y if v is None else (y + D[:, None] * x) * q
+    spectrum, rest = fft.rfft(k, **padded), gated or ()
+    if engine == "mlx":
+        compiled = mx.compile(formula)
+        return lambda: mx.eval(compiled(u, spectrum, *rest))
+    return lambda: formula(u, spectrum, *rest)
 
 
-def forward(engine: str, length: int) -> dict:
+def forward(engine: str, length: int, gated: bool = False) -> dict:
     u, k, prepared = inputs(length)
-    peer = plain(engine, u.data, k.data, length)
+    v = q = D = None
+    if gated:
+        u, v, q, D = gates(length)
+    peer = plain(engine, u.data, k.data, length, (v.data, q.data, D.data) if gated else None)
 
     def ours():
-        u.backend.runtime.synchronize([em.ops.fftconv(u, prepared).data])
-    row = {"engine": engine, "what": "forward", "length": length, **race(ours, peer, u.size)}
+        u.backend.runtime.synchronize([em.ops.fftconv(u, prepared, D, v=v, q=q).data])
+    row = {"engine": engine, "what": "gated" if gated else "forward", "length": length, **race(ours, peer, u.size)}
     row["target"] = TARGETS.get((engine, length), 1.0 if engine == "mlx" else "")
+    if gated:
+        row["over_ungated"] = race(ours, lambda: u.backend.runtime.synchronize([em.ops.fftconv(u, prepared).data]), u.size)["ratio"] ** -1
     mine, theirs = peak(engine, ours), peak(engine, peer)
     return {**row, "ours_MiB": mine, "plain_MiB": theirs, "memory": mine / theirs}
 
@@ -108,23 +140,31 @@ def near_power_of_two(engine: str, length: int) -> dict:
             "plain_ms": peer["plain_ms"], "ratio": 1.0 / row["ratio"], "best": 1.0 / row["best"], "target": "<= 1.15"}
 
 
-def backward(length: int) -> dict:
+def backward(length: int, gated: bool = False) -> dict:
     """torch, forward and all gradients."""
     import torch
     u, k, _ = inputs(length)
-    g = em.random.normal(em.random.key(2), u.shape)
+    g, given = em.random.normal(em.random.key(2), u.shape), (u, k)
+    if gated:
+        u, v, q, D = gates(length)
+        given = u, k, v, q, D
 
-    def loss(u, k):
-        return (em.ops.fftconv(u, k) * g).sum()
-    both = em.value_and_grad(loss, (0, 1))
+    def loss(u, k, v=None, q=None, D=None):
+        return (em.ops.fftconv(u, k, D, v=v, q=q) * g).sum()
+    both = em.value_and_grad(loss, tuple(range(len(given))))
 
     def peer():
-        x, f = u.data.detach().requires_grad_(), k.data.detach().requires_grad_()
-        y = torch.fft.irfft(torch.fft.rfft(x, 2 * length) * torch.fft.rfft(f, 2 * length), 2 * length)[..., :length]
-        torch.autograd.grad((y * g.data).sum(), (x, f))
-    row = {"engine": "torch", "what": "forward+backward", "length": length, **race(lambda: both(u, k), peer, u.size)}
-    mine, theirs = peak("torch", lambda: both(u, k)), peak("torch", peer)
-    return {**row, "target": 2.5 if length == 32768 else "", "ours_MiB": mine, "plain_MiB": theirs, "memory": mine / theirs}
+        u, k, *rest = leaves = [t.data.detach().requires_grad_() for t in given]
+        x = u * rest[0] if gated else u
+        y = torch.fft.irfft(torch.fft.rfft(x, 2 * length) * torch.fft.rfft(k, 2 * length), 2 * length)[..., :length]
+        y = (y + rest[2][:, None] * x) * rest[1] if gated else y
+        torch.autograd.grad((y * g.data).sum(), leaves)
+
+    def ours():
+        both(*given)
+    row = {"engine": "torch", "what": "gated forward+backward" if gated else "forward+backward", "length": length, **race(ours, peer, u.size)}
+    mine, theirs = peak("torch", ours), peak("torch", peer)
+    return {**row, "target": 2.5 if length == 32768 and not gated else "", "ours_MiB": mine, "plain_MiB": theirs, "memory": mine / theirs}
 
 
 def main(engines=ENGINES):
@@ -133,8 +173,9 @@ def main(engines=ENGINES):
         with em.using(f"{engine}:cpu" if engine == "torch" else engine):
             rows += [forward(engine, length) for length in LENGTHS]
             rows += [near_power_of_two(engine, length) for length in NEAR]
+            rows += [forward(engine, length, gated=True) for length in GATED]
             if engine == "torch":
-                rows += [backward(length) for length in (2048, 8192, 32768)]
+                rows += [backward(length, gated) for gated in (False, True) for length in GATED[1:]]
     save("fftconv_cpu", rows)
 
 

@@ -1,6 +1,7 @@
 """The engines' own convolutions: folding, mending, blocks and threads, at sizes where each of them takes its special ways."""
 
 import importlib
+import math
 import platform
 import sys
 
@@ -35,7 +36,7 @@ def blockwise(backend, monkeypatch):
     """The current engine with its ways for long rows forced upon short ones, a few rows a block, on several threads."""
     modules = {"numpy": "ember_ml.backend.numpy.fftconv", "torch": "ember_ml.backend.torch.fftconv", "mlx": "ember_ml.backend.numpy.fftconv"}
     module = importlib.import_module(modules[backend])
-    for name, value in {"BLOCK": 10, "SMALL": 1, "ROWS": 1, "PLANNED": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
+    for name, value in {"BLOCK": 10, "ROWS": 1, "PLANNED": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
         monkeypatch.setattr(module, name, value, raising=False)
     if backend == "mlx":
         monkeypatch.setattr("ember_mlx.fftconv.WORTH", ALWAYS)
@@ -164,6 +165,82 @@ def test_mkl_is_called_where_torch_has_it():
         np.testing.assert_allclose(memory.back(shape)[:, 0, 0].numpy(), size * x.numpy(), atol=1e-13)
     with pytest.raises(RuntimeError, match="DftiCreateDescriptor"):
         mkl._Plan(False, -1, 1, 1, torch.float32, 1)
+
+
+def gated_definition(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
+    """The formula of `ember_ml.ops.fftconv` around the double sum, in float64."""
+    B, channels, L = u.shape
+    by_head = B, channels // head_dim, head_dim
+    x = u if v is None else u.reshape(*by_head, 1, L) * v.reshape(*by_head[:2], 1, head_dim, L)
+    x = x.reshape(B, -1, L)
+    z = definition(x, k, None if D is None else np.repeat(D, head_dim ** 2), k_reverse)
+    a = 0.5 * z * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0))) if gelu else z
+    a = a.reshape(*by_head, -1, L) * (1.0 if dropout_mask is None else dropout_mask[:, :, None, None, None])
+    return (a * (1.0 if q is None else q.reshape(*by_head, 1, L))).sum(axis=2).reshape(u.shape)
+
+
+GATED = {"before": ("v",), "after": ("q", "D"), "both": ("v", "q", "D"), "gelu": ("D", "gelu"), "mask": ("v", "dropout_mask"),
+         "heads": ("v", "q", "heads"), "all": ("D", "v", "q", "k_reverse", "dropout_mask", "gelu", "heads")}
+
+
+@pytest.fixture(params=["numpy", "torch:cpu"])
+def gated(request, monkeypatch):
+    """An engine that has all of `fftconv` in blocks, of a few rows."""
+    module = pytest.importorskip(f"ember_ml.backend.{request.param.partition(':')[0]}.fftconv")
+    for name, value in {"BLOCK": 60, "ROWS": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
+        monkeypatch.setattr(module, name, value, raising=False)
+    with em.using(request.param):
+        yield
+
+
+def gated_case(options, length, taps):
+    head_dim = 2 if "heads" in options else 1
+    shapes = {"u": (3, 4, length), "k": (4 // head_dim, taps), "D": (4 // head_dim,), "v": (3, 4, length), "q": (3, 4, length),
+              "k_reverse": (4 // head_dim, 4), "dropout_mask": (3, 4 // head_dim)}
+    arrays = {n: RNG.standard_normal(s) for n, s in shapes.items() if n in ("u", "k", *options)}
+    return arrays, {"gelu": "gelu" in options, "head_dim": head_dim}
+
+
+@pytest.mark.parametrize("options", GATED)
+@pytest.mark.parametrize("length, taps", [(18, 18), (17, 5), (16, 16)])
+def test_gates_in_blocks(gated, options, length, taps):
+    """Values and the slope along a direction in each argument, in float64; a prepared filter has the other gradients all the same."""
+    arrays, static = gated_case(GATED[options], length, taps)
+    g, names = RNG.standard_normal(arrays["u"].shape), [n for n in arrays if n != "dropout_mask"]
+
+    def loss(k, **t):
+        return (em.ops.fftconv(t.pop("u"), k, t.pop("D", None), **t, **static) * em.tensor(g)).sum()
+    t = {n: em.tensor(a) for n, a in arrays.items()}
+    y = em.ops.fftconv(t["u"], t["k"], t.get("D"), **{n: a for n, a in t.items() if n not in ("u", "k", "D")}, **static)
+    np.testing.assert_allclose(y.numpy(), gated_definition(**arrays, **static), atol=1e-12)
+    for mode in ("auto", "tape"):
+        found = dict(zip(names, em.grad(lambda *a: loss(**{**t, **dict(zip(names, a))}), tuple(range(len(names))), mode=mode)(*[t[n] for n in names])))
+        for n in names:
+            along, h = RNG.standard_normal(arrays[n].shape), 1e-5
+            up, down = ((gated_definition(**{**arrays, n: arrays[n] + s * h * along}, **static) * g).sum() for s in (1, -1))
+            assert (found[n].numpy() * along).sum() == pytest.approx((up - down) / (2 * h), rel=1e-7, abs=1e-6), (mode, n)
+    if "k_reverse" in arrays:
+        return
+    prepared, rest = em.ops.prepare_filter(t["k"]), [n for n in names if n != "k"]
+    grads = em.grad(lambda *a: loss(prepared, **{**{n: x for n, x in t.items() if n != "k"}, **dict(zip(rest, a))}), tuple(range(len(rest))))
+    for n, grad in zip(rest, grads(*[t[n] for n in rest])):
+        np.testing.assert_allclose(grad.numpy(), found[n].numpy(), atol=1e-11, err_msg=n)
+
+
+@pytest.mark.parametrize("options", ["both", "all"])
+@pytest.mark.parametrize("dtype, allowed", [("float16", 1e-3), ("bfloat16", 5e-3)])
+def test_gates_of_half_precision_that_lie_beside_each_other(gated, options, dtype, allowed):
+    """u, v and q as a layer's projection has them: every third part of one array, channels last; multiplied in float32."""
+    arrays, static = gated_case(GATED[options], 18, 18)
+    whole = em.tensor(RNG.standard_normal((3, 18, 12)).astype(np.float32)).astype(dtype)
+    t = {n: em.tensor(a.astype(np.float32)).astype(dtype) for n, a in arrays.items()}
+    for i, n in enumerate("uvq"):
+        t[n] = em.ops.swap_axes(whole[:, :, 4 * i:4 * i + 4])
+    exact = {n: a.astype("float32").numpy().astype(np.float64) for n, a in t.items()}
+    y = em.ops.fftconv(t.pop("u"), t.pop("k"), t.pop("D", None), **t, **static)
+    want = gated_definition(**exact, **static)
+    assert str(y.dtype) == dtype
+    assert np.linalg.norm(y.astype("float32").numpy() - want) / np.linalg.norm(want) < allowed
 
 
 def test_what_is_not_finite_stays_in_its_row(blockwise):

@@ -148,27 +148,30 @@ class _Call:
         y = torch.empty(self.by_head[0], self.heads * self.each, self.length, dtype=dtype, device=self.like.device)
         return y, y.view(self.by_head)
 
-    def last(self, u, v):
-        """The last numbers of rows u v, which wrap round."""
-        tail = u[..., -self.how.left:].to(self.like.dtype)
-        return tail if v is None else tail * v[..., -self.how.left:]
+    def last(self, at=()):
+        """The last numbers of rows u v, which wrap round: (B, H, d1, d2, left)."""
+        tail = self.u[at][..., -self.how.left:].to(self.like.dtype)
+        return tail if self.v is None else tail * self.v[at][..., -self.how.left:]
 
-    def mended(self, z, u, v, at):
-        """z without what wrapped round into its first numbers."""
-        if self.mend is not None:
-            z[..., :self.how.left] -= torch.matmul(self.last(u, v), self.mend[at[1], None])
-        return z
+    def wrapped(self):
+        """What wraps round into the first numbers, of all rows: one small product; None if nothing does."""
+        if self.mend is None:
+            return None
+        tail = self.last().transpose(0, 1)
+        return torch.bmm(tail.reshape(self.heads, -1, self.how.left), self.mend).view(tail.shape).transpose(0, 1)
 
 
 def _forward(u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False, head_dim=1):
     call = _Call(u, k, D, v, q, k_reverse, mask, head_dim)
-    memory, (y, by_head) = call.memory("x"), call.empty(u.dtype)
+    memory, (y, by_head), wrapped = call.memory("x"), call.empty(u.dtype), call.wrapped()
     for task in call.tasks:
         for at in task:
             shape, x, gate, kw = call.block(at)
             _fill(memory.rows(shape), x, gate)
             memory.forward(shape).mul_(kw)
-            a = call.mended(memory.back(shape), x, gate, at)
+            a = memory.back(shape)
+            if wrapped is not None:
+                a[..., :call.how.left].sub_(wrapped[at])
             if gelu:
                 torch.ops.aten.gelu_(a)
             if mask is not None:
@@ -192,6 +195,7 @@ def _backward(g, u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=F
     g = g if g.itemsize <= call.like.itemsize else g.to(call.like.dtype)
     g = g.view(call.by_head).unsqueeze(2 if many else 3)
     again = q is not None or gelu                          # the convolution's output is needed again
+    wrapped = call.wrapped() if again else None
     memory, other = call.memory("g"), call.memory("x") if again or not prepared else None
     dD = torch.zeros(call.heads, dtype=call.like.dtype, device=u.device) if D is not None and prepared else None
     if not prepared:
@@ -206,7 +210,9 @@ def _backward(g, u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=F
                 x_f = other.forward(shape)
             if again:
                 torch.mul(x_f, kw, out=memory.spectra(shape))
-                z = call.mended(memory.back(shape), x, gate, at)
+                z = memory.back(shape)
+                if left:
+                    z[..., :left].sub_(wrapped[at])
             rows, after = memory.rows(shape), None if q is None else call.q[at].unsqueeze(3)
             if q is not None:
                 a = torch.nn.functional.gelu(z) if gelu else z
@@ -232,11 +238,11 @@ def _backward(g, u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=F
                 found = x_f.conj_physical_().mul_(g_f).sum((0, 2))
                 sums[at[1]] = found if i == 0 else found.add_(sums[at[1]])
                 if left:
-                    edge[at[1]] += torch.einsum("bhdea,bhden->han", call.last(x, gate), first)
+                    edge[at[1]] += torch.einsum("bhdea,bhden->han", call.last(at), first)
             g_f.mul_(kw.conj_physical())
             dx = memory.back(shape)
             if left:
-                dx[..., -left:] -= torch.matmul(first, call.mend[at[1], None].mT)
+                dx[..., -left:].sub_(torch.matmul(first, call.mend[at[1], None].mT))
             if gate is None:
                 du_by_head[at].copy_(dx[:, :, :, 0])
             elif many:
