@@ -24,6 +24,9 @@ from ember_mlx.lent import Results, at_hand, view
 #: numbers below which compiling an expression for their shape takes longer than it saves, and below which one core is enough
 SMALL, ALONE = 1 << 15, 1 << 16
 
+#: numbers from which there are more parts than cores, and how many
+MANY, PARTS = 1 << 18, 32
+
 #: numbers from which blocks are as fast as the graph: beyond, up to two times as fast, gradients up to four times
 WORTH = {"convolve_rows": 1 << 18, "convolve_grad": 1 << 12}
 
@@ -38,8 +41,11 @@ def _streams() -> list:
 def _shared(fn, joins):
     """`fn(rows of all channels, skip or None, spectrum, table)`, compiled, with parts of the heads on several cores.
 
+    A part is written into the whole as soon as it is there: MLX makes some ten arrays ahead of what is computed, so that many parts
+    need little memory, and find their numbers in the caches.
+
     Args:
-        joins: the axes along which the outputs of the parts are joined.
+        joins: the axes along which the outputs of the parts are joined: 0, heads; 1, channels.
     """
     compiled = [mx.compile(lambda *args: fn(*args)) for _ in range(cores())]   # one a stream: each is traced on its own
 
@@ -47,16 +53,20 @@ def _shared(fn, joins):
         heads, channels, size = kw.shape[0], by_channel[0].shape[1], by_channel[0].size
         if size < SMALL:
             return fn(by_channel, D, kw, table)
-        parts = min(len(compiled), heads) if size >= ALONE and mx.default_device() == mx.cpu else 1
-        if parts == 1:
+        if size < ALONE or mx.default_device() != mx.cpu:
             return compiled[0](by_channel, D, kw, table)
-        found, each = [], channels // heads
+        parts, each, whole = min(len(compiled) if size < MANY else max(len(compiled), PARTS), heads), channels // heads, None
         for i in range(parts):
-            h = slice(i * heads // parts, (i + 1) * heads // parts)
+            h, core = slice(i * heads // parts, (i + 1) * heads // parts), i % len(compiled)
             c = slice(h.start * each, h.stop * each)
-            with mx.stream(_streams()[i - 1]) if i else nullcontext():
-                found.append(compiled[i]([x[:, c] for x in by_channel], None if D is None else D[c], kw[h], table))
-        return tuple(mx.concatenate(parts, axis=axis) for axis, parts in zip(joins, zip(*found)))
+            with mx.stream(_streams()[core - 1]) if core else nullcontext():
+                found = compiled[core]([x[:, c] for x in by_channel], None if D is None else D[c], kw[h], table)
+            if whole is None:
+                whole = [mx.zeros((heads, *y.shape[1:]) if axis == 0 else (y.shape[0], channels, *y.shape[2:]), y.dtype)
+                         for axis, y in zip(joins, found)]
+            for axis, out, y in zip(joins, whole, found):
+                out[h if axis == 0 else (slice(None), c)] = y
+        return tuple(whole)
     return run
 
 

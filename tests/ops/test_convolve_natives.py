@@ -47,7 +47,7 @@ def blockwise(backend, monkeypatch):
 def as_graph(monkeypatch):
     """MLX's graph, which compiled steps take, with its ways for long rows forced upon short ones."""
     module = pytest.importorskip("ember_mlx.fftconv", reason="needs mlx")
-    for name, value in {"SMALL": 1, "ALONE": 0, "at_hand": lambda arrays: False}.items():
+    for name, value in {"SMALL": 1, "ALONE": 0, "MANY": 40, "PARTS": 3, "at_hand": lambda arrays: False}.items():
         monkeypatch.setattr(module, name, value)
     with em.using("mlx"):
         yield
