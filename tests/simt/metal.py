@@ -123,7 +123,7 @@ def _lint(host: str, mark) -> None:
         at = dump.find("__generic", end)
     found += [f"'{name}' lives as long as the program ({kind.strip()}): make it constant"
               for name, kind in re.findall(r"VarDecl [^\n']* (\w+) '((?:const )?__global [^'\n*&]*)'", dump)]
-    found += [f"{place} {what}" for place, what in re.findall(r"(\S+\.metal:\d+:)\d+: warning: (.*C\+\+.*) \[", dump)
+    found += [f"{place} {what}" for place, what in re.findall(r"^([^\s:]+\.metal:\d+:)\d+: warning: (.*C\+\+.*) \[", dump, re.M)
               if not what.startswith("constexpr if ")]
     if "LambdaExpr" in dump:
         found.append("a lambda: Metal has none before 3.2")
