@@ -21,7 +21,7 @@ BACKWARD = Entry("fftconv_backward", (_G, *_U, _FILTER, _TAILS, ("ends", "float3
 FILTER_GRAD = Entry("fftconv_filter_grad", (("partial", "float32"), ("tap_ends", "float32"), _TABLE), ("dk", "dk_reverse"), (), "float",
                     ("heads", "taps", "taps_reverse", "parts"))
 MEND = Entry("fftconv_tail", (_G, *_U, _K, _D, _MASK), ("tails", "ends", "tap_ends"), (), "float",
-                   ("batch", "heads", "length", "taps", "points"), strided=4, strides=2)
+             ("batch", "heads", "length", "taps", "points"), strided=4, strides=2)
 
 #: CUDA's kernels update a workspace, of which they are given some rows; Metal's write a new one, of all
 _BATCH, _COLUMNS = ("batch", "heads", "head_dim"), (_G, *_U, _TAILS, _MASK, _TABLE)
@@ -33,7 +33,7 @@ ROWS = {"metal": Entry("fftconv_rows", (_FILTER, _D, _TABLE, _WORK, ("kept", "fl
         "cuda": Entry("fftconv_rows", (_FILTER, _D, _TABLE), ("work", "kept", "sums"), (), "float", ("batch", "row"))}
 
 
-def floats(gpu: Gpu, x: Array | None) -> Array | None:
+def _floats(gpu: Gpu, x: Array | None) -> Array | None:
     return None if x is None else gpu.contiguous(gpu.cast(x, "float32"))
 
 
@@ -67,7 +67,7 @@ def _table(gpu: Gpu, plan: Plan, like: Array) -> Array:
 def spectrum(gpu: Gpu, plan: Plan | LongPlan, k: Array, k_reverse: Array | None) -> Array:
     """The filters' transform (H, M, 2) in the order in which the plan's kernels read it."""
     (heads, taps), taps_reverse = k.shape, 0 if k_reverse is None else k_reverse.shape[1]
-    k, k_reverse = floats(gpu, k), floats(gpu, k_reverse)
+    k, k_reverse = _floats(gpu, k), _floats(gpu, k_reverse)
     if isinstance(plan, LongPlan):
         return _Long(gpu, plan, k).spectrum(k, k_reverse)
     return _launch_rows(gpu, SPECTRUM, plan, _filter_options(taps_reverse), heads, [k, k_reverse, _table(gpu, plan, k)],
@@ -77,7 +77,7 @@ def spectrum(gpu: Gpu, plan: Plan | LongPlan, k: Array, k_reverse: Array | None)
 def forward(gpu: Gpu, plan: Plan | LongPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None, head_dim=1) -> Array:
     """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
     (batch, channels, length), own = u.shape, gpu.dtype(u)
-    D, mask, options = floats(gpu, D), floats(gpu, mask), _options(plan, length, v, q, D, mask, gelu, tail, head_dim)
+    D, mask, options = _floats(gpu, D), _floats(gpu, mask), _options(plan, length, v, q, D, mask, gelu, tail, head_dim)
     tails, *_ = _tails(gpu, plan, options & GATE_BEFORE, tail, None, u, v)
     if isinstance(plan, LongPlan):
         return gpu.cast(_Long(gpu, plan, u, options, head_dim).forward(u, f, D, v, q, mask, tails), own)
@@ -95,7 +95,7 @@ def _tails(gpu: Gpu, plan, options: int, k, g, u, v=None, q=None, D=None, mask=N
     options &= GATE_BEFORE | GATE_AFTER | SKIP | MASK | GELU                               # which is what it looks at
     edges, back = ((batch, heads, TAILS), "float32"), g is not None
     template = (f"fftconv::Options<{options}>" if gpu.language == "metal" else str(options)) + f", {str(back).lower()}"
-    return gpu.launch_template(MEND, [g, u, v, q, floats(gpu, k), D, mask],
+    return gpu.launch_template(MEND, [g, u, v, q, _floats(gpu, k), D, mask],
                                [edges, edges if back else None, ((heads, TAILS), "float32") if back else None], Groups(heads, 256),
                                (batch, heads, length, k.shape[1], 2 * plan.m), types=(gpu.dtype(u),), template=template, shared=256)
 
@@ -104,7 +104,7 @@ def backward(gpu: Gpu, plan: Plan | LongPlan, g, u, f, taps: int, taps_reverse: 
              tail=None, head_dim=1) -> tuple[Array | None, ...]:
     """(du, dv, dq, dk, dk_reverse) of `fftconv`, None for what is not there, or has no taps; dk and dk_reverse are float32."""
     (batch, channels, length), own = u.shape, gpu.dtype(u)
-    heads, D, mask = channels // head_dim, floats(gpu, D), floats(gpu, mask)
+    heads, D, mask = channels // head_dim, _floats(gpu, D), _floats(gpu, mask)
     options = _options(plan, length, v, q, D, mask, gelu, tail, head_dim)
     edges = _tails(gpu, plan, options, tail, g, u, v, q, D, mask)
     of_filter = _filter_options(taps_reverse, options & TAIL if taps > 1 else 0)           # a prepared filter has its skip alone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from math import cos, pi, sin
 
 from ember_ml.kernels.gpu import Groups
@@ -151,6 +151,7 @@ class LongPlan:
 LONGEST = 20
 
 
+@cache
 def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPlan] | None:
     """The plans of forward and backward; None if no kernel has such a row."""
     if log_m > LONGEST:
@@ -182,6 +183,7 @@ _METAL = {
 ONE_PASS = {"metal": max(_METAL), "cuda": max(_CUDA)}
 
 
+@cache
 def metal_plan(log_m: int) -> Plan | LongPlan | None:
     """The plan of all of Metal's kernels; None if they have no such row."""
     log_m, longest = max(log_m, min(_METAL)), max(_METAL)
