@@ -58,7 +58,7 @@ class _Transformed:
 
     def __init__(self, gpu: Gpu, u, k, k_reverse, head_dim: int):
         size, tailed = _size(u, k, k_reverse, head_dim)
-        self.gpu, self.rows, self.heads = gpu, u.shape[0] * head_dim ** 2, u.shape[1] // head_dim
+        self.gpu, self.batch, self.heads, self.pairs = gpu, u.shape[0], u.shape[1] // head_dim, head_dim ** 2
         self.plan, self.back = plans.cuda_plans(size) if gpu.language == "cuda" else (plans.metal_plan(size),) * 2
         taps, reverse = _met(u, k, k_reverse)
         self.filters = {"k": taps, "k_reverse": reverse}
@@ -70,10 +70,16 @@ class _Transformed:
     def spectrum(self, f=None, k=None, k_reverse=None) -> Array:
         return spectrum(self.gpu, self.plan, k, k_reverse) if f is None else f
 
-    def in_turns(self, compute, axes, spaces: int, D, mask, **rows) -> tuple:
-        """`compute` of all arrays, or of those of some heads, as many as have so many workspaces of a long plan."""
-        some = self.plan.together(self.rows, spaces) if isinstance(self.plan, plans.LongPlan) else self.heads
-        return self.gpu.in_turns(compute, some, axes, rows, {"D": D, "tail": self.tail, **self.filters}, {"mask": mask})
+    def in_turns(self, compute, axes, spaces: int, apart: bool, D, mask, **rows) -> tuple:
+        """`compute` of all arrays, or of those of some heads, as many as have so many workspaces of a long plan.
+
+        apart: also some rows of a head, if these alone are too many: for what makes no sum over the batch.
+        """
+        some, few = self.heads, self.batch
+        if isinstance(self.plan, plans.LongPlan):
+            at_once = self.plan.together(self.pairs, spaces)
+            some, few = max(1, at_once // self.batch), min(self.batch, at_once) if apart else self.batch
+        return self.gpu.in_turns(compute, some, few, axes, rows, {"D": D, "tail": self.tail, **self.filters}, {"mask": mask})
 
 
 def _fftconv(gpu: Gpu, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> Array:
@@ -85,7 +91,7 @@ def _fftconv(gpu: Gpu, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mas
     def compute(u, D, v, q, mask, tail, **filters):
         return forward(gpu, by.plan, u, by.spectrum(**filters), D, v, q, mask, gelu, tail, head_dim),
 
-    return by.in_turns(compute, (1,), 3, D, dropout_mask, u=u, v=v, q=q)[0]
+    return by.in_turns(compute, (1,), 3, True, D, dropout_mask, u=u, v=v, q=q)[0]
 
 
 def _fftconv_grad(gpu: Gpu, g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> tuple:
@@ -100,8 +106,8 @@ def _fftconv_grad(gpu: Gpu, g, u, k, D=None, v=None, q=None, k_reverse=None, dro
         def compute(g, u, D, v, q, mask, tail, **filters):
             return backward(gpu, by.back, g, u, by.spectrum(**filters), taps, taps_reverse, D, v, q, mask, gelu, tail, head_dim)
 
-        du, dv, dq, dk, dk_reverse = by.in_turns(compute, (1, 1, 1, 0, 0), 4, D, dropout_mask, g=gpu.cast(g, gpu.dtype(u)), u=u, v=v,
-                                                 q=q)
+        du, dv, dq, dk, dk_reverse = by.in_turns(compute, (1, 1, 1, 0, 0), 4, False, D, dropout_mask, g=gpu.cast(g, gpu.dtype(u)),
+                                                 u=u, v=v, q=q)
         dD = None if D is None else gpu.copy(dk[:, 0])
     if prepared:
         return du, None, dD, dv, dq, None

@@ -109,8 +109,9 @@ class Gpu(Protocol):
     def constants(self, make: Callable[..., list[float]], arguments: tuple, like: Array) -> Array:
         """`make(*arguments)` in float32, made once for each device."""
 
-    def in_turns(self, compute: Callable[..., tuple], some: int, axes: tuple[int, ...], rows: dict, filters: dict, masks: dict) -> tuple:
-        """`compute(**rows, **filters, **masks)`; where every array is written once (MLX), for `some` heads after the others.
+    def in_turns(self, compute: Callable[..., tuple], some: int, few: int, axes: tuple[int, ...], rows: dict, filters: dict,
+                 masks: dict) -> tuple:
+        """`compute(**rows, **filters, **masks)`; where every array is written once (MLX), for `some` heads and `few` rows of each at a time.
 
         See `ember_mlx.turns`.
         """

@@ -193,26 +193,29 @@ def test_three_passes_of_some_rows_at_a_time(cuda_machine, monkeypatch, heads, h
     check(run(cuda_machine, *arrays), definition(*arrays), "float32")
 
 
-@pytest.mark.parametrize("heads, head_dim, taps, options", [(5, 1, 300, "all"), (3, 2, 300, "gated"), (3, 1, 514, "gelu")])
-def test_some_heads_at_a_time_have_the_bits_of_all(metal, monkeypatch, heads, head_dim, taps, options):
-    """MLX's arrays are written once, so that workspaces of all rows would stand side by side."""
-    given, rows = case(514, taps, OPTIONS[options], batch=2, heads=heads, head_dim=head_dim), []
+@pytest.mark.parametrize("batch, heads, head_dim, taps, options, forward, back", [
+    (2, 5, 1, 300, "all", 4, 4), (2, 3, 2, 300, "gated", 16, 16), (2, 3, 1, 514, "gelu", 4, 4), (6, 2, 1, 300, "all", 5, 6)])
+def test_some_rows_at_a_time_have_the_bits_of_all(metal, monkeypatch, batch, heads, head_dim, taps, options, forward, back):
+    """MLX's arrays are written once, so that workspaces of all rows would stand side by side. The gradient takes whole heads."""
+    given, rows = case(514, taps, OPTIONS[options], batch=batch, heads=heads, head_dim=head_dim), []
     long_plan(monkeypatch, 1, workspace=1 << 30)
     at_once = run(metal, *given)
-    two_heads = 2 * 2 * head_dim ** 2
-    long_plan(monkeypatch, 1, workspace=4 * two_heads * 8 * 512)
+    long_plan(monkeypatch, 1, workspace=4 * 4 * head_dim ** 2 * 8 * 512)          # for 4 rows and pairs in the gradient, 5 without
     whole = fftconv_launch._Long.space
     monkeypatch.setattr(fftconv_launch._Long, "space", lambda self, count: rows.append(count) or whole(self, count))
     for name, x in run(metal, *given).items():
         np.testing.assert_array_equal(x, at_once[name])
-    assert max(rows) == two_heads
+    assert max(rows) == back
     check(at_once, definition(*given), "float32")
     with em.using("mlx"):                                   # a prepared filter's spectrum is made once, of all heads
         arrays = {n: em.tensor(x) for n, x in given[0].items()}
         prepared = em.ops.prepare_filter(arrays.pop("k"), arrays.pop("k_reverse", None))
         native = [arrays[n].data if n in arrays else None for n in NAMES[2:]]
-        y = metal.kernels.KERNELS["fftconv"](arrays["u"].data, prepared, *native, gelu=given[2], head_dim=head_dim)
-    np.testing.assert_array_equal(metal.numpy(y), at_once["y"])
+        for _ in range(2):
+            rows.clear()
+            y = metal.kernels.KERNELS["fftconv"](arrays["u"].data, prepared, *native, gelu=given[2], head_dim=head_dim)
+            np.testing.assert_array_equal(metal.numpy(y), at_once["y"])
+    assert max(rows) == forward
 
 
 @pytest.mark.parametrize("length, taps, options, batch", [(66, 66, "v q", 3), (68, 68, "D v q dropout_mask gelu", 2), (70, 66, "", 2),

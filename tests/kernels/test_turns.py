@@ -21,14 +21,28 @@ def test_the_same_numbers_in_the_same_places():
     for masks in ({"mask": None}, {"mask": mx.array(rng.standard_normal((2, 5)))}):
         whole = _wide(**rows, **filters, **masks)
         for some in (1, 2, 5, 9):
-            for got, want in zip(in_turns(_wide, some, (1, 1, 0), rows, filters, masks), whole):
+            for got, want in zip(in_turns(_wide, some, 2, (1, 1, 0), rows, filters, masks), whole):
                 assert got is want is None or np.array_equal(got, want)
+
+
+def test_rows_in_turns():
+    rng = np.random.default_rng(0)
+    rows, masks = {"u": mx.array(rng.standard_normal((5, 4, 7))), "v": None}, {"mask": mx.array(rng.standard_normal((5, 2)))}
+
+    def compute(u, v, k, mask):
+        return (u.reshape(len(u), len(k), -1, 7) * k[:, :1, None] * mask[..., None, None]).reshape(u.shape), v
+
+    filters = {"k": mx.array(rng.standard_normal((2, 3)))}
+    whole, _ = compute(**rows, **filters, **masks)
+    for few in (1, 2, 4):
+        got, none = in_turns(compute, 1, few, (1, 1), rows, filters, masks)
+        assert none is None and np.array_equal(got, whole)
 
 
 def test_a_turn_waits_for_the_one_before():
     """Otherwise the large arrays of all turns are made first."""
     def peak(some):
-        y, _, dk = in_turns(_wide, some, (1, 1, 0), {"u": u}, {"k": k}, {})
+        y, _, dk = in_turns(_wide, some, 1, (1, 1, 0), {"u": u}, {"k": k}, {})
         assert mx.get_active_memory() < before + 4096      # nothing is computed yet, there are a few constants
         mx.reset_peak_memory()
         mx.eval(y, dk)

@@ -117,7 +117,7 @@ class Cuda:
             _tables[key] = library.floats(make(*arguments), like)
         return _tables[key]
 
-    def in_turns(self, compute, some, axes, rows, filters, masks) -> tuple:
+    def in_turns(self, compute, some, few, axes, rows, filters, masks) -> tuple:
         return compute(**rows, **filters, **masks)
 
     def launch(self, entry: Entry, inputs, outputs, grid, numbers=(), filled=None) -> tuple[Array, ...]:
