@@ -102,8 +102,7 @@ class Metal:
     def constants(self, make, arguments: tuple, like: mx.array) -> mx.array:
         return _constants(make, arguments)
 
-    def in_turns(self, compute, some, few, axes, rows, filters, masks) -> tuple:
-        return in_turns(compute, some, few, axes, rows, filters, masks)
+    in_turns = staticmethod(in_turns)
 
     def launch(self, entry: Entry, inputs, outputs, grid, numbers=(), filled=None) -> tuple[mx.array, ...]:
         entry.own_dtype([self.dtype(x) for x in inputs])
