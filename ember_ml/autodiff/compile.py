@@ -24,6 +24,8 @@ def compile(fn: Callable) -> Callable:  # noqa: A001 - the field's name for it
     generates code for them, which takes from seconds to minutes (torch keeps the code on disk for the next process);
     where torch finds no C++ compiler the function runs as it is, and `ember doctor` says so.
     """
+    if not callable(fn):
+        raise TypeError(f"compile: expected a function, got {type(fn).__name__}")
     traces: dict = {}
 
     def run(*args, **kw):

@@ -32,6 +32,8 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
     Raises:
         ShapeError: `fn` does not return a scalar. TypeError: no floating-point tensor among the arguments.
     """
+    if not callable(fn):
+        raise TypeError(f"value_and_grad: expected a function, got {type(fn).__name__}")
     if mode not in MODES:
         raise ValueError(f"value_and_grad: expected mode among {MODES}, got {mode!r}")
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)

@@ -1,6 +1,9 @@
 """Neural networks: modules, layers, blocks, models, losses, optimisers, and the training scope."""
 
-from ember_ml.nn import adapters, initializers, layers, losses, optimizers
+import importlib
+import sys
+
+from ember_ml.nn import adapters, blocks, initializers, layers, losses, models, moe, optimizers
 from ember_ml.nn.blocks import Block, BlockConfig
 from ember_ml.nn.gradient import StepOutput, loss_function, value_and_grad
 from ember_ml.nn.models import (
@@ -15,3 +18,12 @@ __all__ = ["Block", "BlockConfig", "HyenaDNA", "HyenaDNAConfig", "MixtureOfExper
            "Module", "SparseMoE", "SparseMoEConfig", "StepOutput", "StripedHyena", "StripedHyenaConfig", "XLSTM", "XLSTMConfig", "XLSTMLarge",
            "XLSTMLargeConfig", "adapters", "add_loss", "add_metric", "initializers", "layers",
            "losses", "loss_function", "next_key", "optimizers", "packed", "training", "update_buffer", "value_and_grad"]
+
+
+def __getattr__(name: str):
+    if name in ("configs", "pipeline"):                             # loaded when they are asked for: models need no trainer
+        return importlib.import_module(f"{__name__}.{name}")
+    asked = "Dense" if name == "Linear" else name
+    where = next((part.__name__.removeprefix("ember_ml.") for part in (layers, models, blocks, moe) if asked in part.__all__), None)
+    hint = f"; it is {where}.{asked}" if where else ""
+    raise AttributeError(f"module 'ember_ml.nn' has no attribute {name!r}{hint}", name=name, obj=sys.modules[__name__])

@@ -92,6 +92,9 @@ def value_and_grad(model: Module, loss: Callable, compile: bool = False, precisi
 
     The gradients are a dict like `params`. Nothing in the model changes.
     """
+    if not isinstance(model, Module) or not callable(loss):
+        raise TypeError(f"value_and_grad: expected a module and a function loss(model, *batch), got {type(model).__name__} and "
+                        f"{type(loss).__name__}; of functions of tensors em.value_and_grad(fn) takes the gradient")
     pure = loss_function(model, loss, precision, recompute)
     both = autodiff.value_and_grad(autodiff.compile(pure) if compile else pure, has_aux=True)
 

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import wraps
 
 from ember_ml import weights
 from ember_ml.errors import ShapeError, WeightsError
+from ember_ml.registry.config import missing_config
 from ember_ml.tensor import EmberTensor
 from ember_ml.weights import LoadReport
+
+
+#: what people who come from elsewhere look for, and where it is
+_ELSEWHERE = {
+    **dict.fromkeys(("train", "eval"), "a module trains inside nn.value_and_grad or `with nn.training(key):`, and evaluates everywhere else"),
+    "state_dict": ".tensors() gives all tensors by name, weights.save writes them", "load_state_dict": ".load_weights(path) takes a file, .install(tensors) tensors",
+    "named_parameters": ".parameters() is a dict by name", "zero_grad": "gradients are results of nn.value_and_grad, nothing keeps them",
+    "requires_grad_": ".freeze(pattern) and .unfreeze(pattern) choose what is trained", "cuda": ".to('torch:cuda:0') moves it", "cpu": ".to('torch:cpu') moves it",
+    "half": ".astype('float16') casts it", "float": ".astype('float32') casts it", "double": ".astype('float64') casts it",
+}
+
+
+def _explained(init: Callable) -> Callable:
+    """A constructor that says so where it was not given the class's Config. The look is taken after a failure alone."""
+    takes_fields = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(init).parameters.values())
+
+    @wraps(init)
+    def explained(self, *args, **kw):
+        try:
+            init(self, *args, **kw)
+        except (TypeError, AttributeError, ShapeError) as e:
+            given, wanted = args[0] if args else kw.get("config"), getattr(type(self), "Config", None)
+            if takes_fields or not dataclasses.is_dataclass(wanted) or isinstance(given, wanted):
+                raise
+            said = [*map(repr, args), *(f"{k}={v!r}" for k, v in kw.items())]
+            raise missing_config(type(self), ", ".join(said) or "nothing") from e
+
+    return explained
 
 
 class Module:
@@ -23,8 +55,17 @@ class Module:
     draws or reports goes through `ember_ml.nn.scope`.
     """
 
+    def __init_subclass__(cls, **kw):
+        super().__init_subclass__(**kw)
+        if "__init__" in vars(cls):
+            cls.__init__ = _explained(cls.__init__)
+
     def __call__(self, *args, **kw):
         return self.forward(*args, **kw)
+
+    def __getattr__(self, name: str):
+        hint = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
     #: why the module cannot work on rows of several documents (see `ember_ml.nn.packing`), None if it can
     cannot_pack: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, reduce
+from operator import index
 
 from ember_ml import backend as engines
 from ember_ml.errors import BackendMismatch, ShapeError
@@ -72,11 +73,12 @@ def from_native(array) -> EmberTensor:
     raise TypeError(f"from_native: expected an array of one of {', '.join(engines.names())}; got {type(array).__name__}")
 
 
-def _check_shape(shape) -> tuple[int, ...]:
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(n, int) or n < 0 for n in shape):
-        raise ShapeError(f"shape: expected lengths of at least 0, got {shape}")
-    return shape
+def check_shape(shape) -> tuple[int, ...]:
+    """A shape as a tuple, from one length or several. Raises ShapeError for what is no shape."""
+    found = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    if any(not hasattr(n, "__index__") or n < 0 for n in found):
+        raise ShapeError(f"shape: expected lengths of at least 0, such as (2, 3), got {shape!r}")
+    return tuple(map(index, found))
 
 
 def asarray(obj, dtype=None, device: str | None = None, copy: bool | None = None) -> EmberTensor:
@@ -135,7 +137,7 @@ def full(shape, fill_value, dtype=None, device: str | None = None, like: EmberTe
     """A tensor of that shape, every element `fill_value` (a Python number)."""
     backend, where = _place(device, like)
     chosen = dt.dtype(dtype) if dtype is not None else dt.of_scalar(fill_value)
-    return EmberTensor(backend.full(_check_shape(shape), fill_value, chosen, where), backend)
+    return EmberTensor(backend.full(check_shape(shape), fill_value, chosen, where), backend)
 
 
 def zeros(shape, dtype=dt.float32, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
@@ -157,7 +159,7 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype=None, device: 
         like: EmberTensor | None = None) -> EmberTensor:
     """A matrix of zeros with ones on its k-th diagonal (above the main one for k > 0)."""
     n_cols = n_rows if n_cols is None else n_cols
-    _check_shape((n_rows, n_cols))
+    check_shape((n_rows, n_cols))
     k = min(max(k, -n_rows), n_cols)                      # further out there is none: no number that int32 cannot hold
     rows = arange(n_rows, device=device, like=like).reshape(n_rows, 1)
     return (arange(n_cols, like=rows) - rows == k).astype(dtype or dt.float32)
@@ -168,6 +170,8 @@ def arange(start, stop=None, step=1, dtype=None, device: str | None = None,
     """start, start + step, ... below stop (from 0 if only one number is given); int32, or float32 if any is a float."""
     if stop is None:
         start, stop = 0, start
+    if step == 0:
+        raise ValueError(f"arange: expected a step other than 0 from {start} to {stop}")
     backend, where = _place(device, like)
     floating = any(isinstance(v, float) for v in (start, stop, step))
     chosen = dt.dtype(dtype) if dtype is not None else dt.float32 if floating else dt.int32
@@ -180,6 +184,8 @@ def linspace(start: float, stop: float, num: int, dtype=None, device: str | None
 
     dtype None: float32, or complex64 if a bound is complex.
     """
+    if not hasattr(num, "__index__") or num < 0:
+        raise ShapeError(f"linspace: expected num of at least 0, got {num!r}")
     _place(device, like)[0].reserve(num)                # before Python has a list as long
     step = (stop - start) / max(num - endpoint, 1)
     values = [start + i * step for i in range(num)]

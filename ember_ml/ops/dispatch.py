@@ -21,6 +21,9 @@ RULES = (None, "float", "promote", "promote_rest", "float_promote")
 #: the `vjp` of ops whose output is constant almost everywhere (comparisons, rounding, indices): no gradient flows back
 CONSTANT = ()
 
+#: what engines raise at arguments that do not fit
+_FROM_ENGINES = (ValueError, RuntimeError, IndexError, TypeError, AttributeError)
+
 _SCALARS = (bool, int, float, complex)
 _REAL = (float, int)
 
@@ -70,7 +73,7 @@ def _binary(op, to_float: bool) -> Callable:
             return _slow(op, native, backend, (x, y), (a, b), kw, taped)
         try:
             return EmberTensor(native(a, b, **kw), backend)
-        except (ValueError, RuntimeError, IndexError, TypeError) as e:
+        except _FROM_ENGINES as e:
             raise _explain(op, e, (x, y), kw) from e
     return call
 
@@ -110,7 +113,7 @@ def _general(op) -> Callable:
             return _slow(op, native, backend, args, raw, kw, taped)
         try:
             out = native(*raw, **kw)
-        except (ValueError, RuntimeError, IndexError, TypeError) as e:
+        except _FROM_ENGINES as e:
             raise _explain(op, e, args, kw) from e
         if out is NotImplemented:
             return op.body(*_rewrap(args, raw, backend, False), **kw)
@@ -131,7 +134,7 @@ def _slow(op, native, backend, args, raw, kw, taped):
     else:
         try:
             out = native(*raw, **kw)
-        except (ValueError, RuntimeError, IndexError, TypeError) as e:
+        except _FROM_ENGINES as e:
             raise _explain(op, e, args, kw) from e
         out = tuple(None if o is None else EmberTensor(o, backend) for o in out) if isinstance(out, tuple) else EmberTensor(out, backend)
     if op.vjp != CONSTANT:
@@ -207,7 +210,7 @@ def _mismatch(op, args) -> BackendMismatch:
 
 
 def _no_tensor(op, args) -> TypeError:
-    return TypeError(f"{op.name}: expected at least one EmberTensor, got {', '.join(type(a).__name__ for a in args)}; "
+    return TypeError(f"{op.name}: expected at least one EmberTensor, got {', '.join(type(a).__name__ for a in args) or 'nothing'}; "
                      f"wrap arrays with em.tensor(...)")
 
 
@@ -215,9 +218,12 @@ def _explain(op, error: Exception, args, kw) -> Exception:
     """The engine's error, told in the terms of the op."""
     if isinstance(error, EmberError):
         return error
+    foreign = next((a for a in args if hasattr(a, "dtype") and hasattr(a, "shape") and type(a) is not EmberTensor), None)
+    if foreign is not None:
+        return _no_tensor(op, (foreign,))
     given = ", ".join(f"{n}={_describe(a)}" for n, a in zip(op.parameters or [f"x{i}" for i in range(len(args))], args))
     static = "".join(f", {k}={v!r}" for k, v in kw.items())
-    kind = TypeError if isinstance(error, TypeError) else ShapeError
+    kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return kind(f"{op.name}: expected arguments that fit {op.name}{op.signature}; got {given}{static}: {reason}")
 

@@ -247,6 +247,11 @@ EmberTensor.__setitem__ = _setitem
 
 
 def one_hot(indices: EmberTensor, classes: int, dtype="float32") -> EmberTensor:
-    """1 where the last axis's index equals the value of `indices`, else 0: shape indices.shape + (classes,)."""
+    """1 where the last axis's index equals the value of `indices`, else 0 (also where that is no class): shape indices.shape + (classes,).
+
+    Raises UnsupportedOp for indices that are no integers.
+    """
+    if not indices.dtype.is_integer:
+        raise UnsupportedOp(f"one_hot: expected integer indices, got dtype {indices.dtype}; cast with .astype('int32')")
     row = arange(classes, dtype=indices.dtype, like=indices)
     return (expand_dims(indices, -1) == row).astype(dtype)

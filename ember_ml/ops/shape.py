@@ -92,8 +92,18 @@ def concat_all(*xs, axis=0):
     ...
 
 
+def _listed(name: str, xs) -> list:
+    if isinstance(xs, EmberTensor) or not hasattr(xs, "__iter__"):
+        raise TypeError(f"{name}: expected a list of tensors, got one {type(xs).__name__}")
+    xs = list(xs)
+    if not xs:
+        raise TypeError(f"{name}: expected a list of at least one tensor, got an empty one")
+    return xs
+
+
 def concat(xs, axis: int | None = 0) -> EmberTensor:
     """The tensors of a list, one after the other along an existing axis (None: flattened), in their common dtype."""
+    xs = _listed("concat", xs)
     if axis is None:
         xs, axis = [reshape(x, (-1,)) for x in xs], 0
     return concat_all(*xs, axis=axis)
@@ -101,7 +111,7 @@ def concat(xs, axis: int | None = 0) -> EmberTensor:
 
 def stack(xs, axis: int = 0) -> EmberTensor:
     """The tensors of a list, all of one shape, along a new axis."""
-    return concat_all(*[expand_dims(x, axis) for x in xs], axis=axis)
+    return concat_all(*[expand_dims(x, axis) for x in _listed("stack", xs)], axis=axis)
 
 
 @op(vjp=(lambda g, _y, x, start, stop, *, axis=0:

@@ -43,6 +43,12 @@ def config(cls):
     return made
 
 
+def missing_config(cls, given) -> ConfigError:
+    """What a class that is made from its Config says where it was given something else."""
+    return ConfigError(f"{cls.__name__}: expected its configuration, {cls.__name__}({cls.Config.__name__}(...)) with the fields "
+                       f"{', '.join(_names(cls.Config))}; received {given}")
+
+
 def _names(cls) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 

@@ -144,8 +144,12 @@ class Model(Module):
         return (x if c.logit_cap is None else tanh(x / c.logit_cap) * c.logit_cap), after
 
     def _body(self, x, state, form: str, axes: int):
+        _check_input(x, axes, self.config)
+        if state is not None and (not isinstance(state, (list, tuple)) or len(state) - len(self.blocks) not in (0, int(self.pool is not None))):
+            raise TypeError(f"model: expected a state as initial_state(batch) or an earlier call gives it, a list of {len(self.blocks)}, one a block"
+                            f"{', and that of the pool' if self.pool is not None else ''}; "
+                            f"received {f'{len(state)} in a {type(state).__name__}' if hasattr(state, '__len__') else type(state).__name__}")
         if self.embedding is not None:
-            _check_input(x, axes, self.config)
             x = self.embedding(x)
             x = dropout(x if self.config.embedding_scale == 1.0 else x * self.config.embedding_scale, self.config.dropout)
         after = []
@@ -219,11 +223,14 @@ def as_found(dtype, found):
 
 
 def _check_input(x: EmberTensor, axes: int, c: ModelConfig):
+    if not isinstance(x, EmberTensor):
+        raise TypeError(f"model: expected an EmberTensor of {'tokens' if c.vocab_size else 'channels'}, got {type(x).__name__}; make one with em.tensor(...)")
     places = "(batch, length" if axes == 2 else "(batch"
     if c.vocab_size and x.ndim != axes:
         raise ShapeError(f"model: expected tokens of shape {places}), got {x.shape}")
-    if not c.vocab_size and (x.ndim != axes + 1 or x.shape[-1] != c.inputs):
-        raise ShapeError(f"model: expected inputs of shape {places}, {c.inputs}), got {x.shape}")
+    width = c.inputs or c.blocks[0].d_input
+    if not c.vocab_size and (x.ndim != axes + 1 or x.shape[-1] != width):
+        raise ShapeError(f"model: expected inputs of shape {places}, {width}), got {x.shape}")
 
 
 def _block(i: int, c: BlockConfig, key: EmberTensor) -> Block:

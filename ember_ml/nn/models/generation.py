@@ -31,6 +31,7 @@ def generate(model, prompt: EmberTensor, length: int, key: EmberTensor | None = 
     if not isinstance(prompt, EmberTensor) or prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ShapeError("generate: expected a prompt of shape (batch, length), length >= 1, as em.tensor([[1, 2]]) makes; got "
                          + (f"{prompt.shape}" if isinstance(prompt, EmberTensor) else repr(prompt)))
+    _check_length("generate", length)
     _check_tokens("generate", model, prompt.min().item(), prompt.max().item())
     logits, state = _run(model.forward, prompt, model.initial_state(prompt.shape[0], _dtype(model)))
     logits = logits[:, -1]
@@ -62,6 +63,9 @@ def complete(model, prompts: Sequence[Sequence[int]], length: int, key: EmberTen
         raise ShapeError("complete: expected at least one prompt, and none empty")
     for p in prompts:
         _check_tokens("complete", model, min(p), max(p))
+    _check_length("complete", length)
+    if length == 0:
+        return [[] for _ in prompts]
     like = next(iter(model.tensors().values()))
     first = min(len(p) for p in prompts)
     start = tensor([list(p[:first]) for p in prompts], dtype="int32", like=like)
@@ -129,6 +133,11 @@ def _sampling(name: str, model, c: SamplingConfig, stop) -> SamplingConfig:
     if isinstance(stop, str) or not hasattr(stop, "__contains__"):
         raise ConfigError(f"{name}: expected stop to be a list of tokens, such as [0]; received {stop!r}")
     return dataclasses.replace(c, allowed=min(model.config.vocab_size, c.allowed or model.config.vocab_size))
+
+
+def _check_length(name: str, length: int):
+    if not hasattr(length, "__index__") or length < 0:
+        raise ConfigError(f"{name}: expected a length, a whole number of at least 0, received {length!r}")
 
 
 def _check_tokens(name: str, model, least: int, most: int):

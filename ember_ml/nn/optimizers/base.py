@@ -7,6 +7,7 @@ import math
 from ember_ml.nn.optimizers.schedules import Schedule
 from ember_ml.ops import creation
 from ember_ml.ops.optimizer import clip_norm
+from ember_ml.registry.config import missing_config
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -22,6 +23,8 @@ class Optimizer:
     Config: type
 
     def __init__(self, config):
+        if not isinstance(config, self.Config):
+            raise missing_config(type(self), repr(config))
         self.config = config
 
     def init(self, params: Params) -> dict:

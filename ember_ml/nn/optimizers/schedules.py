@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
+
+import pydantic
 
 from ember_ml.ops import clip, cos, minimum
 from ember_ml.registry.config import config
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
+
+#: type for fields: a learning rate
+LearningRate = Annotated[float, pydantic.Field(ge=0.0, allow_inf_nan=False)]
 
 
 @config
@@ -24,10 +29,10 @@ class Schedule:
         peak, floor: learning rates. warmup, total: numbers of updates.
     """
 
-    peak: float
+    peak: LearningRate
     total: int
     warmup: int = 0
-    floor: float = 0.0
+    floor: LearningRate = 0.0
     shape: Literal["cosine", "linear", "constant"] = "cosine"
 
     def __call__(self, step: EmberTensor) -> EmberTensor:

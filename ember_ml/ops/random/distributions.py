@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 from ember_ml.errors import ShapeError
-from ember_ml.ops.creation import full, tensor
+from ember_ml.ops.creation import check_shape, full, tensor
 from ember_ml.ops.elementwise import abs, clip, erfinv, exp, log, log1p, logical_and, logical_not, logical_or, maximum, sign, sqrt, where
-from ember_ml.ops.random.keys import BELOW_ONE, bits, check_key, shape_of, split, uniform
+from ember_ml.ops.random.keys import BELOW_ONE, bits, check_key, split, uniform
 from ember_ml.ops.reduce import argmax
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.search import searchsorted
@@ -32,7 +32,9 @@ def normal(key: EmberTensor, shape=(), mean: float = 0.0, std: float = 1.0, dtyp
 
 
 def bernoulli(key: EmberTensor, p: float, shape=()) -> EmberTensor:
-    """bool, true with probability p."""
+    """bool, true with probability p. Raises ValueError for a number that is no probability."""
+    if not isinstance(p, EmberTensor) and not 0.0 <= p <= 1.0:
+        raise ValueError(f"random.bernoulli: expected a probability, 0 <= p <= 1, got {p}")
     return uniform(key, shape) < p
 
 
@@ -92,7 +94,7 @@ def gamma(key: EmberTensor, alpha: float | EmberTensor, shape=None, dtype=dt.flo
     Engines may decide otherwise about one number in a million, where the rejection is a matter of rounding.
     Source: Marsaglia and Tsang 2000, A Simple Method for Generating Gamma Variables, with section 6 for alpha < 1.
     """
-    shape = shape_of(shape if shape is not None else alpha.shape if isinstance(alpha, EmberTensor) else ())
+    shape = check_shape(shape if shape is not None else alpha.shape if isinstance(alpha, EmberTensor) else ())
     alpha = broadcast_to(alpha.astype(dt.float32), shape) if isinstance(alpha, EmberTensor) else full(shape, float(alpha), like=key)
     small = alpha < 1.0
     d = where(small, alpha + 1.0, alpha) - 1.0 / 3.0
@@ -119,7 +121,7 @@ def beta(key: EmberTensor, a: float | EmberTensor, b: float | EmberTensor, shape
 
 def dirichlet(key: EmberTensor, alpha: EmberTensor, shape=(), dtype=dt.float32) -> EmberTensor:
     """Probabilities over the last axis of alpha (..., K): (*shape, ..., K), density proportional to prod x_k^{alpha_k - 1}."""
-    x = gamma(key, alpha, (*shape_of(shape), *alpha.shape))
+    x = gamma(key, alpha, (*check_shape(shape), *alpha.shape))
     return (x / maximum(total(x, axis=-1, keepdims=True), 2.0 ** -126)).astype(dtype)
 
 
@@ -131,7 +133,7 @@ def poisson(key: EmberTensor, rate: float, shape=(), dtype=dt.int32) -> EmberTen
     if not 0.0 <= rate <= 1e5:
         raise ValueError(f"random.poisson: expected a rate from 0 to 1e5, got {rate}; above, it is a normal number to within 0.3%")
     if rate == 0.0:
-        return full(shape_of(shape), 0, dtype, like=key)
+        return full(check_shape(shape), 0, dtype, like=key)
     last, sums, so_far = int(rate + 8.0 * math.sqrt(rate) + 20.0), [], 0.0
     for k in range(last):
         so_far += math.exp(k * math.log(rate) - rate - math.lgamma(k + 1.0))
@@ -145,7 +147,7 @@ def choice(key: EmberTensor, n: int, shape=(), replace: bool = True, p: EmberTen
     Raises ShapeError where p is not (n,), or more than n are asked for without replacement.
     """
     check_key(key)
-    shape = shape_of(shape)
+    shape = check_shape(shape)
     count = math.prod(shape)
     if p is not None and p.shape != (n,):
         raise ShapeError(f"random.choice: expected p of shape ({n},), got {p.shape}")

@@ -8,7 +8,7 @@ Source: Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3; the cou
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError
-from ember_ml.ops.creation import tensor
+from ember_ml.ops.creation import check_shape, tensor
 from ember_ml.ops.declare import op
 from ember_ml.ops.dispatch import CONSTANT
 from ember_ml.ops.elementwise import minimum
@@ -28,14 +28,16 @@ def random_bits(key, *, shape):
 
 def key(seed: int, device: str | None = None) -> EmberTensor:
     """The key of a seed: (high, low) 32 bits of it, uint32 of shape (2,). Raises ValueError unless 0 <= seed < 2^64."""
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"random.key: expected 0 <= seed < 2**64, got {seed}")
+    if not hasattr(seed, "__index__") or not 0 <= seed < 1 << 64:
+        raise ValueError(f"random.key: expected a whole number, 0 <= seed < 2**64, got {seed!r}")
     return tensor([seed >> 32, seed & 0xFFFFFFFF], dtype=dt.uint32, device=device)
 
 
 def split(key: EmberTensor, num: int = 2) -> list[EmberTensor]:
     """`num` new keys from one, which should not be used again itself."""
     check_key(key)
+    if not hasattr(num, "__index__") or num < 1:
+        raise ValueError(f"random.split: expected a number of keys of at least 1, got {num!r}")
     words = random_bits(key, shape=(num, 2))
     return [reshape(cut(words, i, i + 1, axis=0), (2,)) for i in range(num)]
 
@@ -61,7 +63,7 @@ def fold(key, number):
 def bits(key: EmberTensor, shape) -> EmberTensor:
     """Uniform uint32 words of that shape."""
     check_key(key)
-    return random_bits(key, shape=shape_of(shape))
+    return random_bits(key, shape=check_shape(shape))
 
 
 def uniform(key: EmberTensor, shape=(), low: float = 0.0, high: float = 1.0, dtype=dt.float32) -> EmberTensor:
@@ -70,10 +72,6 @@ def uniform(key: EmberTensor, shape=(), low: float = 0.0, high: float = 1.0, dty
     if (low, high) != (0.0, 1.0):
         unit = unit * (high - low) + low
     return unit.astype(dtype)
-
-
-def shape_of(shape) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
 def check_key(key: EmberTensor):

@@ -70,7 +70,8 @@ def dtype(value) -> DType:
     name = value if isinstance(value, str) else getattr(value, "name", None) or getattr(value, "__name__", None)
     if name in _BY_NAME:
         return _BY_NAME[name]
-    raise UnsupportedDtype(f"dtype: expected one of {', '.join(d.name for d in ALL)}; got {value!r}")
+    hint = "; a shape of several axes is one tuple" if isinstance(value, int) else ""
+    raise UnsupportedDtype(f"dtype: expected one of {', '.join(d.name for d in ALL)}; got {value!r}{hint}")
 
 
 @lru_cache(maxsize=None)

@@ -5,6 +5,17 @@ from __future__ import annotations
 from ember_ml.tensor.common.dtypes import DType
 
 
+#: what people who come from elsewhere look for, and where it is
+_ELSEWHERE = {
+    **dict.fromkeys(("backward", "grad", "requires_grad", "requires_grad_"), "em.value_and_grad(fn)(x) gives fn's value and its gradient"),
+    "detach": "em.stop_gradient(x)", "clone": "a tensor is a value: whoever changes x changes no other tensor", "copy": "a tensor is a value: whoever changes x changes no other tensor",
+    "cuda": "x.to('torch:cuda:0')", "cpu": "x.to('torch:cpu'), or x.numpy()", "view": "x.reshape(...)", "unsqueeze": "em.expand_dims(x, axis=...)",
+    "permute": "em.permute_dims(x, axes)", "transpose": "em.permute_dims(x, axes)", "dim": "x.ndim", "numel": "x.size", "type": "x.astype(dtype)",
+    "half": "x.astype('float16')", "float": "x.astype('float32')", "double": "x.astype('float64')", "int": "x.astype('int32')", "long": "x.astype('int64')",
+    "bool": "x.astype('bool')",
+}
+
+
 class EmberTensor:
     """An n-dimensional array on one of the engines, with value semantics.
 
@@ -25,6 +36,10 @@ class EmberTensor:
         self.data = data
         self.backend = backend
         self.node = node
+
+    def __getattr__(self, name: str):
+        hint = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"'EmberTensor' object has no attribute {name!r}{hint}", name=name, obj=self)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.nn.layers.channel_mixing.base import ChannelMixer
 from ember_ml.ops import layer_norm, mean, ones, reshape, rms_norm, sqrt, square, where, zeros
 from ember_ml.registry import Size, config, layers
@@ -52,6 +52,13 @@ class _Norm(ChannelMixer):
         self.weight = (zeros if config.unit_offset else ones)((config.d_input,))
         self.bias = zeros((config.d_input,)) if getattr(config, "bias", False) else None
 
+    def check(self, x: EmberTensor):
+        """Raises for another number of channels, of which a single one would be spread over all."""
+        if not isinstance(x, EmberTensor):
+            raise TypeError(f"{type(self).__name__}: expected an EmberTensor, got {type(x).__name__}; make one with em.tensor(...)")
+        if x.shape[-1:] != (self.config.d_input,):
+            raise ShapeError(f"{type(self).__name__}: expected x of shape (..., d_input) = (..., {self.config.d_input}), got {x.shape}")
+
     def factor(self) -> EmberTensor:
         """What the normalised channels are multiplied by, (d_input,)."""
         return 1.0 + self.weight if self.config.unit_offset else self.weight
@@ -77,6 +84,7 @@ class LayerNorm(_Norm):
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
+        self.check(x)
         return layer_norm(x, self.factor(), self.bias, eps=self.config.eps)
 
 
@@ -97,6 +105,7 @@ class RMSNorm(_Norm):
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
+        self.check(x)
         y = self._scaled(x)
         return y if self.bias is None else y + self.bias
 
@@ -132,6 +141,7 @@ class GroupNorm(_Norm):
 
     def forward(self, x: EmberTensor) -> EmberTensor:
         """(..., d_input), same shape and dtype."""
+        self.check(x)
         c = self.config
         y = reshape(layer_norm(_grouped(x, c.groups), None, None, eps=c.eps), x.shape) * self.factor()
         return y if self.bias is None else y + self.bias

@@ -55,6 +55,8 @@ class Trainer:
             raise ConfigError("trainer: expected a number of updates, got epochs; use config.in_steps(batches in an epoch)")
         if config.patience is not None and evaluate is None:
             raise ConfigError("trainer: patience counts evaluations, and there is no `evaluate`")
+        if not callable(loss) or not callable(batch):
+            raise ConfigError(f"trainer: expected functions loss(model, *batch) and batch(i), received {type(loss).__name__} and {type(batch).__name__}")
         self.model, self.optimizer, self.batch, self.config = model, optimizer, batch, config
         self.folder, self.evaluate, self.higher, self.callbacks = folder, evaluate, higher, list(callbacks)
         self.count = count or (lambda arrays: arrays[0].size)
@@ -160,6 +162,8 @@ class Trainer:
         many = self.config.accumulate
         first = self.progress.step * many
         arrays = [self._batch(i) for i in range(first, first + many)]
+        if not all(isinstance(a, (tuple, list)) for a in arrays):
+            raise TypeError(f"trainer: expected batch(i) to return a tuple of arrays, such as (inputs, targets); received {type(arrays[0]).__name__}")
         counts = [self.count(a) for a in arrays]
         batches = (tuple(tensor(a, device=self.device) for a in batch) for batch in arrays)
         donate, batch = self._private, (next(batches),) if many == 1 else (batches, counts)
