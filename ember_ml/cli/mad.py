@@ -14,7 +14,7 @@ from ember_ml.cli.output import Output
 from ember_ml.cli.plot import draw_scores
 from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training.interrupt import Interrupted
-from ember_ml.nn.pipeline.training.probes import ProbeConfig, probe
+from ember_ml.nn.pipeline.training.probes import ProbeConfig, blocks, probe
 from ember_ml.nn.pipeline.training.run_folder import storing
 from ember_ml.registry import from_dict, to_dict
 from ember_ml.weights.atomic import replace
@@ -25,8 +25,11 @@ def run(config: ProbeConfig, out: Path, backend: str | None, resume: bool, overw
 
     With `resume`, the rows that mad.json holds are not trained again, and its models and tasks come before those of `config`.
 
-    Raises ConfigError if there is a mad.json and neither `resume` nor `overwrite` is given, or one that was made otherwise.
+    Raises ConfigError if there is a mad.json and neither `resume` nor `overwrite` is given, or one that was made otherwise,
+    RegistryError for a layer that there is not; then nothing was trained or written.
     """
+    for spec in config.layers:
+        blocks(spec, config, 1)                            # a name that there is not is told before hours of others' training
     engine, device = engines.parse(backend)
     where, path, rows = f"{engine.name}:{device}", out / "mad.json", []
     if resume and overwrite:

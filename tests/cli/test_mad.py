@@ -28,6 +28,11 @@ def test_the_command_prints_a_table_and_keeps_the_rows(command, job):
     assert json.loads((job / "found/mad.json").read_text()) == kept, "what is there goes with the first new row"
 
 
+def test_a_layer_that_there_is_not_is_told_before_anything_is_trained(command, job):
+    wrong = mad(command, "min_gru", "min_gru+mpl", "--tasks", "compression")
+    assert wrong.code == 2 and "unknown layer 'mpl': did you mean mlp" in wrong.err and not (job / "found").exists()
+
+
 def test_an_interrupted_table_goes_on(command, job, monkeypatch):
     """Ctrl-C in the third of four trainings: two rows are there, and only the others are trained after it, and those of a further model."""
     trained, whole = [], probes.train
