@@ -8,7 +8,7 @@ from functools import cache, lru_cache, partial
 import mlx.core as mx
 
 from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, SPECS, source_text
-from ember_ml.kernels.spec import Entry
+from ember_ml.kernels.spec import Entry, TemplateEntry
 from ember_mlx.turns import in_turns
 
 
@@ -25,7 +25,7 @@ def body(entry: Entry) -> str:
     return f"{shared}{entry.stem}::{entry.function}({', '.join(arguments)});"
 
 
-def template_body(entry: Entry, template: str, shared: int, outputs: tuple[str, ...]) -> str:
+def template_body(entry: TemplateEntry, template: str, shared: int, outputs: tuple[str, ...]) -> str:
     """The same for an entry that is a template. An output that is not there is another one, which the kernel leaves alone."""
     memory = f"threadgroup float2 shared[{shared // 2}]; " if shared else ""
     strides = [f"{entry.stem}::Strides{{{', '.join(f'size_t({name}_strides[{axis}])' for axis in range(3))}}}"
@@ -45,7 +45,7 @@ def _kernel(entry: Entry):
 
 
 @cache
-def _template(entry: Entry, template: str, shared: int, outputs: tuple[str, ...]):
+def _template(entry: TemplateEntry, template: str, shared: int, outputs: tuple[str, ...]):
     """Its name says all that the text depends on, and is short: files are named by it."""
     own = re.sub(r"\W+", "_", template.replace(f"{entry.stem}::", "")).strip("_")
     there = "".join(str(int(name in outputs)) for name in entry.outputs)
@@ -65,7 +65,7 @@ def _constants(make, arguments: tuple) -> mx.array:
     return mx.array(make(*arguments), mx.float32)
 
 
-def _all_there(entry: Entry, inputs) -> list[mx.array]:
+def _all_there(entry: TemplateEntry, inputs) -> list[mx.array]:
     """What is not there is another array, which nobody reads: so there are few kernels. Strided ones have three axes."""
     strided, plain = inputs[:entry.strided], inputs[entry.strided:]
     # with 8 elements at least MLX keeps it in device memory, where functions want what is no template type
@@ -111,7 +111,7 @@ class Metal:
             inputs=[*inputs, *map(_number, numbers)], grid=threads, threadgroup=group, output_shapes=[shape for shape, _ in outputs],
             output_dtypes=[getattr(mx, dtype) for _, dtype in outputs], init_value=filled))
 
-    def launch_template(self, entry: Entry, inputs, outputs, grid, numbers=(), *, types=(), template="", shared=0) -> tuple:
+    def launch_template(self, entry: TemplateEntry, inputs, outputs, grid, numbers=(), *, types=(), template="", shared=0) -> tuple:
         threads, group = grid.metal
         made = {name: output for name, output in zip(entry.outputs, outputs) if output is not None}
         found = iter(_template(entry, template, shared, tuple(made))(

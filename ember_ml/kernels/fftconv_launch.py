@@ -5,7 +5,7 @@ from __future__ import annotations
 from ember_ml.kernels import fftconv_plan as plans
 from ember_ml.kernels.fftconv_plan import TAILS, LongPlan, Plan
 from ember_ml.kernels.gpu import Array, Gpu, Groups, Output
-from ember_ml.kernels.spec import Entry
+from ember_ml.kernels.spec import TemplateEntry
 
 #: bits of a kernel's OPTIONS, as the kernels name them
 GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED, TAIL, PAIRS = (1 << i for i in range(10))
@@ -14,23 +14,23 @@ _U, _G, _D, _MASK, _FILTER = tuple((n, "T") for n in "uvq"), ("g", "T"), ("D", "
 _K, _TABLE, _TAILS, _WORK = ("k", "float32"), ("table", "float32"), ("tails", "float32"), ("work", "float32")
 _SIZES = ("batch", "heads", "head_dim", "length")
 
-SPECTRUM = Entry("fftconv_spectrum", (_K, ("k_reverse", "float32"), _TABLE), ("out",), (), "float", ("heads", "taps", "taps_reverse"))
-FORWARD = Entry("fftconv_forward", (*_U, _FILTER, _TAILS, _D, _MASK, _TABLE), ("y",), (), "float", _SIZES, strided=3, strides=2)
-BACKWARD = Entry("fftconv_backward", (_G, *_U, _FILTER, _TAILS, ("ends", "float32"), _D, _MASK, _TABLE),
+SPECTRUM = TemplateEntry("fftconv_spectrum", (_K, ("k_reverse", "float32"), _TABLE), ("out",), (), "float", ("heads", "taps", "taps_reverse"))
+FORWARD = TemplateEntry("fftconv_forward", (*_U, _FILTER, _TAILS, _D, _MASK, _TABLE), ("y",), (), "float", _SIZES, strided=3, strides=2)
+BACKWARD = TemplateEntry("fftconv_backward", (_G, *_U, _FILTER, _TAILS, ("ends", "float32"), _D, _MASK, _TABLE),
                  ("du", "dv", "dq", "partial", "kept"), (), "float", (*_SIZES, "parts"), strided=4, strides=2)
-FILTER_GRAD = Entry("fftconv_filter_grad", (("partial", "float32"), ("tap_ends", "float32"), _TABLE), ("dk", "dk_reverse"), (), "float",
+FILTER_GRAD = TemplateEntry("fftconv_filter_grad", (("partial", "float32"), ("tap_ends", "float32"), _TABLE), ("dk", "dk_reverse"), (), "float",
                     ("heads", "taps", "taps_reverse", "parts"))
-MEND = Entry("fftconv_tail", (_G, *_U, _K, _D, _MASK), ("tails", "ends", "tap_ends"), (), "float",
+MEND = TemplateEntry("fftconv_tail", (_G, *_U, _K, _D, _MASK), ("tails", "ends", "tap_ends"), (), "float",
              ("batch", "heads", "length", "taps", "points"), strided=4, strides=2)
 
 #: CUDA's kernels update a workspace, of which they are given some rows; Metal's write a new one, of all
 _BATCH, _COLUMNS = ("batch", "heads", "head_dim"), (_G, *_U, _TAILS, _MASK, _TABLE)
-COLUMNS = {"metal": Entry("fftconv_columns", (*_COLUMNS, _WORK), ("to", "out", "dv"), (), "float",
+COLUMNS = {"metal": TemplateEntry("fftconv_columns", (*_COLUMNS, _WORK), ("to", "out", "dv"), (), "float",
                           (*_BATCH, "length", "taps_reverse"), strided=4),
-           "cuda": Entry("fftconv_columns", _COLUMNS, ("work", "out", "dv"), (), "", (*_BATCH, "row", "length", "taps_reverse"), strided=4,
+           "cuda": TemplateEntry("fftconv_columns", _COLUMNS, ("work", "out", "dv"), (), "", (*_BATCH, "row", "length", "taps_reverse"), strided=4,
                          strides=2)}
-ROWS = {"metal": Entry("fftconv_rows", (_FILTER, _D, _TABLE, _WORK, ("kept", "float32")), ("to", "sums"), (), "float", ("batch",)),
-        "cuda": Entry("fftconv_rows", (_FILTER, _D, _TABLE), ("work", "kept", "sums"), (), "float", ("batch", "row"))}
+ROWS = {"metal": TemplateEntry("fftconv_rows", (_FILTER, _D, _TABLE, _WORK, ("kept", "float32")), ("to", "sums"), (), "float", ("batch",)),
+        "cuda": TemplateEntry("fftconv_rows", (_FILTER, _D, _TABLE), ("work", "kept", "sums"), (), "float", ("batch", "row"))}
 
 
 def _floats(gpu: Gpu, x: Array | None) -> Array | None:
@@ -53,7 +53,7 @@ def _written(gpu: Gpu, x: Array | None, head_dim: int) -> Output | None:
     return None if x is None else (tuple(x.shape), gpu.dtype(x) if head_dim == 1 else "float32")
 
 
-def _launch_rows(gpu: Gpu, entry: Entry, plan: Plan, options: int, rows: int, inputs, outputs, numbers, more: str = "", keep: int = 0,
+def _launch_rows(gpu: Gpu, entry: TemplateEntry, plan: Plan, options: int, rows: int, inputs, outputs, numbers, more: str = "", keep: int = 0,
                  **how) -> tuple[Array | None, ...]:
     """A kernel of rows that fit into a threadgroup."""
     return gpu.launch_template(entry, inputs, outputs, plan.groups(rows), numbers, template=plan.template(gpu.language, options) + more,

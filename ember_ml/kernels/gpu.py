@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ember_ml.kernels.spec import LANES, THREADS, Entry
+from ember_ml.kernels.spec import LANES, THREADS, Entry, TemplateEntry
 
 #: a native array of the engine
 Array = Any
@@ -125,10 +125,10 @@ class Gpu(Protocol):
         Raises UnsupportedDtype if the kernel does not take the inputs' dtypes.
         """
 
-    def launch_template(self, entry: Entry, inputs: Sequence[Array | None], outputs: Sequence[Output | Array | None], grid: Grid,
+    def launch_template(self, entry: TemplateEntry, inputs: Sequence[Array | None], outputs: Sequence[Output | Array | None], grid: Grid,
                         numbers: Sequence[int] = (), *, types: Sequence[str] = (), template: str = "",
                         shared: int = 0) -> tuple[Array | None, ...]:
-        """The same for a kernel that is compiled for what there is: None stands for inputs and outputs that are not there.
+        """The same for a template: None stands for inputs and outputs that are not there.
 
         Args:
             inputs: those that the entry calls strided in any memory order, the others contiguous.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.kernels.gpu import Array, Gpu, Groups
-from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
+from ember_ml.kernels.spec import KernelSpec, TemplateEntry, sample_values
 
 #: sizes of a tile, as the kernels name them: steps of a thread, channels, steps, numbers from step to step
 STEPS, LANES, TILE, PITCH = 8, 16, 64, 18
@@ -51,10 +51,10 @@ def shared_floats(size: int, backward: bool) -> int:
 
 _ARRAYS = (("u", "T"), ("v", "T"), ("q", "T"), ("taps", "W"), ("ahead", "W"), ("skip", "float32"), ("bias", "W"))
 _WINDOW = ("past", "future")
-FORWARD = Entry("shortconv_forward", _ARRAYS, ("y",), (), "float", ("channels", "length", *_WINDOW, "options"), strided=3)
-BACKWARD = Entry("shortconv_backward", (("g", "T"), *_ARRAYS), ("du", "dv", "dq", "partial"), (), "float",
+FORWARD = TemplateEntry("shortconv_forward", _ARRAYS, ("y",), (), "float", ("channels", "length", *_WINDOW, "options"), strided=3)
+BACKWARD = TemplateEntry("shortconv_backward", (("g", "T"), *_ARRAYS), ("du", "dv", "dq", "partial"), (), "float",
                  ("batch", "channels", "length", *_WINDOW, "parts", "options"), strided=4)
-BACKWARD_TAPS = Entry("shortconv_backward_taps", (("partial", "float32"),), ("d_taps", "d_ahead", "d_skip", "d_bias"), (),
+BACKWARD_TAPS = TemplateEntry("shortconv_backward_taps", (("partial", "float32"),), ("d_taps", "d_ahead", "d_skip", "d_bias"), (),
                       numbers=("channels", *_WINDOW, "parts", "options"))
 
 

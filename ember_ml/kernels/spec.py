@@ -32,8 +32,6 @@ class Entry:
         sizes: (input, axis) of each size that it is told.
         shared: the type, in the file's namespace, of the threadgroup memory that it works in; empty for none.
         numbers: names of the whole numbers that it is told besides.
-        strided: how many inputs, the first ones, it reads where they lie: it is told their strides after the numbers.
-        strides: how many of each CUDA's twin is told; where it is told two of three, the last axis is contiguous.
     """
 
     name: str
@@ -42,8 +40,6 @@ class Entry:
     sizes: tuple[tuple[str, int], ...]
     shared: str = ""
     numbers: tuple[str, ...] = ()
-    strided: int = 0
-    strides: int = 3
 
     @property
     def typed(self) -> bool:
@@ -73,6 +69,22 @@ class Entry:
                 raise UnsupportedDtype(f"{self.name}: expected {name} in {' or '.join(allowed)}, got {dtype}; "
                                        "cast it with .astype(...)")
         return own
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateEntry(Entry):
+    """A kernel function that is compiled for what a call has: a plan, gates, taps. Of its inputs and outputs some may be missing.
+
+    The dtype "W" is one of DTYPES, too, that of the taps.
+
+    Args:
+        shared: "float" where it works in as many floats of threadgroup memory as a launch says.
+        strided: how many inputs, the first ones, it reads where they lie: it is told their strides after the numbers.
+        strides: how many of each CUDA's twin is told; where it is told two of three, the last axis is contiguous.
+    """
+
+    strided: int = 0
+    strides: int = 3
 
 
 @dataclass(frozen=True)

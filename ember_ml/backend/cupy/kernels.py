@@ -14,7 +14,7 @@ import numpy as np
 
 from ember_ml.backend.cupy.arrays import C_TYPES, library_of
 from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, SPECS, source_text
-from ember_ml.kernels.spec import Entry
+from ember_ml.kernels.spec import Entry, TemplateEntry
 
 #: a cupy.ndarray, or what `arrays.use` has made known
 Array = Any
@@ -46,7 +46,7 @@ def _kernel(entry: Entry, dtype: str):
 
 
 @cache
-def _template(entry: Entry, types: tuple[str, ...], template: str, most_shared: int):
+def _template(entry: TemplateEntry, types: tuple[str, ...], template: str, most_shared: int):
     """One kernel, compiled by itself: a process needs few of the many. It may ask for so many bytes of shared memory."""
     arguments = ", ".join(filter(None, (*(C_TYPES[dtype] for dtype in types), template)))
     expression = f"{entry.name}<{arguments}>" if arguments else entry.name
@@ -74,15 +74,15 @@ def _made(outputs, like: Array) -> list[Array | None]:
     return [library.empty(*output, like) if isinstance(output, tuple) else output for output in outputs]
 
 
-def _strided(entry: Entry, x: Array | None) -> tuple[Array | None, tuple]:
-    """(array, its strides) for a kernel: none is negative, and where it is told two of three, the last is 1."""
+def _strided(library, x: Array | None, count: int) -> tuple[Array | None, tuple]:
+    """(array, `count` of its strides) for a kernel: none is negative, and where it is told two of three, the last is 1."""
     if x is None:
-        return None, (_NULL,) * entry.strides
-    strides = library_of(x).strides(x)
-    if strides is None or entry.strides == 2 and strides[2] != 1 and x.shape[2] > 1:
-        x = library_of(x).aligned(x)
-        strides = library_of(x).strides(x)
-    return x, tuple(map(np.uint64, strides[:entry.strides]))
+        return None, (_NULL,) * count
+    strides = library.strides(x)
+    if strides is None or count == 2 and strides[2] != 1 and x.shape[2] > 1:
+        x = library.aligned(x)
+        strides = library.strides(x)
+    return x, tuple(map(np.uint64, strides[:count]))
 
 
 class Cuda:
@@ -132,13 +132,13 @@ class Cuda:
         _kernel(entry, dtype)(*grid.cuda, (*map(library.argument, (*inputs, *made)), *sizes))
         return tuple(made)
 
-    def launch_template(self, entry: Entry, inputs, outputs, grid, numbers=(), *, types=(), template="", shared=0) -> tuple:
+    def launch_template(self, entry: TemplateEntry, inputs, outputs, grid, numbers=(), *, types=(), template="", shared=0) -> tuple:
         like = next(x for x in inputs if x is not None)
-        argument, made = library_of(like).argument, _made(outputs, like)
-        strided = [_strided(entry, x) for x in inputs[:entry.strided]]
+        library, made = library_of(like), _made(outputs, like)
+        strided = [_strided(library, x, entry.strides) for x in inputs[:entry.strided]]
         arrays = [*(x for x, _ in strided), *inputs[entry.strided:], *made]
         _template(entry, types, template, max(4 * shared, _SHARED_MEMORY))(
-            *grid.cuda, (*(_NULL if x is None else argument(x) for x in arrays), *map(np.uint32, numbers),
+            *grid.cuda, (*(_NULL if x is None else library.argument(x) for x in arrays), *map(np.uint32, numbers),
                          *(s for _, strides in strided for s in strides)), shared_mem=4 * shared)
         return tuple(made)
 
