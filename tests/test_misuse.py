@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import ember_ml as em
-from ember_ml import nn, ops
-from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, UnsupportedOp
+from ember_ml import nn, ops, weights
+from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, UnsupportedOp, WeightsError
 from ember_ml.nn import layers, losses, optimizers
 from ember_ml.nn.models import complete
-from ember_ml.nn.pipeline import Trainer, TrainingConfig
+from ember_ml.nn.pipeline import Prediction, SupervisedTraining, Trainer, TrainingConfig
 
 D = 8
 
@@ -47,6 +47,10 @@ ROWS = [
     ("concat of a tensor", lambda m: ops.concat(m.v), TypeError, "concat: expected a list of tensors, got one EmberTensor"),
     ("stack of a tensor", lambda m: ops.stack(m.v), TypeError, "stack: expected a list of tensors, got one EmberTensor"),
     ("one_hot of floats", lambda m: ops.one_hot(m.v, 4), UnsupportedOp, r"one_hot: expected integer indices, got dtype float32; cast with .astype\('int32'\)"),
+    ("an array as a filter", lambda m: ops.fftconv(em.zeros((1, 2, D)), m.array), TypeError, "fftconv: expected k to be an EmberTensor, got ndarray"),
+    ("an array of labels", lambda m: losses.cross_entropy(em.zeros((2, D)), np.array([0, 1])), TypeError, "cross_entropy: expected labels to be an EmberTensor, got ndarray"),
+    ("a list of labels", lambda m: losses.cross_entropy(em.zeros((2, D)), [0, 1]), TypeError, "expected labels to be an EmberTensor, got list"),
+    ("saving a list", lambda m: weights.save("never", [m.v]), WeightsError, "save: expected a dict of tensors by name, got list; save_tree takes other trees"),
     # random numbers
     ("a key of a word", lambda m: em.random.key("a"), ValueError, "random.key: expected a whole number, .* got 'a'"),
     ("no keys", lambda m: em.random.split(m.key, 0), ValueError, "random.split: expected a number of keys of at least 1, got 0"),
@@ -54,6 +58,8 @@ ROWS = [
     ("a probability of 2", lambda m: em.random.bernoulli(m.key, 2.0, (3,)), ValueError, "bernoulli: expected a probability, 0 <= p <= 1, got 2.0"),
     # gradients
     ("the gradient of no function", lambda m: em.value_and_grad(m.v), TypeError, "value_and_grad: expected a function, got EmberTensor"),
+    ("an argument that there is not", lambda m: em.grad(lambda v: v.sum(), argnums=3)(m.v), TypeError, "expected argnums among the 1 positional arguments of the call, got 3"),
+    ("recomputing no function", lambda m: em.checkpoint(3), TypeError, "checkpoint: expected a function, got int"),
     ("compiling no function", lambda m: em.compile(3), TypeError, "compile: expected a function, got int"),
     ("a loss before its model", lambda m: nn.value_and_grad(lambda x: x, m.model), TypeError, r"expected a module and a function loss\(model, \*batch\), got function"),
     # layers
@@ -84,6 +90,13 @@ ROWS = [
     ("an optimiser of a rate", lambda m: optimizers.AdamW(1e-3), ConfigError, r"AdamW: expected its configuration, AdamW\(AdamWConfig\(...\)\).* received 0.001"),
     ("a rate below 0", lambda m: optimizers.SGDConfig(rate=-1.0), ConfigError, "greater than or equal to 0; received -1.0"),
     ("a peak that is no number", lambda m: optimizers.Schedule(peak=float("nan"), total=3), ConfigError, "peak: .*finite number|peak: .*greater than"),
+    ("an average of more than everything", lambda m: optimizers.AdamWConfig(betas=(1.5, 0.9)), ConfigError, "betas.0: .*less than 1; received 1.5"),
+    ("a momentum of 2", lambda m: optimizers.SGDConfig(momentum=2.0), ConfigError, "momentum: .*less than 1; received 2.0"),
+    ("a schedule that ends before it begins", lambda m: optimizers.Schedule(peak=0.1, total=-1), ConfigError, "total: .*greater than or equal to 1; received -1"),
+    ("an optimiser of nothing", lambda m: m.adam.init({}), ConfigError, "AdamW.init: expected parameters by name, at least one, .* received none"),
+    ("an optimiser of a model", lambda m: m.adam.init(m.model), ConfigError, "AdamW.init: expected parameters by name.* received Transformer"),
+    ("training what is no run", lambda m: SupervisedTraining("job.toml"), ConfigError, "expected a RunConfig, as .*read.* gives; received 'job.toml'"),
+    ("predicting with no model", lambda m: Prediction("model.safetensors")(m.tokens), TypeError, r"pipeline: expected a model, got str; nn.Model.load\(path\) reads one"),
     ("a list of batches", lambda m: trainer(m, batch=[(m.tokens,)]), ConfigError, r"trainer: expected functions loss\(model, \*batch\) and batch\(i\), received function and list"),
     ("a batch that is no tuple", lambda m: trainer(m, batch=lambda i: m.array).train(), TypeError, "expected batch\\(i\\) to return a tuple of arrays, such as .* received ndarray"),
     # names from elsewhere
@@ -124,6 +137,13 @@ def test_hints_are_of_names_that_there_are_not_and_lead_to_some_that_there_are()
 
 def test_parts_of_the_library_are_there_without_an_import_of_their_own():
     assert em.nn is nn and em.data.__name__ == "ember_ml.data" and nn.pipeline.Trainer is Trainer and hasattr(nn.configs, "LSTMConfig")
+
+
+def test_transforms_of_integers_are_single_as_everywhere(backend):
+    x = em.tensor([3, -1, 2, 5])
+    for made, expected in ((em.fft.fft(x), np.fft.fft([3, -1, 2, 5])), (em.fft.ifft(x), np.fft.ifft([3, -1, 2, 5])), (em.fft.rfft(x), np.fft.rfft([3, -1, 2, 5]))):
+        assert made.dtype.name == "complex64"
+        np.testing.assert_allclose(made.numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_what_looks_like_misuse_and_is_none():

@@ -17,6 +17,9 @@ def checkpoint(fn: Callable) -> Callable:
 
     Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
     """
+    if not callable(fn):
+        raise TypeError(f"checkpoint: expected a function, got {type(fn).__name__}")
+
     def run(*args):
         leaves, structure = tree.flatten(args)
         where = [i for i, x in enumerate(leaves) if isinstance(x, EmberTensor)]

@@ -39,6 +39,8 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def run(*args, **kw):
+        if not all(-len(args) <= i < len(args) for i in numbers):
+            raise TypeError(f"value_and_grad: expected argnums among the {len(args)} positional arguments of the call, got {argnums}")
         leaves, structure = tree.flatten([args[i] for i in numbers])
         where = [i for i, x in enumerate(leaves) if isinstance(x, EmberTensor) and x.dtype.is_inexact]
         if not where:

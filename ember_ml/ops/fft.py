@@ -2,7 +2,7 @@
 
     fft:  X[f] = sum_n x[n] exp(-2 pi i f n / N)          ifft: x[n] = 1/N sum_f X[f] exp(2 pi i f n / N)
 
-float32 gives complex64 on every engine; float64 gives complex128 where the engine has it.
+float32, and integers, give complex64 on every engine; float64 gives complex128 where the engine has it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def _ifft_grad(g, x, axis, norm):
     return _sized(fft(g, axis=axis, norm=_OTHER[norm]), x.shape[axis], axis)
 
 
-@op(vjp=(lambda g, _y, x, *, n=None, axis=-1, norm="backward": _fft_grad(g, x, axis, norm),))
+@op(rule="float", vjp=(lambda g, _y, x, *, n=None, axis=-1, norm="backward": _fft_grad(g, x, axis, norm),))
 def fft(x, *, n=None, axis=-1, norm="backward"):
     """Complex transform along `axis`, of x cut or zero-padded to n."""
     ...
 
 
-@op(vjp=(lambda g, _y, x, *, n=None, axis=-1, norm="backward": _ifft_grad(g, x, axis, norm),))
+@op(rule="float", vjp=(lambda g, _y, x, *, n=None, axis=-1, norm="backward": _ifft_grad(g, x, axis, norm),))
 def ifft(x, *, n=None, axis=-1, norm="backward"):
     """Inverse complex transform along `axis`, of x cut or zero-padded to n."""
     ...
@@ -57,7 +57,7 @@ def _rfft_grad(g, x, n, axis, norm):
     return _sized(real(ifft(full, axis=axis, norm=_OTHER[norm])), x.shape[axis], axis)
 
 
-@op(vjp=(lambda g, _y, x, *, n=None, axis=-1, norm="backward": _rfft_grad(g, x, n, axis, norm),))
+@op(rule="float", vjp=(lambda g, _y, x, *, n=None, axis=-1, norm="backward": _rfft_grad(g, x, n, axis, norm),))
 def rfft(x, *, n=None, axis=-1, norm="backward"):
     """Frequencies 0 ... n//2 of a real x, cut or zero-padded to n along `axis`."""
     ...

@@ -55,6 +55,9 @@ def cross_entropy(logits: EmberTensor, labels: EmberTensor, ignore: int | None =
 
     Raises ShapeError if labels do not have the leading shape of logits; TypeError, IndexError for labels as in `checked_labels`.
     """
+    for name, x in (("logits", logits), ("labels", labels)):
+        if not isinstance(x, EmberTensor):
+            raise TypeError(f"cross_entropy: expected {name} to be an EmberTensor, got {type(x).__name__}; make one with em.tensor(...)")
     if labels.shape != logits.shape[:-1]:
         raise ShapeError(f"cross_entropy: expected labels of shape {logits.shape[:-1]} for logits of shape "
                          f"{logits.shape}, got {labels.shape}")

@@ -58,6 +58,8 @@ def save(path: str | os.PathLike, tensors: dict[str, EmberTensor], config: dict 
         UnsupportedDtype: a float64 or complex128 tensor. ConfigError: a config that JSON would change.
         OSError: what the disk reports. After any error the old file is as it was.
     """
+    if not isinstance(tensors, dict):
+        raise WeightsError(f"save: expected a dict of tensors by name, got {type(tensors).__name__}; save_tree takes other trees")
     stored, tied = _split_tied(tensors)
     ours = {"format": "ember", "version": VERSION}
     if config is not None:

@@ -6,7 +6,7 @@ from ember_ml.errors import UnsupportedDtype
 from ember_ml.nn.optimizers.base import Optimizer, Params
 from ember_ml.nn.optimizers.schedules import LearningRate, Schedule
 from ember_ml.ops.optimizer import adam_update
-from ember_ml.registry.config import config
+from ember_ml.registry.config import Rate, config
 from ember_ml.tensor.common import dtypes as dt
 
 
@@ -15,7 +15,7 @@ class AdamConfig:
     """rate: learning rate or a schedule. betas: decay of the two averages. eps: added to the root of the second."""
 
     rate: Schedule | LearningRate = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
     eps: float = 1e-8
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ember_ml.errors import ConfigError
 from ember_ml.nn.optimizers.schedules import Schedule
 from ember_ml.ops import creation
 from ember_ml.ops.optimizer import clip_norm
@@ -29,6 +30,9 @@ class Optimizer:
 
     def init(self, params: Params) -> dict:
         """The state before the first update."""
+        if not isinstance(params, dict) or not params:
+            raise ConfigError(f"{type(self).__name__}.init: expected parameters by name, at least one, as model.parameters(trainable=True) gives; "
+                              f"received {'none' if params == {} else type(params).__name__}")
         like = next(iter(params.values()))
         return {"step": creation.zeros((), dt.int32, like=like), **self.slots(params)}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from ember_ml.ops import clip, cos, minimum
-from ember_ml.registry.config import config
+from ember_ml.registry.config import Size, config
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -30,8 +30,8 @@ class Schedule:
     """
 
     peak: LearningRate
-    total: int
-    warmup: int = 0
+    total: Size
+    warmup: Annotated[int, pydantic.Field(ge=0)] = 0
     floor: LearningRate = 0.0
     shape: Literal["cosine", "linear", "constant"] = "cosine"
 

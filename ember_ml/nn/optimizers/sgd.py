@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ember_ml.nn.optimizers.base import Optimizer, Params
 from ember_ml.nn.optimizers.schedules import LearningRate, Schedule
-from ember_ml.registry.config import config
+from ember_ml.registry.config import Rate, config
 
 
 @config
@@ -12,7 +12,7 @@ class SGDConfig:
     """rate: learning rate or a schedule. momentum: 0 for none. nesterov: look ahead. weight_decay: L2, on gradients."""
 
     rate: Schedule | LearningRate = 1e-2
-    momentum: float = 0.0
+    momentum: Rate = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
 

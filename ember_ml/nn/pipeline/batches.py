@@ -19,8 +19,10 @@ def in_batches(fn: Callable, model: Module, data: Any, size: int) -> EmberTensor
         fn: segments tell padding from what is real, see `ember_ml.nn.packing`; None where there is none.
         model: says where to compute. data: inputs, tokens (N, L) or channels (N, L, D); or (inputs, lengths), true lengths (N,).
 
-    Raises ShapeError for no sequence at all, or lengths that are not one a sequence.
+    Raises TypeError for what is no model, ShapeError for no sequence at all, or lengths that are not one a sequence.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"pipeline: expected a model, got {type(model).__name__}; nn.Model.load(path) reads one")
     inputs, lengths = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
     like = next(iter(model.tensors().values()))
     inputs = tensor(inputs, device=like.device)

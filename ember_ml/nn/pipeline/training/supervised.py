@@ -83,6 +83,8 @@ class SupervisedTraining:
     """
 
     def __init__(self, run: RunConfig, folder: RunFolder | None = None, resume: bool = False, callbacks: Iterable[Callback] = ()):
+        if not isinstance(run, RunConfig):
+            raise ConfigError(f"SupervisedTraining: expected a RunConfig, as ember_ml.nn.pipeline.training.config.read(\"job.toml\") gives; received {run!r}")
         with using(run.backend) if run.backend else nullcontext():
             self.data = data.open_source(run.data, run.seed)
             self.run = run = replace(run, data={**run.data, **getattr(self.data, "settled", {})})
