@@ -55,7 +55,7 @@ def installed(name: str) -> bool:
 def get(name: str):
     """The engine of that name, imported at first use.
 
-    Raises BackendMissing: an unknown name (with the list), or a missing package (with the pip command).
+    Raises BackendMissing: an unknown name (with the list), or a package that is missing or damaged (with the pip command).
     """
     if name in _loaded:
         return _loaded[name]
@@ -63,10 +63,20 @@ def get(name: str):
         raise BackendMissing(f"backend: expected one of {', '.join(names())}; got {name!r}")
     if not installed(name):
         raise BackendMissing(f"backend {name!r} is not installed; run: {KNOWN[name][2]}")
-    if name in KNOWN:
-        _loaded[name] = importlib.import_module(KNOWN[name][0]).backend
-    else:
+    if name not in KNOWN:
         _loaded[name] = _of_another_package(_announced()[name])
+        return _loaded[name]
+    module, _, command = KNOWN[name]
+    try:
+        _loaded[name] = importlib.import_module(module).backend
+    except BackendMissing:
+        raise
+    except (ImportError, OSError, RuntimeError) as e:          # what damaged packages and missing libraries raise
+        if (getattr(e, "name", None) or "").startswith("ember"):
+            raise
+        reason = (str(e).strip().splitlines() or [""])[0]
+        raise BackendMissing(f"backend {name!r} is installed but does not load: {type(e).__name__}: {reason}; "
+                             f"install it again: {command}") from e
     return _loaded[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -17,6 +16,7 @@ from ember_ml.kernels import outcomes
 from ember_ml.ops import REGISTRY
 from ember_ml.ops.kernel import agrees
 from ember_ml.parity import compare_kernels, render
+from ember_ml.registry.strict_json import dumps
 
 PATHS = ("kernel", "native", "composite", "none")
 
@@ -70,8 +70,6 @@ def run(selftest: bool, file: Path | None, output: Output) -> int:
     """
     found = findings(selftest)
     file = file or (Path("selftest.json") if selftest else None)
-    if file:
-        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
     output.say(f"ember {found['ember']}, Python {found['python']}, {found['system']}, {found['cores']} cores, "
                f"{found['memory'] / 2**30:.1f} GiB")
     for compiler, path in found["compilers"].items():
@@ -90,10 +88,13 @@ def run(selftest: bool, file: Path | None, output: Output) -> int:
         failed = sum(not r["pass"] for r in found["selftest"])
         if found["selftest"]:
             output.say(render(found["selftest"]))
-            output.say(f"{len(found['selftest']) - failed} passed, {failed} failed; written to {file}")
+            output.say(f"{len(found['selftest']) - failed} passed, {failed} failed")
         else:
-            output.say(f"no device here runs Ember's kernels, so none was tested; written to {file}")
+            output.say("no device here runs Ember's kernels, so none was tested")
     output.result(found)
+    if file:                                                 # last: where it cannot be written, all has been told
+        file.write_text(dumps(found, indent=1), encoding="utf-8")
+        output.say(f"written to {file}")
     wrong = [s for device in found["devices"].values() for s in device["kernels"].values() if s["path"] == "failed"]
     return int(bool(wrong) or not all(r["pass"] for r in found["selftest"]))
 

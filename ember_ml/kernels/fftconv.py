@@ -117,8 +117,8 @@ def _fftconv_grad(gpu: Gpu, g, u, k, D=None, v=None, q=None, k_reverse=None, dro
 
 
 def _serves(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1) -> bool:
-    """Something to do, and few taps or a transform that is not too long."""
-    if 0 in u.shape:
+    """Something to do, few taps or a transform that is not too long, and gates of u's dtype: the kernels read them as that."""
+    if 0 in u.shape or any(gate is not None and gate.dtype != u.dtype for gate in (v, q)):
         return False
     return is_direct(u, k, k_reverse, dropout_mask, gelu, head_dim) or _size(u, k, k_reverse, head_dim)[0] <= plans.LONGEST
 

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import RLock
 
 from ember_ml.kernels.source import digest
 from ember_ml.kernels.spec import DTYPES, KernelSpec
@@ -39,6 +40,8 @@ class Outcome:
 
 
 _outcomes: dict[tuple[str, ...], Outcome] = {}
+#: held while a kernel is compared, so that threads that come first together compare it, and warn, once; a composite may use other kernels
+_comparing = RLock()
 
 
 def outcomes() -> list[Outcome]:
@@ -63,13 +66,14 @@ def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: 
     except OSError as error:
         text, missing = "", str(error)
     key = (spec.name, engine, device, version, text)
-    if key not in _outcomes:
-        reason = missing or fault(compare, spec.dtypes)
-        _outcomes[key] = Outcome(*key, reason)
-        if reason:
-            warnings.warn(f"kernel {spec.name} ({engine} {version}, {device}) is not used, the op runs its composite: "
-                          f"{reason}", KernelWarning, stacklevel=2)
-    return not _outcomes[key].reason
+    with _comparing:
+        if key not in _outcomes:
+            reason = missing or fault(compare, spec.dtypes)
+            _outcomes[key] = Outcome(*key, reason)
+            if reason:
+                warnings.warn(f"kernel {spec.name} ({engine} {version}, {device}) is not used, the op runs its composite: "
+                              f"{reason}", KernelWarning, stacklevel=2)
+        return not _outcomes[key].reason
 
 
 def fault(compare: Compare, dtypes: Sequence[str] = DTYPES) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 
+from ember_ml import backend as engines
 from ember_ml import nn
 from ember_ml.cli import app
 
@@ -122,6 +124,27 @@ def test_doctor_tells_every_path_on_every_device(command, job):
     assert paths["ops"]["add"] == "native" and set(paths["ops"].values()) == {"native", "composite"}
     assert {state["reason"] for state in paths["kernels"].values()} == {"no Metal or CUDA device"}
     assert "numpy:cpu: " in done.out and "no Metal or CUDA device" in done.out
+
+
+def test_doctor_tells_its_findings_where_the_file_cannot_be_written(command, job):
+    done = command("doctor", "--out", "missing/d.json")
+    assert done.code == 2 and "numpy:cpu: " in done.out and "missing/d.json" in done.err
+
+
+@pytest.mark.parametrize("damage", ["raise OSError('libcudart.so.13: cannot open shared object file')", "import libcudart",
+                                    "raise RuntimeError('module compiled against another ABI')"])
+def test_doctor_tells_which_engine_is_damaged(command, monkeypatch, tmp_path, damage):
+    """It is what one asks first when an engine does not load."""
+    (tmp_path / "damaged_engine.py").write_text(f"{damage}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(engines.KNOWN, "odd", ("damaged_engine", "damaged_engine", "pip install odd"))
+    engines.names.cache_clear()
+    try:
+        done = command("doctor")
+    finally:
+        engines.names.cache_clear()
+    assert done.code == 0 and "numpy:cpu: " in done.out
+    assert re.search("'odd' is installed but does not load: .*(libcudart|another ABI).*; install it again: pip install odd", done.out)
 
 
 def test_help_lists_the_verbs_and_loads_no_heavy_package(tmp_path):

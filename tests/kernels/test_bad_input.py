@@ -55,6 +55,26 @@ def test_a_transform_beyond_the_longest_runs_the_composite(engine, monkeypatch):
     assert "fftconv" not in calls
 
 
+@pytest.mark.parametrize("taps", [40, 5], ids=["transform", "direct"])
+@pytest.mark.parametrize("gate", ["v", "q"])
+def test_a_gate_in_another_dtype_is_not_read_as_if_it_were_in_u_s(engine, gate, taps):  # noqa: F811
+    """A kernel would see other numbers, and those behind the end."""
+    found, _, calls = engine
+    arrays, g, gelu = test_fftconv.case(40, taps, "v q", batch=2)
+    arrays[gate] = arrays[gate].astype(np.float16)
+    expected = test_fftconv.definition(arrays, g, gelu)
+    g_, *given = tensors(found, g, *arrays.values())
+
+    def loss(u, k, v, q):
+        return (em.ops.fftconv(u, k, v=v, q=q) * g_).sum()
+
+    _, grads = em.value_and_grad(loss, (0, 1, 2, 3))(*given)
+    for (name, x), d in zip(arrays.items(), grads):
+        assert d.numpy().dtype == x.dtype
+        np.testing.assert_allclose(d.numpy(), expected[name], atol=(1e-3 if name == gate else 1e-5) * np.abs(expected[name]).max())
+    assert not calls
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_channel_of_a_selective_scan(engine, value):  # noqa: F811
     found, _, calls = engine

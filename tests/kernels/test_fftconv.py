@@ -139,15 +139,18 @@ def test_lengths_and_taps(machine, length, taps):
 @pytest.mark.parametrize("length", [256, 512, 1026, 2048, 4096, 8192])
 def test_long_rows(machine, length):
     arrays = case(length, min(length, 300), OPTIONS["gated"], batch=1, heads=1)
-    with using(check=length < 4096, schedule=length):
+    with using(schedule=length):
         check(run(machine, *arrays), definition(*arrays), "float32")
+
+
+def every_length_takes(monkeypatch, plan):
+    monkeypatch.setattr(plans, "cuda_plans", lambda log_m: (plan, plan))
+    monkeypatch.setattr(plans, "metal_plan", lambda log_m: plan)
 
 
 def long_plan(monkeypatch, outer, workspace=1 << 25, inner=plans.CudaPlan(8, 4)):
     """Rows take three passes from 256 points on, as they do beyond 2^14 with the real inner plans."""
-    plan = plans.LongPlan(outer, inner, workspace)
-    monkeypatch.setattr(plans, "cuda_plans", lambda log_m: (plan, plan))
-    monkeypatch.setattr(plans, "metal_plan", lambda log_m: plan)
+    every_length_takes(monkeypatch, plans.LongPlan(outer, inner, workspace))
 
 
 @pytest.mark.parametrize("outer, length, taps, options", [(1, 500, 300, "all"), (3, 2048, 64, "reverse")])
@@ -249,15 +252,14 @@ def test_several_channels_in_three_passes(machine, monkeypatch):
 
 def long_rows(machine, log_m):
     arrays = case(1 << log_m, 300, OPTIONS["plain"], batch=1, heads=1)
-    with using(check=False):
-        check(run(machine, *arrays), definition(*arrays), "float32")
+    check(run(machine, *arrays), definition(*arrays), "float32")
 
 
-def test_the_longest_rows_of_one_pass_unchecked(cuda_machine):
+def test_the_longest_rows_of_one_pass(cuda_machine):
     long_rows(cuda_machine, 14)
 
 
-def test_rows_of_three_passes_unchecked(machine):
+def test_rows_of_three_passes(machine):
     long_rows(machine, 15)
 
 

@@ -49,7 +49,7 @@ def test_every_kernel_compiles(nvrtc, asked, cuda, stem):
     """All kernels of a file at once: most of the time goes into CUDA's headers."""
     compiler, include = nvrtc
     for dtype in DTYPES:
-        some = None if dtype == "float32" else -2              # long rows have the same functions, which nvcc compiles for all dtypes
+        some = None if dtype == "float32" else 1               # longer rows have the same functions, which nvcc compiles for all dtypes
         for call in calls(stem)[:some if stem == "fftconv" else None]:
             call(cuda, dtype)
     assert asked

@@ -1,6 +1,8 @@
 """The first-use check: a kernel that disagrees or does not launch is left alone, told once, and remembered."""
 
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,6 +48,19 @@ def test_a_kernel_that_fails_is_told_once_and_never_used(compare, reason):
         assert not trusted(MOE_COMBINE, *MACHINE, agreeing)
     (outcome,) = outcomes()
     assert reason in outcome.reason
+
+
+def test_threads_that_come_first_together_are_told_once():
+    asked = []
+
+    def refused_slowly(dtype):
+        asked.append(dtype)
+        time.sleep(0.02)
+        refused(dtype)
+
+    with pytest.warns(KernelWarning) as told, ThreadPoolExecutor(4) as pool:
+        found = [f.result() for f in [pool.submit(trusted, MOE_COMBINE, *MACHINE, refused_slowly) for _ in range(4)]]
+    assert found == [False] * 4 and len(told) == len(asked) == len(outcomes()) == 1
 
 
 @pytest.mark.parametrize("change", [(2, "Apple M10"), (3, "1.0"), (1, "torch")], ids=["device", "version", "engine"])
