@@ -8,6 +8,7 @@ from ember_ml.ops.activation import silu as silu_of
 from ember_ml.ops.activation import silu_slope
 from ember_ml.ops.creation import zeros_like
 from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.ops.elementwise import where
 from ember_ml.ops.fftconv import fftconv_grad, fftconv_rows
 from ember_ml.ops.kernel import launches
@@ -113,8 +114,9 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
 
     Returns: (B, D, L), or (B, L, D).
     """
-    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[1]:
-        raise ShapeError(f"short_conv: expected x (B, D, L) and weight (D, K), got {x.shape} and {weight.shape}")
+    expect_tensors("short_conv", {"bias": bias, "segments": segments}, x=x, weight=weight)
+    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[1] or weight.shape[1] == 0:
+        raise ShapeError(f"short_conv: expected x (B, D, L) and weight (D, K), K >= 1, got {x.shape} and {weight.shape}")
     if bias is not None and bias.shape != (x.shape[1],):
         raise ShapeError(f"short_conv: expected bias of shape ({x.shape[1]},), got {bias.shape}")
     if segments is not None and segments.shape != (x.shape[0], x.shape[2]):

@@ -203,6 +203,17 @@ def _positional(op, args, kw):
     return args, kw
 
 
+def expect_tensors(name: str, optional: dict | None = None, **given):
+    """Raises TypeError for what is no tensor: for functions that look at shapes before they call an op.
+
+    Args:
+        name: the function's, for the message. given: its arguments by name. optional: those that may be None.
+    """
+    for what, x in (*given.items(), *(pair for pair in (optional or {}).items() if pair[1] is not None)):
+        if not isinstance(x, EmberTensor):
+            raise TypeError(f"{name}: expected {what} to be an EmberTensor, got {type(x).__name__}; make one with em.tensor(...)")
+
+
 def _mismatch(op, args) -> BackendMismatch:
     found = list(dict.fromkeys(x.backend.name for x in args if type(x) is EmberTensor))
     return BackendMismatch(f"{op.name}: expected tensors of one engine, got {' and '.join(found)}; "

@@ -20,6 +20,7 @@ from ember_ml.ops.activation import gelu_slope
 from ember_ml.ops.convolve import both_filters, convolve_grad, convolve_rows
 from ember_ml.ops.creation import zeros_like
 from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.ops.fftconv_filter import PreparedFilter
 from ember_ml.ops.reduce import sum as total
 from ember_ml.ops.shape import broadcast_to, expand_dims, reshape
@@ -147,10 +148,12 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
     Raises ShapeError naming the argument, the shape that was expected and the one that came; UnsupportedDtype for integers
     and complex numbers; BackendMismatch for a filter that was prepared on another engine.
     """
+    expect_tensors("fftconv", {"D": D, "v": v, "q": q, "k_reverse": k_reverse, "dropout_mask": dropout_mask}, u=u,
+                   k=both_filters(k, k_reverse)[0])
     if u.ndim != 3:
         raise ShapeError(f"fftconv: expected u of shape (batch, channels, length), got {u.shape}")
-    if head_dim < 1 or u.shape[1] % head_dim:
-        raise ShapeError(f"fftconv: expected head_dim to divide the {u.shape[1]} channels, got {head_dim}")
+    if not hasattr(head_dim, "__index__") or head_dim < 1 or u.shape[1] % head_dim:
+        raise ShapeError(f"fftconv: expected head_dim, a whole number, to divide the {u.shape[1]} channels, got {head_dim!r}")
     if head_dim > 1 and (v is None or q is None):
         raise ShapeError(f"fftconv: head_dim={head_dim} needs both gates v and q of shape {u.shape}")
     if u.shape[2] == 0:
@@ -162,6 +165,8 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
         if t is not None and t.dtype.kind != "float":
             raise UnsupportedDtype(f"fftconv: expected {name} in float32, float64, float16 or bfloat16, got {t.dtype}; "
                                    f"cast it with .astype('float32')")
+    if dropout_mask is not None and dropout_mask.dtype.kind == "complex":
+        raise UnsupportedDtype(f"fftconv: expected real numbers in dropout_mask, got {dropout_mask.dtype}")
     if isinstance(k, PreparedFilter):
         if k_reverse is not None:
             raise TypeError("fftconv: expected no k_reverse beside a prepared filter, which holds its own: "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 
 from ember_ml.autodiff import is_transforming, stop_gradient
 from ember_ml.errors import BackendMismatch, ShapeError
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.tensor import EmberTensor
 
 #: spectra that one filter keeps: a model in use meets a handful of lengths, a server with ragged input would meet thousands
@@ -57,6 +58,7 @@ def prepare_filter(k: EmberTensor, k_reverse: EmberTensor | None = None) -> Prep
     Raises ShapeError for other shapes, BackendMismatch for two engines, RuntimeError inside a gradient or a compiled
     function, where values are not there yet.
     """
+    expect_tensors("prepare_filter", {"k_reverse": k_reverse}, k=k)
     for name, t in (("k", k), ("k_reverse", k_reverse)):
         if t is not None and (t.ndim != 2 or t.shape[1] == 0 or t.shape[0] != k.shape[0]):
             raise ShapeError(f"prepare_filter: expected {name} of shape (heads, length >= 1), got {t.shape}")

@@ -17,12 +17,12 @@ from tests.kernels import test_shortconv as shortconv
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32}
 
 
-def _fftconv(length, options="v q", plan=None, head_dim=1):
-    """plan: one that otherwise begins at lengths that take seconds here."""
+def _fftconv(length, options="v q", plan=None, metal=None, head_dim=1):
+    """plan, metal: plans that otherwise begin at lengths that take seconds here; metal on Metal alone."""
     def call(machine, dtype):
         with pytest.MonkeyPatch.context() as patch:
             if plan is not None:
-                fftconv.every_length_takes(patch, plan)
+                fftconv.every_length_takes(patch, plan, metal or plan)
             given = fftconv.case(length, length, options, dtype, batch=1, heads=1, head_dim=head_dim)
             return tuple(fftconv.run(machine, *given).values())
     return call
@@ -39,7 +39,7 @@ def _shortconv(machine, dtype):
 MORE = {"shortconv": [_shortconv],
         "fftconv": [_fftconv(66), _fftconv(1000), _fftconv(200, ""), _fftconv(512, plan=plans.CudaPlan(8, 4, split=True)),
                     _fftconv(512, plan=plans.LongPlan(1, plans.CudaPlan(8, 4)), head_dim=2),
-                    _fftconv(4096, "v q", plan=plans.LongPlan(6, plans.CudaPlan(5, 3)), head_dim=2)]}
+                    _fftconv(2000, plan=plans.LongPlan(3, plans.CudaPlan(8, 4)), metal=plans.LongPlan(6, plans.Plan(5, 3)), head_dim=2)]}
 
 STEMS = sorted({spec.stem for spec in SPECS} | MORE.keys())
 

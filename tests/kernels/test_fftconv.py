@@ -143,14 +143,15 @@ def test_long_rows(machine, length):
         check(run(machine, *arrays), definition(*arrays), "float32")
 
 
-def every_length_takes(monkeypatch, plan):
-    monkeypatch.setattr(plans, "cuda_plans", lambda log_m: (plan, plan))
-    monkeypatch.setattr(plans, "metal_plan", lambda log_m: plan)
+def every_length_takes(monkeypatch, cuda, metal):
+    monkeypatch.setattr(plans, "cuda_plans", lambda log_m: (cuda, cuda))
+    monkeypatch.setattr(plans, "metal_plan", lambda log_m: metal)
 
 
 def long_plan(monkeypatch, outer, workspace=1 << 25, inner=plans.CudaPlan(8, 4)):
     """Rows take three passes from 256 points on, as they do beyond 2^14 with the real inner plans."""
-    every_length_takes(monkeypatch, plans.LongPlan(outer, inner, workspace))
+    plan = plans.LongPlan(outer, inner, workspace)
+    every_length_takes(monkeypatch, plan, plan)
 
 
 @pytest.mark.parametrize("outer, length, taps, options", [(1, 500, 300, "all"), (3, 2048, 64, "reverse")])

@@ -1,12 +1,14 @@
 """What functions made of ops say to arguments that do not fit."""
 
+import numpy as np
 import pytest
 
 import ember_ml as em
 from ember_ml import ops
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype
 
 ONES = em.ones
+RAW = np.ones((2, 3, 8), np.float32)
 
 
 @pytest.mark.parametrize("call, fault", [
@@ -31,6 +33,40 @@ ONES = em.ones
 ])
 def test_fault(call, fault):
     with em.using("numpy"), pytest.raises(ShapeError, match=fault):
+        call()
+
+
+def _experts(**change):
+    """moe_mlp of 4 experts, 3 tokens of 5 numbers and 6 hidden ones, with some arguments changed."""
+    given = {"x": ONES((3, 5)), "weights": ONES((3, 1)), "plan": em.zeros((3, 1), dtype="int32"), "w1": ONES((4, 12, 5)),
+             "w2": ONES((4, 5, 6)), "b1": ONES((4, 12)), "b2": ONES((4, 5)), "activation": "silu"}
+    return ops.moe_mlp(**{**given, **change})
+
+
+#: what a person passes by mistake, on every engine alike: arrays that are not wrapped, other shapes than those said, names mistyped
+@pytest.mark.parametrize("call, error, fault", [
+    (lambda: ops.fftconv(RAW, ONES((3, 8))), TypeError, "u to be an EmberTensor, got ndarray; make one with em.tensor"),
+    (lambda: ops.fftconv(ONES((2, 3, 8)), None), TypeError, "k to be an EmberTensor, got NoneType"),
+    (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), 1.0), TypeError, "D to be an EmberTensor, got float"),
+    (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), dropout_mask=RAW[:, :, 0]), TypeError, "dropout_mask to be an EmberTensor"),
+    (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), dropout_mask=ONES((2, 3), dtype="complex64")), UnsupportedDtype, "real numbers"),
+    (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), head_dim=1.5), ShapeError, "whole number"),
+    (lambda: ops.prepare_filter(RAW[0]), TypeError, "k to be an EmberTensor"),
+    (lambda: ops.short_conv(RAW, ONES((3, 4))), TypeError, "x to be an EmberTensor"),
+    (lambda: ops.short_conv(ONES((2, 3, 8)), ONES((3, 0))), ShapeError, "K >= 1"),
+    (lambda: ops.moe_plan(RAW[0], 4), TypeError, "ids to be an EmberTensor"),
+    (lambda: ops.moe_plan(em.zeros((3, 1), dtype="int32"), 0), ShapeError, "num_experts of at least 1, got 0"),
+    (lambda: ops.moe_plan(em.zeros((3, 1), dtype="int32"), 4, block=3), ShapeError, "block 1.*, or None, got 3"),
+    (lambda: ops.moe_combine(em.ones((3, 5), dtype="int32"), em.zeros((3, 1), dtype="int32"), ONES((3, 1))), UnsupportedDtype, "floating"),
+    (lambda: _experts(activation="relo"), ConfigError, "identity, relu.*got 'relo'"),
+    (lambda: _experts(b1=ONES((4, 5))), ShapeError, r"b1 of shape \(4, 12\), got \(4, 5\)"),
+    (lambda: _experts(b2=ONES((1, 5))), ShapeError, r"b2 of shape \(4, 5\), got \(1, 5\)"),
+    (lambda: _experts(w2=ONES((5, 6))), ShapeError, r"w2 \(E, D_out, F\)"),
+    (lambda: _experts(plan=em.zeros((3,), dtype="int32")), ShapeError, r"ids \(T, K\)"),
+    (lambda: _experts(plan=[[0], [1], [2]]), TypeError, "plan to be an EmberTensor, got list"),
+])
+def test_what_was_meant_is_told(backend, call, error, fault):
+    with pytest.raises(error, match=fault):
         call()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ShapeError, UnsupportedDtype
 from ember_ml.kernels import MOE_COMBINE, MOE_COMBINE_BACKWARD
 from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.ops.elementwise import multiply
 from ember_ml.ops.index import checked_indices, scatter_add, take_axis
 from ember_ml.ops.reduce import sum as total
@@ -49,8 +50,12 @@ def moe_combine(expert_out: EmberTensor, inverse: EmberTensor, weights: EmberTen
 
     Returns: (T, D) in expert_out's dtype, summed in float32 (float64), slot by slot.
 
-    Raises ShapeError for shapes that do not fit; IndexError for rows out of range, where indices are checked.
+    Raises ShapeError for shapes that do not fit; UnsupportedDtype for integers; IndexError for rows out of range, where indices are checked.
     """
+    expect_tensors("moe_combine", expert_out=expert_out, inverse=inverse, weights=weights)
+    if expert_out.dtype.kind != "float":
+        raise UnsupportedDtype(f"moe_combine: expected expert_out of a floating-point dtype, got {expert_out.dtype}; cast it with "
+                               ".astype('float32')")
     if expert_out.ndim != 2 or inverse.ndim != 2 or weights.shape != inverse.shape:
         raise ShapeError("moe_combine: expected expert_out (N, D), inverse (T, K) and weights (T, K); got "
                          f"{expert_out.shape}, {inverse.shape} and {weights.shape}")

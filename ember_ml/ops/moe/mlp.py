@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ember_ml.autodiff.tape import pull
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ConfigError, ShapeError
 from ember_ml.kernels import MOE_SWIGLU, MOE_SWIGLU_BACKWARD
 from ember_ml.ops.activation import ACTIVATIONS
 from ember_ml.ops.creation import ones, zeros
 from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.ops.index import checks_values, take_axis
 from ember_ml.ops.moe.combine import moe_combine_rows
 from ember_ml.ops.moe.grouped import grouped_outer_rows, grouped_rows
@@ -194,13 +195,22 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan | EmberTensor, w1: 
 
     The cost grows with T K, not with E. The same input gives the same bits: nothing is added in a racing order.
     """
-    routed = isinstance(plan, EmberTensor)
+    routed = not isinstance(plan, Plan)
+    expect_tensors("moe_mlp", {"b1": b1, "b2": b2}, x=x, weights=weights, w1=w1, w2=w2, **({"plan": plan} if routed else {}))
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"moe_mlp: expected activation to be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+    if w1.ndim != 3 or w2.ndim != 3 or routed and plan.ndim != 2:
+        raise ShapeError(f"moe_mlp: expected w1 (E, F, D), w2 (E, D_out, F){' and ids (T, K)' if routed else ''}; got {w1.shape}, {w2.shape}"
+                         f"{f' and {plan.shape}' if routed else ''}")
     inner, experts, slots = w2.shape[2], w2.shape[0] if routed else plan.num_experts, (plan if routed else plan.inverse).shape
     if x.ndim != 2 or w1.shape != (experts, inner * (2 if glu else 1), x.shape[1]) or w2.shape[0] != experts:
         raise ShapeError(f"moe_mlp: expected x (T, D), w1 (E, {'2 F' if glu else 'F'}, D) and w2 (E, D_out, F) for E = "
                          f"{experts}; got {x.shape}, {w1.shape} and {w2.shape}")
     if weights.shape != slots or x.shape[0] != slots[0]:
         raise ShapeError(f"moe_mlp: expected weights {slots} for x of {slots[0]} tokens; got {weights.shape} and {x.shape}")
+    for name, b, shape in (("b1", b1, w1.shape[:2]), ("b2", b2, w2.shape[:2])):
+        if b is not None and b.shape != shape:
+            raise ShapeError(f"moe_mlp: expected {name} of shape {shape}, got {b.shape}")
     common = dt.promote(x.dtype, w1.dtype)
     x, w1, w2 = x.astype(common), w1.astype(common), w2.astype(common)
     b1, b2 = (b if b is None else b.astype(common) for b in (b1, b2))

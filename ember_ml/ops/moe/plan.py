@@ -9,7 +9,7 @@ from ember_ml.errors import ShapeError, UnsupportedOp
 from ember_ml.kernels import MOE_GATHER, MOE_PLAN
 from ember_ml.ops.creation import arange, full, ones_like, zeros
 from ember_ml.ops.declare import op
-from ember_ml.ops.dispatch import CONSTANT
+from ember_ml.ops.dispatch import CONSTANT, expect_tensors
 from ember_ml.ops.elementwise import clip, minimum, where
 from ember_ml.ops.index import checks_values, scatter_add, take_axis
 from ember_ml.ops.moe.combine import moe_combine_rows
@@ -83,10 +83,13 @@ def moe_plan(ids: EmberTensor, num_experts: int, complete: bool = True, block: i
         ids: (T, K), integers in [0, num_experts): the experts of each token, each at most once. With complete=False
             the value num_experts is allowed, and stands for no expert.
         num_experts: E.
-        block: see Plan; None for what the engine's matrix product wants.
+        block: see Plan; 1, or None for what the engine's matrix product wants.
 
-    Raises ShapeError for other shapes; IndexError for ids out of range, where indices are checked (elsewhere they clamp).
+    Raises ShapeError for other shapes, no experts, and other blocks; IndexError for ids out of range, where indices are checked (elsewhere they clamp).
     """
+    expect_tensors("moe_plan", ids=ids)
+    if num_experts < 1:
+        raise ShapeError(f"moe_plan: expected num_experts of at least 1, got {num_experts}")
     if ids.ndim != 2:
         raise ShapeError(f"moe_plan: expected ids (tokens, slots), got shape {ids.shape}")
     if not ids.dtype.is_integer:
@@ -97,7 +100,10 @@ def moe_plan(ids: EmberTensor, num_experts: int, complete: bool = True, block: i
         raise IndexError(f"moe_plan: expected ids in [0, {last}], got {bad}")
     if ids.dtype is not dt.int32:
         ids = clip(ids, min=0, max=last)                   # before they lose bits
-    block = block or ids.backend.grouped_block(ids.size, num_experts)
+    own = ids.backend.grouped_block(ids.size, num_experts)
+    if block not in (None, 1, own):
+        raise ShapeError(f"moe_plan: expected block 1{f' or {own}' if own > 1 else ''} on {ids.backend.name}, or None, got {block}")
+    block = block or own
     rows = ids.size if block == 1 else (-(-ids.size // block) + num_experts) * block
     order, inverse, offsets = moe_plan_rows(stop_gradient(ids).astype(dt.int32), experts=num_experts, block=block, rows=rows,
                                            last=last)
@@ -125,6 +131,7 @@ def moe_gather(x: EmberTensor, plan: Plan) -> EmberTensor:
 
     Args: x: (T, D), floating point. Returns: (R, D). Gradient: each token's rows are added, in the order of its slots.
     """
+    expect_tensors("moe_gather", x=x)
     if x.ndim != 2 or x.shape[0] != plan.inverse.shape[0]:
         raise ShapeError(f"moe_gather: expected x (tokens, channels) for {plan.inverse.shape[0]} tokens, got {x.shape}")
     if x.shape[0] == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.errors import ShapeError, UnsupportedDtype
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.ops.shape import expand_dims
 from ember_ml.tensor import EmberTensor
 
@@ -20,11 +21,10 @@ def check_tensors(name: str, *, complex_too: bool = False, chunk: int | None = N
         TypeError: something else than a tensor. UnsupportedDtype: integers or booleans, whose gradient does not exist.
         ShapeError: nothing in the sequence. ValueError: a chunk of no steps.
     """
+    expect_tensors(name, given)
     for what, x in given.items():
         if x is None:
             continue
-        if not isinstance(x, EmberTensor):
-            raise TypeError(f"{name}: expected {what} to be an EmberTensor, got {type(x).__name__}; make one with em.tensor(...)")
         if x.dtype.kind != "float" and not (complex_too and x.dtype.kind == "complex"):
             wanted = "floating-point or complex" if complex_too else "floating-point"
             raise UnsupportedDtype(f"{name}: expected {what} of a {wanted} dtype, got {x.dtype}; cast it with .astype('float32')")
