@@ -153,7 +153,7 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
     if u.ndim != 3:
         raise ShapeError(f"fftconv: expected u of shape (batch, channels, length), got {u.shape}")
     if not hasattr(head_dim, "__index__") or head_dim < 1 or u.shape[1] % head_dim:
-        raise ShapeError(f"fftconv: expected head_dim, a whole number, to divide the {u.shape[1]} channels, got {head_dim!r}")
+        raise ShapeError(f"fftconv: expected head_dim to divide the {u.shape[1]} channels, got {head_dim!r}")
     if head_dim > 1 and (v is None or q is None):
         raise ShapeError(f"fftconv: head_dim={head_dim} needs both gates v and q of shape {u.shape}")
     if u.shape[2] == 0:

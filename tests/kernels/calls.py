@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ember_ml.kernels import SPECS
-from ember_ml.kernels import fftconv as plans
+from ember_ml.kernels import fftconv_plan as plans
 from ember_ml.kernels import shortconv as short_plans
 from tests.kernels import test_fftconv as fftconv
 from tests.kernels import test_shortconv as shortconv

@@ -50,7 +50,7 @@ def _experts(**change):
     (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), 1.0), TypeError, "D to be an EmberTensor, got float"),
     (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), dropout_mask=RAW[:, :, 0]), TypeError, "dropout_mask to be an EmberTensor"),
     (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), dropout_mask=ONES((2, 3), dtype="complex64")), UnsupportedDtype, "real numbers"),
-    (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), head_dim=1.5), ShapeError, "whole number"),
+    (lambda: ops.fftconv(ONES((2, 3, 8)), ONES((3, 8)), head_dim=1.5), ShapeError, "head_dim to divide the 3 channels, got 1.5"),
     (lambda: ops.prepare_filter(RAW[0]), TypeError, "k to be an EmberTensor"),
     (lambda: ops.short_conv(RAW, ONES((3, 4))), TypeError, "x to be an EmberTensor"),
     (lambda: ops.short_conv(ONES((2, 3, 8)), ONES((3, 0))), ShapeError, "K >= 1"),
