@@ -31,23 +31,27 @@ template <class P, typename T, typename Y>
 __device__ inline void forward(const T* u, const T* v, const T* q, const float* filter, const float* tails, const float* D,
                                const float* mask, const float* table, Y* y, float* shared, unsigned batch, unsigned heads,
                                unsigned head_dim, int length, Strides us, Strides vs, Strides qs) {
-  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
+  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me);
   const unsigned width = P::PAIRED ? head_dim : 1, units = batch * heads * width;
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, at = min(unit, units - 1);
-  const unsigned head = at / (batch * width), b = at / width % batch, channel = head * width + at % width;
-  const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
+  Row row{at / (batch * width), at / width % batch, at / (batch * width) * width + at % width, length};
+  const float skip = P::SKIPS ? D[row.head] * (1.0f / P::M) : 0.0f;
+  shared += slot * P::SHARED;
+  row.put<P>(shared, me);
   for (unsigned one = 0; one < width; one++) {
     float2 z[P::POINTS];
-    load_row<P>(z, u + us.of(b, head * width + one) + first, left);
-    if (P::GATED) gate_row<P>(z, v + vs.of(b, channel) + first, left);
-    transform<P, !P::FOLDED>(z, shared + slot * P::SHARED, (const float4*)table, me);
-    multiply<P>(z, (const float2*)filter + size_t(head) * P::M + me, skip, false);
-    inverse<P>(z, shared + slot * P::SHARED, (const float4*)table, me);
+    load_row<P>(z, u + us.of(row.b, row.head * width + one) + first, row.length - first);
+    if (P::GATED) gate_row<P>(z, v + vs.of(row.b, row.other) + first, row.length - first);
+    transform<P, !P::FOLDED>(z, shared, (const float4*)table, me);
+    row.get<P>(shared);
+    multiply<P>(z, (const float2*)filter + size_t(row.head) * P::M + me, skip, false);
+    inverse<P>(z, shared, (const float4*)table, me);
+    row.get<P>(shared);
     if (P::ROWS > 1 && unit >= units) continue;
-    if (P::TAILED) mend<P>(z, tails + (size_t(b) * heads + head) * TAILS, first);
-    const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
-    store_output<P>(z, q + qs.of(b, head * width + one) + first, factor,
-                    y + (size_t(b) * heads * width + channel) * length + first, left, one > 0);
+    if (P::TAILED) mend<P>(z, tails + (size_t(row.b) * heads + row.head) * TAILS, first);
+    const float factor = P::MASKED ? mask[row.b * heads + row.head] : 1.0f;
+    store_output<P>(z, q + qs.of(row.b, row.head * width + one) + first, factor,
+                    y + (size_t(row.b) * heads * width + row.other) * length + first, row.length - first, one > 0);
   }
 }
 
@@ -60,50 +64,57 @@ __device__ inline void backward(const T* g, const T* u, const T* v, const T* q, 
                                 Y* dq, float* partial, float* kept_work, float* shared, unsigned batch, unsigned heads,
                                 unsigned head_dim, int length, unsigned parts, Strides gs, Strides us, Strides vs,
                                 Strides qs) {
-  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me), left = length - first;
+  const int me = threadIdx.x % P::THREADS, first = first_butterfly<P, 0>(me);
   const unsigned slot = threadIdx.x / P::THREADS, unit = blockIdx.x * P::ROWS + slot, units = parts * heads;
-  const unsigned head = min(unit, units - 1) / parts, part = min(unit, units - 1) % parts;
-  const unsigned width = P::PAIRED ? head_dim : 1, pairs = width * width, each = (batch + parts - 1) / parts;
-  const float2* row_filter = (const float2*)filter + size_t(head) * P::M + me;
-  const float skip = P::SKIPS ? D[head] * (1.0f / P::M) : 0.0f;
-  float2* out = (float2*)partial + (size_t(head) * parts + part) * P::M + me;
+  const unsigned place = min(unit, units - 1), each = (batch + parts - 1) / parts, start = place % parts * each;
+  const unsigned width = P::PAIRED ? head_dim : 1, pairs = width * width;
+  Row row{place / parts, start, unit < units ? min(start + each, batch) : 0, length};
+  const float skip = P::SKIPS ? D[row.head] * (1.0f / P::M) : 0.0f;
+  float2* out = (float2*)partial + size_t(place) * P::M + me;
   float2* spare = (float2*)(shared + P::ROWS * P::SHARED) + slot * P::M + me;
-  float2* kept = KEEP > 0 ? spare : (float2*)kept_work + (size_t(head) * parts + part) * P::M + me;
+  float2* kept = KEEP > 0 ? spare : (float2*)kept_work + size_t(place) * P::M + me;
   float2* sums = KEEP > 1 ? spare + P::ROWS * P::M : out;
   shared += slot * P::SHARED;
+  row.put<P>(shared, me);
   for (unsigned turn = 0; turn < each * pairs; turn++) {
-    const bool live = unit < units && part * each + turn / pairs < batch;
-    const unsigned b = min(part * each + turn / pairs, batch - 1);
     const Pair<P::PAIRED> pair(head_dim, turn);
-    const unsigned one = head * width + pair.one, other = head * width + pair.other;
-    const size_t row = (size_t(b) * heads * width + one) * length + first, edge = (size_t(b) * heads + head) * TAILS;
-    const size_t other_row = (size_t(b) * heads * width + other) * length + first;
-    const T *own_u = u + us.of(b, one) + first, *own_v = v + vs.of(b, other) + first, *own_g = g + gs.of(b, other) + first;
+    const auto live = [&] { return row.b + turn / pairs < row.other; };
+    const auto b = [&] { return min(row.b + turn / pairs, batch - 1); };
+    const auto one = [&] { return row.head * width + pair.one; };
+    const auto other = [&] { return row.head * width + pair.other; };
+    const auto written = [&](unsigned channel) { return (size_t(b()) * heads * width + channel) * length + first; };
+    const auto edge = [&] { return (size_t(b()) * heads + row.head) * TAILS; };
     float2 z[P::POINTS];
-    load_row<P>(z, own_u, left);
-    if (P::GATED) gate_row<P>(z, own_v, left);
+    load_row<P>(z, u + us.of(b(), one()) + first, row.length - first);
+    if (P::GATED) gate_row<P>(z, v + vs.of(b(), other()) + first, row.length - first);
     transform<P, !P::FOLDED>(z, shared, (const float4*)table, me);
-    if (KEEP > 0 || live) {
+    row.get<P>(shared);
+    if (KEEP > 0 || live()) {
 #pragma unroll
       for (int i = 0; i < P::POINTS; i++) kept[i * P::THREADS] = z[i];
     }
     if (P::GATED_AFTER || P::CURVED) {  // the forward's output is needed again
-      multiply<P>(z, row_filter, skip, false);
+      multiply<P>(z, (const float2*)filter + size_t(row.head) * P::M + me, skip, false);
       inverse<P>(z, shared, (const float4*)table, me);
-      const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
-      if (P::TAILED) mend<P>(z, tails + edge, first);
-      turn_back<P>(z, own_g, q + qs.of(b, one) + first, factor, dq + row, left, pair.other > 0, live);
+      row.get<P>(shared);
+      const float factor = P::MASKED ? mask[b() * heads + row.head] : 1.0f;
+      if (P::TAILED) mend<P>(z, tails + edge(), first);
+      turn_back<P>(z, g + gs.of(b(), other()) + first, q + qs.of(b(), one()) + first, factor, dq + written(one()),
+                   row.length - first, pair.other > 0, live());
     } else {
-      const float factor = P::MASKED ? mask[b * heads + head] : 1.0f;
-      load_gradient<P>(z, own_g, factor, left);
+      const float factor = P::MASKED ? mask[b() * heads + row.head] : 1.0f;
+      load_gradient<P>(z, g + gs.of(b(), other()) + first, factor, row.length - first);
       meet<P, 0>();  // no way back was there, so that others may still read where this thread writes next
     }
     transform<P, !P::FOLDED>(z, shared, (const float4*)table, me);
-    if (live) add_terms<P, (KEEP > 1 ? 2 : P::CUT || P::CURVED ? 4 : 8)>(sums, kept, z, turn == 0);
-    multiply<P>(z, row_filter, skip, true);
+    row.get<P>(shared);
+    if (live()) add_terms<P, (KEEP > 1 ? 2 : P::CUT || P::CURVED ? 4 : 8)>(sums, kept, z, turn == 0);
+    multiply<P>(z, (const float2*)filter + size_t(row.head) * P::M + me, skip, true);
     inverse<P>(z, shared, (const float4*)table, me);
-    if (live)
-      store_gradient<P>(z, own_u, own_v, ends + edge, du + row, dv + other_row, left, pair.other > 0, pair.one > 0);
+    row.get<P>(shared);
+    if (live())
+      store_gradient<P>(z, u + us.of(b(), one()) + first, v + vs.of(b(), other()) + first, ends + edge(), du + written(one()),
+                        dv + written(other()), row.length - first, pair.other > 0, pair.one > 0);
   }
   if constexpr (KEEP == 2) {
     if (unit >= units) return;

@@ -3,6 +3,29 @@
 // Twin of metal/fftconv_rows.metal.
 namespace fftconv {
 
+// What tells where a row is and where it ends. A compiler that has these numbers in registers computes the row's addresses and conditions
+// at its start, and holds them all through the transforms. Where registers are too few for that the numbers wait in shared
+// memory, in two places that `padded` leaves free.
+struct Row {
+  unsigned head, b, other;
+  int length;
+
+  template <class P>
+  __device__ void put(float* shared, int me) const {
+    if (!P::TIGHT || P::SPLIT || me > 0) return;
+    ((uint2*)shared)[padded(16) - 1] = uint2{head, b};
+    ((uint2*)shared)[padded(32) - 1] = uint2{other, unsigned(length)};
+  }
+
+  // What was put there before the last exchange.
+  template <class P>
+  __device__ void get(const float* shared) {
+    if (!P::TIGHT || P::SPLIT) return;
+    const uint2 low = ((const uint2*)shared)[padded(16) - 1], high = ((const uint2*)shared)[padded(32) - 1];
+    head = low.x, b = low.y, other = high.x, length = high.y;
+  }
+};
+
 // Whether a row has a number `step` after the one at `row`, of which `left` remain.
 template <class P>
 __device__ inline bool has(int step, int left) { return !P::CUT || step < left; }

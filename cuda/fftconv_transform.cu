@@ -20,7 +20,7 @@ namespace fftconv {
 
 constexpr unsigned LANES = 32;  // threads of a warp
 
-// What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M). TAIL: the
+// What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they may end before M (FOLD: before 2 M). TAIL: the
 // convolution is up to TAILS numbers longer than 2 M. PAIRS: heads of several channels, see `Pair`.
 constexpr unsigned GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
 constexpr unsigned TAIL = 256, PAIRS = 512;
@@ -48,7 +48,8 @@ struct Options {
   // Numbers that a thread loads before it stores any: a load would wait behind a store that may be to its place. Fewer where
   // registers are short: many points, ends to be watched, a gelu, sums to be read.
   static constexpr bool MANY = POINTS > 16;
-  static constexpr int AHEAD = CURVED ? (MANY ? 2 : 4) : PAIRED ? 4 : CUT ? (MANY ? 4 : 8) : 16;
+  static constexpr int AHEAD = CURVED ? (MANY || PAIRED ? 2 : 4) : PAIRED ? 4 : CUT ? (MANY ? 4 : 8) : 16;
+  static constexpr bool TIGHT = CUT || CURVED || PAIRED;  // see `Row`
 };
 
 // How a transform of M = 2^LOG_M points is shared out. PASSES passes of nearly equal depth, the deeper ones first.

@@ -20,7 +20,7 @@ namespace fftconv {
 
 constant constexpr uint LANES = 32;  // threads of a warp
 
-// What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they end before M (FOLD: before 2 M). TAIL: the
+// What a call has: bits of OPTIONS. FOLD: rows are longer than M. RAGGED: they may end before M (FOLD: before 2 M). TAIL: the
 // convolution is up to TAILS numbers longer than 2 M. PAIRS: heads of several channels, see `Pair`.
 constant constexpr uint GATE_BEFORE = 1, GATE_AFTER = 2, SKIP = 4, MASK = 8, GELU = 16, REVERSE = 32, FOLD = 64, RAGGED = 128;
 constant constexpr uint TAIL = 256, PAIRS = 512;

@@ -41,7 +41,7 @@ def _options(plan, length: int, v, q, D, mask, gelu: bool, tail, head_dim: int) 
     """What there is: arrays or None."""
     there = (v is not None, q is not None, D is not None, mask is not None, gelu, tail is not None, head_dim > 1)
     bits, fold = (GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, TAIL, PAIRS), length > plan.m
-    return sum(bit for bit, is_there in zip(bits, there) if is_there) + FOLD * fold + RAGGED * (length != plan.m * (1 + fold))
+    return sum(bit for bit, is_there in zip(bits, there) if is_there) + FOLD * fold + RAGGED * (fold or length != plan.m)
 
 
 def _filter_options(reverse, options: int = 0) -> int:
