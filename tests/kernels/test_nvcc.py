@@ -97,8 +97,9 @@ def test_rows_of_three_passes(tmp_path):
         plan, _ = cuda_plans(log_m)
         rows = plan.inner.template("cuda", fftconv.SKIP, plan.outer)
         names = [f"fftconv_rows<{rows}, fftconv::{stage}>" for stage in ("SPECTRUM", "CONVOLVE", "ADJOINT")]
-        names += [f"fftconv_columns<float, {plan.column_template('cuda', options)}, fftconv::{stage}>" for stage in ("SIGNAL", "OUTPUT", "TURN", "BACK")
-                  for options in (GATES, EVERYTHING | EARLY | fftconv.TAIL, EVERYTHING | EARLY | fftconv.PAIRS)]
+        names += [f"fftconv_columns<float, {plan.column_template('cuda', options)}, fftconv::{stage}>"
+                  for options in (GATES, EVERYTHING | EARLY | fftconv.TAIL, EVERYTHING | EARLY | fftconv.PAIRS)
+                  for stage in ("SIGNAL", "OUTPUT", "TURN", "BACK")]
         for mangled, registers, _ in resources("fftconv", names, tmp_path):
             threads = 256 if "columns" in mangled else plan.inner.threads * plan.inner.blocks
             assert -(-registers // 8) * 8 * threads <= 65536, f"{mangled} uses {registers} registers"
@@ -108,6 +109,6 @@ def test_rows_of_three_passes(tmp_path):
 def test_what_is_around_the_long_convolution(tmp_path):
     """Filters' spectra and gradients, both ways and with the ends of a tail; the tail itself."""
     plans = [cuda_plans(log_m)[1] for log_m in (10, 12, 13, 14)]
-    both = fftconv.REVERSE | fftconv.TAIL
+    both = EARLY | fftconv.REVERSE | fftconv.TAIL
     names = [f"fftconv_{kind}<{plan.template('cuda', both)}>" for plan in plans for kind in ("spectrum", "filter_grad")]
     assert resources("fftconv", [*names, "fftconv_tail<float, 1, false>", "fftconv_tail<float, 31, true>"], tmp_path)
