@@ -97,7 +97,7 @@ def test_rows_of_three_passes(tmp_path):
         plan, _ = cuda_plans(log_m)
         rows = plan.inner.template("cuda", fftconv.SKIP, plan.outer)
         names = [f"fftconv_rows<{rows}, fftconv::{stage}>" for stage in ("SPECTRUM", "CONVOLVE", "ADJOINT")]
-        names += [f"fftconv_columns<float, {plan.column_template('cuda', options)}, fftconv::{stage}>"
+        names += [f"fftconv_columns<float, {plan.columns('cuda', options)[0]}, fftconv::{stage}>"
                   for options in (GATES, EVERYTHING | EARLY | fftconv.TAIL, EVERYTHING | EARLY | fftconv.PAIRS)
                   for stage in ("SIGNAL", "OUTPUT", "TURN", "BACK")]
         for mangled, registers, _ in resources("fftconv", names, tmp_path):
