@@ -7,7 +7,7 @@ from functools import cache, lru_cache, partial
 
 import mlx.core as mx
 
-from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, SPECS, source_text
+from ember_ml.kernels import ALL_SPECS, source_text
 from ember_ml.kernels.spec import Entry, TemplateEntry
 from ember_mlx.turns import in_turns
 
@@ -121,4 +121,4 @@ class Metal:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {spec.name: partial(spec.launch, Metal()) for spec in (*SPECS, FFTCONV, FFTCONV_GRAD)}
+KERNELS = {spec.name: partial(spec.launch, Metal()) for spec in ALL_SPECS}

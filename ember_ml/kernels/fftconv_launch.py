@@ -10,27 +10,30 @@ from ember_ml.kernels.spec import TemplateEntry
 #: bits of a kernel's OPTIONS, as the kernels name them
 GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, REVERSE, FOLD, RAGGED, TAIL, PAIRS = (1 << i for i in range(10))
 
-_U, _G, _D, _MASK, _FILTER = tuple((n, "T") for n in "uvq"), ("g", "T"), ("D", "float32"), ("mask", "float32"), ("filter", "float32")
-_K, _TABLE, _TAILS, _WORK = ("k", "float32"), ("table", "float32"), ("tails", "float32"), ("work", "float32")
-_SIZES = ("batch", "heads", "head_dim", "length")
 
-SPECTRUM = TemplateEntry("fftconv_spectrum", (_K, ("k_reverse", "float32"), _TABLE), ("out",), (), "float", ("heads", "taps", "taps_reverse"))
-FORWARD = TemplateEntry("fftconv_forward", (*_U, _FILTER, _TAILS, _D, _MASK, _TABLE), ("y",), (), "float", _SIZES, strided=3, strides=2)
-BACKWARD = TemplateEntry("fftconv_backward", (_G, *_U, _FILTER, _TAILS, ("ends", "float32"), _D, _MASK, _TABLE),
-                 ("du", "dv", "dq", "partial", "kept"), (), "float", (*_SIZES, "parts"), strided=4, strides=2)
-FILTER_GRAD = TemplateEntry("fftconv_filter_grad", (("partial", "float32"), ("tap_ends", "float32"), _TABLE), ("dk", "dk_reverse"), (), "float",
-                    ("heads", "taps", "taps_reverse", "parts"))
-MEND = TemplateEntry("fftconv_tail", (_G, *_U, _K, _D, _MASK), ("tails", "ends", "tap_ends"), (), "float",
-             ("batch", "heads", "length", "taps", "points"), strided=4, strides=2)
+def _f32(names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, "float32") for name in names.split())
+
+
+_U, _SIZES = (("u", "T"), ("v", "T"), ("q", "T")), ("batch", "heads", "head_dim", "length")
+_GU = (("g", "T"), *_U)
+
+SPECTRUM = TemplateEntry("fftconv_spectrum", _f32("k k_reverse table"), ("out",), (), "float", ("heads", "taps", "taps_reverse"))
+FORWARD = TemplateEntry("fftconv_forward", (*_U, *_f32("filter tails D mask table")), ("y",), (), "float", _SIZES, strided=3, strides=2)
+BACKWARD = TemplateEntry("fftconv_backward", (*_GU, *_f32("filter tails ends D mask table")), ("du", "dv", "dq", "partial", "kept"), (),
+                         "float", (*_SIZES, "parts"), strided=4, strides=2)
+FILTER_GRAD = TemplateEntry("fftconv_filter_grad", _f32("partial tap_ends table"), ("dk", "dk_reverse"), (), "float",
+                            ("heads", "taps", "taps_reverse", "parts"))
+MEND = TemplateEntry("fftconv_tail", (*_GU, *_f32("k D mask")), ("tails", "ends", "tap_ends"), (), "float",
+                     ("batch", "heads", "length", "taps", "points"), strided=4, strides=2)
 
 #: CUDA's kernels update a workspace, of which they are given some rows; Metal's write a new one, of all
-_BATCH, _COLUMNS = ("batch", "heads", "head_dim"), (_G, *_U, _TAILS, _MASK, _TABLE)
-COLUMNS = {"metal": TemplateEntry("fftconv_columns", (*_COLUMNS, _WORK), ("to", "out", "dv"), (), "float",
-                          (*_BATCH, "length", "taps_reverse"), strided=4),
-           "cuda": TemplateEntry("fftconv_columns", _COLUMNS, ("work", "out", "dv"), (), "", (*_BATCH, "row", "length", "taps_reverse"), strided=4,
-                         strides=2)}
-ROWS = {"metal": TemplateEntry("fftconv_rows", (_FILTER, _D, _TABLE, _WORK, ("kept", "float32")), ("to", "sums"), (), "float", ("batch",)),
-        "cuda": TemplateEntry("fftconv_rows", (_FILTER, _D, _TABLE), ("work", "kept", "sums"), (), "float", ("batch", "row"))}
+COLUMNS = {"metal": TemplateEntry("fftconv_columns", (*_GU, *_f32("tails mask table work")), ("to", "out", "dv"), (), "float",
+                                  (*_SIZES, "taps_reverse"), strided=4),
+           "cuda": TemplateEntry("fftconv_columns", (*_GU, *_f32("tails mask table")), ("work", "out", "dv"), (), "",
+                                 (*_SIZES[:3], "row", "length", "taps_reverse"), strided=4, strides=2)}
+ROWS = {"metal": TemplateEntry("fftconv_rows", _f32("filter D table work kept"), ("to", "sums"), (), "float", ("batch",)),
+        "cuda": TemplateEntry("fftconv_rows", _f32("filter D table"), ("work", "kept", "sums"), (), "float", ("batch", "row"))}
 
 
 def _floats(gpu: Gpu, x: Array | None) -> Array | None:

@@ -13,7 +13,7 @@ import cupy
 import numpy as np
 
 from ember_ml.backend.cupy.arrays import C_TYPES, library_of
-from ember_ml.kernels import FFTCONV, FFTCONV_GRAD, SPECS, source_text
+from ember_ml.kernels import ALL_SPECS, source_text
 from ember_ml.kernels.spec import Entry, TemplateEntry
 
 #: a cupy.ndarray, or what `arrays.use` has made known
@@ -32,7 +32,7 @@ def _compiled(stem: str, expressions: list[str]):
 @cache
 def _module(stem: str, typed: bool, dtype: str):
     """The kernels of a file that are made for a dtype, or for none: compiled together, as most of the time goes into CUDA's headers."""
-    entries = [entry for spec in SPECS if spec.stem == stem for entry in spec.entries if entry.typed == typed]
+    entries = [entry for spec in ALL_SPECS if spec.stem == stem for entry in spec.entries if entry.typed == typed]
     return _compiled(stem, [_expression(entry, dtype) for entry in entries])
 
 
@@ -144,4 +144,4 @@ class Cuda:
 
 
 #: launcher by the name of its KernelSpec
-KERNELS = {spec.name: partial(spec.launch, Cuda()) for spec in (*SPECS, FFTCONV, FFTCONV_GRAD)}
+KERNELS = {spec.name: partial(spec.launch, Cuda()) for spec in ALL_SPECS}
