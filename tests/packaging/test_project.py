@@ -36,7 +36,7 @@ def test_make_pins_what_it_installs_within_the_ranges():
 
 
 def test_messages_name_extras_that_exist():
-    """Each `ember-ml[extra]` that the library or the README tells a user to install is one of pyproject.toml."""
+    """Each `ember-ml[extra]` that the library or the README tells a user to install is one of pyproject.toml, and the other way round."""
     files = [ROOT / "README.md", *(ROOT / "ember_ml").rglob("*.py"), *(ROOT / "ember_mlx").rglob("*.py")]
     named = {
         extra: path.name
@@ -46,6 +46,8 @@ def test_messages_name_extras_that_exist():
     }
     assert {"torch", "mlx", "cuda"} <= named.keys()
     assert {extra: where for extra, where in named.items() if extra not in EXTRAS} == {}
+    unused = EXTRAS.keys() - named.keys() - {"dev", "peers", "arrayapi"}
+    assert not unused, f"nothing in the library asks for these extras; take them out until something does: {sorted(unused)}"
 
 
 @pytest.mark.parametrize(
