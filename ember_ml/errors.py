@@ -4,6 +4,22 @@ Every class also is the built-in error that a caller would expect (a `ValueError
 them are `EmberError`, so that `except EmberError` catches what Ember found and nothing else.
 """
 
+import reprlib
+
+
+class _Short(reprlib.Repr):
+    """repr for messages. What a stranger's file holds may be long or deep: it is cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxstring, self.maxother = 120, 60
+
+    def repr_int(self, x, level):
+        return super().repr_int(x, level) if abs(x) < 1 << 1000 else f"a number of {x.bit_length():,} bits"    # Python writes out no longer ones
+
+
+show = _Short().repr
+
 
 class EmberError(Exception):
     """Base of all errors that Ember raises on purpose."""

@@ -12,7 +12,7 @@ from ember_ml.data.features.series import SeriesConfig, SeriesSource
 from ember_ml.data.text.encoded import EncodedSource, TokensConfig, encoded_alphabet
 from ember_ml.data.text.source import FastaConfig, JsonlConfig, ParquetConfig, TextConfig, documents_alphabet, documents_source
 from ember_ml.data.vision import ImagesConfig, images_source
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, show
 from ember_ml.registry.config import from_dict
 
 #: kind -> (config class, `open(config, seed)`, `alphabet(config)` or None where there are no tokens)
@@ -33,9 +33,9 @@ SOURCES = {
 def _pick(table: dict[str, Any]):
     rest = dict(table)
     kind = rest.pop("kind", None)
-    if kind not in SOURCES:
-        near = get_close_matches(str(kind), SOURCES, 1, 0.5)
-        raise ConfigError(f"[data]: expected kind to be one of {', '.join(SOURCES)}; received {kind!r}"
+    if not isinstance(kind, str) or kind not in SOURCES:
+        near = get_close_matches(kind, SOURCES, 1, 0.5) if isinstance(kind, str) and len(kind) < 100 else []
+        raise ConfigError(f"[data]: expected kind to be one of {', '.join(SOURCES)}; received {show(kind)}"
                           + (f"; did you mean {near[0]!r}?" if near else ""))
     return SOURCES[kind], rest
 

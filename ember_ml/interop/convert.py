@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ember_ml import weights
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
-from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, WeightsError
+from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, WeightsError, show
 from ember_ml.interop import hyena_dna, mad, ncps, striped_hyena, xlstm
 from ember_ml.interop.asked import Asked
 from ember_ml.interop.checkpoint import Tensors, read_config, read_tensors
@@ -73,8 +73,8 @@ def _mad(c: dict) -> Conversion:
 def _ncps(c: dict) -> Conversion:
     """A layer alone: a model of one block without embedding, norm, residual or head."""
     if c.get("layer") not in ("ltc", "cfc", "wired_cfc") or not isinstance(c.get("layer_config"), dict):
-        raise ConfigError(f"ncps: expected layer 'ltc', 'cfc' or 'wired_cfc' and its layer_config; received {c.get('layer')!r}, "
-                          f"{c.get('layer_config')!r}")
+        raise ConfigError(f"ncps: expected layer 'ltc', 'cfc' or 'wired_cfc' and its layer_config; received {show(c.get('layer'))}, "
+                          f"{show(c.get('layer_config'))}")
     own = dict(c["layer_config"])
     block = {"layer": c["layer"], "d_input": own.pop("d_input", None), "layer_config": own, "residual": "feedforward_residual"}
     return Conversion("ncps", lambda: Model.from_config({"blocks": [block]}),
@@ -99,12 +99,12 @@ def conversion(config: dict) -> Conversion:
         if matches(config):
             for name in ("num_layers", "num_blocks"):        # readers count up to it; transformers' have their own check
                 if name in config and not (isinstance(config[name], int) and config[name] <= MAX_BLOCKS):
-                    raise ConfigError(f"convert: expected {name} to be a number of at most {MAX_BLOCKS:,}, received {config[name]!r}")
+                    raise ConfigError(f"convert: expected {name} to be a number of at most {MAX_BLOCKS:,}, received {show(config[name])}")
             try:
                 return reader(config)
             except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as e:
                 raise ConfigError(f"convert: the configuration lacks something, or has another form than its project's: {e!r}") from None
-    told = f"model_type {config['model_type']!r}" if "model_type" in config else f"a configuration with {', '.join(list(config)[:6])}"
+    told = f"model_type {show(config['model_type'])}" if "model_type" in config else f"a configuration with {show(list(config))}"
     raise ConfigError("convert: expected the configuration of HyenaDNA, StripedHyena, Evo 2, xLSTM, MAD-Lab or ncps, or of transformers with model_type "
                       f"{', '.join(FAMILIES)}; received {told}")
 

@@ -6,7 +6,7 @@ The functions take and return EmberTensors and only rename, reshape and permute 
 from __future__ import annotations
 
 from ember_ml import ops
-from ember_ml.errors import ConfigError, WeightsError
+from ember_ml.errors import ConfigError, WeightsError, show
 from ember_ml.nn.layers import Hyena, HyenaFilter
 from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model
 from ember_ml.tensor import EmberTensor
@@ -65,13 +65,13 @@ class _Sizes:
         value = self.values.get(name, default)
         value = default if value is None else value
         if type(value) is not int or not 1 <= value <= most:
-            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a number from 1 to {most}; received {value!r}")
+            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a number from 1 to {most}; received {show(value)}")
         return value
 
     def number(self, name: str, default: float) -> float:
         value = self.values.get(name, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
-            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a finite number; received {value!r}")
+            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a finite number; received {show(value)}")
         return float(value)
 
 

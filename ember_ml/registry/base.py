@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 
-from ember_ml.errors import ConfigError, RegistryError
+from ember_ml.errors import ConfigError, RegistryError, show
 
 
 class Registry:
@@ -34,9 +34,9 @@ class Registry:
         """The component. Raises RegistryError with the nearest names."""
         self._load()
         if not isinstance(name, str) or name not in self._table:
-            near = difflib.get_close_matches(str(name), self._table, 3, 0.4)
+            near = difflib.get_close_matches(name, self._table, 3, 0.4) if isinstance(name, str) and len(name) < 100 else []
             hint = f"did you mean {', '.join(near)}? " if near else ""
-            raise RegistryError(f"unknown {self.kind} {name!r}: {hint}registered are {', '.join(sorted(self._table))}")
+            raise RegistryError(f"unknown {self.kind} {show(name)}: {hint}registered are {', '.join(sorted(self._table))}")
         return self._table[name]
 
     def instantiate(self, name: str, *args, key=None, **fields):

@@ -5,39 +5,48 @@
         d_input: int
         bias: bool = True
 
-Unknown keys, missing keys and values out of range raise ConfigError; the near names are listed.
+Values are taken as they are: "8" is no number, 8.0 no whole one, 1 not true. A whole number where a number is asked, a list where a tuple
+is, and an array library's own integers are fine. Unknown keys, missing keys and values out of range raise ConfigError; the near names are listed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from typing import Annotated, Any, get_args, get_type_hints
+import operator
+from typing import Annotated, Any
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import core_schema
 
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, show
+from ember_ml.registry.explain import explain, names
 
 
-#: types for fields: lengths and counts of at least 1; a probability that leaves something, 0 <= p < 1
-Size = Annotated[int, pydantic.Field(ge=1)]
+#: types for fields: lengths and counts of at least 1, which engines count in 32 bits; a probability that leaves something, 0 <= p < 1
+Size = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
 Rate = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
+
+#: levels of tables and lists within one another, far from where Python's recursion ends
+MAX_DEPTH = 32
 
 
 def config(cls):
     """Class decorator: a frozen, validated dataclass whose constructor raises ConfigError."""
-    strict = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    made = pydantic_dataclass(cls, frozen=True, config=strict)
+    cls.__get_pydantic_core_schema__ = classmethod(lambda _, source, handler: _as_they_are(handler(source)))
+    rules = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    made = pydantic_dataclass(cls, frozen=True, config=rules)
     checked = made.__init__
 
     def init(self, *args, **kw):
+        if _too_deep(args, kw):
+            raise ConfigError(f"{made.__name__}: expected tables and lists of at most {MAX_DEPTH} levels, received more, or one that holds itself")
         try:
             checked(self, *args, **kw)
         except pydantic.ValidationError as e:
-            raise ConfigError(_explain(made, e)) from None
+            raise ConfigError(explain(made, e)) from None
         except TypeError as e:
-            raise ConfigError(f"{made.__name__}: {e}; its fields are {', '.join(_names(made))}") from None
+            raise ConfigError(f"{made.__name__}: {e}; its fields are {', '.join(names(made))}") from None
 
     made.__init__ = init
     return made
@@ -46,60 +55,48 @@ def config(cls):
 def missing_config(cls, given) -> ConfigError:
     """What a class that is made from its Config says where it was given something else."""
     return ConfigError(f"{cls.__name__}: expected its configuration, {cls.__name__}({cls.Config.__name__}(...)) with the fields "
-                       f"{', '.join(_names(cls.Config))}; received {given}")
+                       f"{', '.join(names(cls.Config))}; received {given}")
 
 
-def _names(cls) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
+def _as_they_are(schema):
+    """A pydantic schema whose numbers, bools and strings are not converted from one another; integers of other libraries become Python's."""
+    if isinstance(schema, (list, tuple)):
+        return type(schema)(map(_as_they_are, schema))
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _as_they_are(value) for key, value in schema.items()}
+    kind = schema.get("type")
+    if kind in ("float", "bool", "str"):
+        return schema | {"strict": True}
+    if kind == "int":                                        # of 64 bits: no file means more, and longer ones cannot even be printed
+        return core_schema.no_info_before_validator_function(_index, {"ge": -(1 << 63), "lt": 1 << 63} | schema | {"strict": True})
+    return schema
 
 
-def _explain(cls, error: pydantic.ValidationError) -> str:
-    lines = []
-    for e in error.errors():
-        if e["type"] == "unexpected_positional_argument":
-            names = _names(cls)
-            lines.append(f"takes {len(names)} fields, {', '.join(names)}; received {e['input']!r} after them")
-            continue
-        place = [_names(cls)[p] if i == 0 and isinstance(p, int) else p for i, p in enumerate(e["loc"])]
-        where = ".".join(str(p) for p in place)        # positional arguments come by number
-        if e["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            names = _names(_class_at(cls, place[:-1]))
-            near = difflib.get_close_matches(str(e["loc"][-1]), names, 3, 0.5)
-            lines.append(f"unknown key {where!r}; " + (f"did you mean {', '.join(near)}?" if near
-                                                       else f"it takes {', '.join(names)}"))
-        elif e["type"] == "union_tag_not_found":
-            kinds = [c.kind for c in _classes(get_type_hints(_class_at(cls, place[:-1]))[place[-1]])]
-            lines.append(f"needs '{where}.kind', one of {', '.join(map(repr, kinds))}; received {e.get('input')!r}")
-        elif e["type"] in ("missing", "missing_argument"):
-            lines.append(f"needs {where!r}")
-        elif e["type"] == "value_error":                     # of a check of ours, which says it all
-            lines.append(f"{where}: {e['ctx']['error']}" if where else str(e["ctx"]["error"]))
-        else:
-            lines.append(f"{where}: {e['msg']}; received {e.get('input')!r}")
-    return f"{cls.__name__}: " + "; ".join(lines)
+def _index(value):
+    if isinstance(value, (bool, int, str, float)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
 
 
-def _class_at(cls, path):
-    """The config class that the place `path` of a nested config belongs to, as in ("blocks", 0), or ("wiring", "ncp") of a tagged union."""
-    choices = [cls]
-    for part in path:
-        tagged = [c for c in choices if getattr(c, "kind", None) == part]
-        if tagged:
-            choices = tagged
-        elif isinstance(part, str) and part in _names(choices[0]):
-            choices = _classes(get_type_hints(choices[0])[part]) or choices
-    return choices[0]
-
-
-def _classes(hint) -> list:
-    """The config classes that a type mentions."""
-    return [hint] if dataclasses.is_dataclass(hint) else [c for inner in get_args(hint) for c in _classes(inner)]
+def _too_deep(*values) -> bool:
+    """Whether tables and lists lie within one another in more levels than allowed, or one holds itself. Each object counts once a level."""
+    level = {id(v): v for v in values}
+    for _ in range(MAX_DEPTH):
+        inner = (v for table in level.values() for v in (table.values() if isinstance(table, dict) else table))
+        level = {id(v): v for v in inner if isinstance(v, (dict, list, tuple))}
+        if not level:
+            return False
+    return True
 
 
 def from_dict(cls, values: dict[str, Any]):
     """A config of class `cls` from plain values. Raises ConfigError."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{cls.__name__}: expected a table of {', '.join(_names(cls))}; received {values!r}")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{cls.__name__}: expected a table of {', '.join(names(cls))}; received {show(values)}")
     return cls(**values)
 
 

@@ -24,12 +24,11 @@ import numpy as np
 
 from ember_ml import backend as engines
 from ember_ml.autodiff import tree as trees
-from ember_ml.errors import ConfigError, UnsupportedDtype, WeightsError
+from ember_ml.errors import ConfigError, UnsupportedDtype, WeightsError, show
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 from ember_ml.weights import header
 from ember_ml.weights.atomic import replace
-from ember_ml.weights.header import show
 from ember_ml.weights.match import LoadReport, check, fit
 
 __all__ = ["LoadReport", "check", "fit", "load", "load_tree", "save", "save_tree"]

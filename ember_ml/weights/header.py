@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from typing import NamedTuple
 
-from ember_ml.errors import WeightsError
+from ember_ml.errors import WeightsError, show
 from ember_ml.tensor import DType
 from ember_ml.tensor.common import dtypes as dt
 
@@ -24,11 +23,6 @@ DTYPES = {"BOOL": dt.bool_, "U8": dt.uint8, "U16": dt.uint16, "U32": dt.uint32, 
           "I16": dt.int16, "I32": dt.int32, "I64": dt.int64, "F16": dt.float16, "BF16": dt.bfloat16,
           "F32": dt.float32, "F64": dt.float64, "C64": dt.complex64}
 CODES = {d: code for code, d in DTYPES.items() if d is not dt.float64}
-
-_short = reprlib.Repr()
-_short.maxstring, _short.maxother = 120, 60
-#: repr for messages. What a hostile file holds may be long or deep: it is cut.
-show = _short.repr
 
 
 class Entry(NamedTuple):

@@ -6,9 +6,8 @@ import os
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from ember_ml.errors import WeightsError
+from ember_ml.errors import WeightsError, show
 from ember_ml.tensor import DType
-from ember_ml.weights.header import show
 
 SHOWN = 5  # of each kind of difference
 

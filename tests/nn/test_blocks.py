@@ -112,7 +112,7 @@ def test_an_option_goes_to_the_layers_that_have_it():
         assert [type(b.norm).__name__ for b in made.blocks] == ["RMSNorm", "RMSNorm"]
         with pytest.raises(ConfigError, match="TransformerBlock: unknown key 'haeds'; did you mean heads"):
             blocks.instantiate("transformer", D, haeds=2)
-        with pytest.raises(ConfigError, match="SelfAttentionConfig: heads: Input should be"):
+        with pytest.raises(ConfigError, match="SelfAttentionConfig: heads: expected a"):
             blocks.instantiate("transformer", D, heads="two")
 
 

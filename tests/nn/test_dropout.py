@@ -59,9 +59,9 @@ def test_the_gradient_has_the_mask(backend):
     np.testing.assert_allclose(get(em.grad(loss)(x)), kept / 0.6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("p, rule", [(1.0, "less than 1"), (-0.1, "greater than or equal to 0")])
+@pytest.mark.parametrize("p, rule", [(1.0, "below 1"), (-0.1, "of at least 0")])
 def test_p_is_a_probability_that_leaves_something(p, rule):
-    with pytest.raises(ConfigError, match=f"layer 'dropout': DropoutConfig: p: Input should be {rule}; received {p}"):
+    with pytest.raises(ConfigError, match=f"layer 'dropout': DropoutConfig: p: expected a number {rule}\\.0; received {p}"):
         layers.instantiate("dropout", 5, p=p)
-    with pytest.raises(ConfigError, match=f"BlockConfig: dropout: Input should be {rule}"):
+    with pytest.raises(ConfigError, match=f"BlockConfig: dropout: expected a number {rule}"):
         nn.BlockConfig(5, "mlp", dropout=p)

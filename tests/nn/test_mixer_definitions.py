@@ -155,7 +155,7 @@ DEFINITIONS = [
     (mamba2, dict(d_input=4, d_state=3, head_dim=4)),
     (mamba2, dict(d_input=4, d_inner=12, d_state=2, head_dim=3, groups=2, taps=2, bias=True, conv_bias=False, dt_limit=(0.3, 0.9),
                   norm="before", chunk=4)),
-    (mamba2, dict(d_input=4, d_state=2, head_dim=4, norm=None, dt_limit=(0.0, math.inf))),
+    (mamba2, dict(d_input=4, d_state=2, head_dim=4, norm=None, dt_limit=(0.02, None))),
     (rg_lru, dict(d_input=4)), (rg_lru, dict(d_input=4, d_inner=6, heads=2, taps=2)),
     (gated_delta_net, dict(d_input=4, heads=2, key_dim=3, value_dim=2)),
     (gated_delta_net, dict(d_input=4, heads=4, key_heads=2, key_dim=2, value_dim=3, taps=2)),

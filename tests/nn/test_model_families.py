@@ -67,7 +67,7 @@ def test_misuse_is_told():
             nn.XLSTM(nn.XLSTMConfig(8, 1, heads=3, multiple_of=8))
         with pytest.raises(ConfigError, match="filters to divide d_input = 6, received 4"):
             nn.StripedHyena(nn.StripedHyenaConfig(11, 6, ["hyena_se"], filters=4))
-        with pytest.raises(ConfigError, match="mixers.0: Input should be 'hyena_se'"):
+        with pytest.raises(ConfigError, match="mixers.0: expected 'hyena_se'"):
             nn.StripedHyenaConfig(11, 6, ["hyena"])
         with pytest.raises(ConfigError, match="expected 2 rates, one for each pair of the 4 channels that turn, received 3"):
             rotate(em.ops.zeros((1, 1, 3, 4)), em.ops.arange(3).reshape(1, 3), RoPEConfig(rates=[1.0, 0.5, 0.1]))

@@ -190,9 +190,9 @@ def test_a_token_without_valid_logits_gets_zero(engine):
 
 @pytest.mark.parametrize("fields, message", [
     (dict(k=5), "expected k of at most num_experts = 4, received 5"),
-    (dict(k=0), "k: Input should be greater than or equal to 1; received 0"),
+    (dict(k=0), "k: expected a number of at least 1; received 0"),
     (dict(expert=3), "SparseMoEConfig: unknown key 'expert'; did you mean num_experts"),
-    (dict(expert_config={"activation": "swish"}), "activation: Input should be 'identity'.*received 'swish'"),
+    (dict(expert_config={"activation": "swish"}), "activation: expected 'identity'.*received 'swish'"),
 ])
 def test_wrong_configs(fields, message):
     with em.using("numpy"), pytest.raises(ConfigError, match=message):

@@ -191,7 +191,7 @@ def test_losses_reach_the_training_loss_with_their_gradient(backend):
 
 @pytest.mark.parametrize("fields, error, message", [
     (dict(k=9), ConfigError, "expected k of at most num_experts = 8, received 9"),
-    (dict(num_experts=0), ConfigError, "num_experts: Input should be greater than or equal to 1; received 0"),
+    (dict(num_experts=0), ConfigError, "num_experts: expected a number of at least 1; received 0"),
     (dict(expert_type="mpl"), RegistryError, "unknown layer 'mpl': did you mean mlp"),
     (dict(router_type="sofmax"), RegistryError, "unknown router 'sofmax': did you mean softmax"),
     (dict(combiner_type="sum"), RegistryError, "unknown combiner 'sum'"),
@@ -201,10 +201,10 @@ def test_losses_reach_the_training_loss_with_their_gradient(backend):
     (dict(router_type="sigmoid", router_config={"groups": 3}), ConfigError, "expected groups to divide num_experts = 8"),
     (dict(router_type="sigmoid", router_config={"groups": 4, "topk_groups": 5}), ConfigError, "topk_groups of at most groups = 4"),
     (dict(router_config={"capacity_factor": 0.0}), ConfigError, "capacity_factor above 0, received 0.0"),
-    (dict(router_config={"capacity_factor": math.nan}), ConfigError, "capacity_factor above 0, received nan"),
+    (dict(router_config={"capacity_factor": math.nan}), ConfigError, "capacity_factor: expected a finite number; received nan"),
     (dict(router_config={"aux_loss": -1.0}), ConfigError, "aux_loss of at least 0, received -1.0"),
-    (dict(router_config={"balance_rate": math.nan}), ConfigError, "balance_rate of at least 0, received nan"),
-    (dict(router_type="top_p", router_config={"entropy_loss": math.inf}), ConfigError, "entropy_loss of at least 0, received inf"),
+    (dict(router_config={"balance_rate": math.nan}), ConfigError, "balance_rate: expected a finite number; received nan"),
+    (dict(router_type="top_p", router_config={"entropy_loss": math.inf}), ConfigError, "entropy_loss: expected a finite number; received inf"),
     (dict(router_config={"k": 3}), ConfigError, r"router_config without k, which follows from the layer's fields \(2\); received 3"),
     (dict(expert_config={"d_input": 5}), ConfigError, "expert_config without d_input"),
     (dict(combiner_type="concat", combiner_config={"slots": 5}), ConfigError, "combiner_config without slots"),

@@ -34,7 +34,7 @@ def test_a_schedule_as_long_as_its_warm_up(backend):
 
 
 def test_unknown_shapes_are_refused():
-    with pytest.raises(ConfigError, match="shape: Input should be 'cosine', 'linear' or .*; received 'cosinus'"):
+    with pytest.raises(ConfigError, match="shape: expected 'cosine', 'linear' or .*; received 'cosinus'; did you mean 'cosine'"):
         Schedule(1.0, 10, shape="cosinus")
 
 

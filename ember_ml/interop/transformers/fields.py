@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, show
 
 #: names of activations in transformers -> Ember's
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
@@ -109,7 +109,7 @@ class Fields:
         return turns
 
     def _wrong(self, name: str, expected: str, value: Any) -> ConfigError:
-        return ConfigError(f"{self.family}: expected {name} to be {expected}; received {value!r}")
+        return ConfigError(f"{self.family}: expected {name} to be {expected}; received {show(value)}")
 
 
 def _plain(value: Any) -> Any:

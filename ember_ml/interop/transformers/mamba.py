@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ember_ml import ops
 from ember_ml.interop.rules import WEIGHT, Layout, Part, Source, Table, scaled, squeezed
 from ember_ml.interop.transformers.fields import Fields
@@ -37,10 +39,10 @@ def mamba(c: Fields) -> Layout:
     return _stack(c, "mamba", config, MAMBA, c.flag("tie_word_embeddings", True))
 
 
-def _limits(c: Fields, name: str) -> list[float] | None:
+def _limits(c: Fields, name: str) -> list[float | None] | None:
     """Bounds of the step size; None where they change nothing: softplus is above 0."""
-    low, high = (float(v) for v in c.numbers(name, 2, [0.0, float("inf")]))
-    return None if low <= 0.0 and high == float("inf") else [low, high]
+    low, high = c.numbers(name, 2, [0.0, math.inf])
+    return None if low <= 0.0 and high == math.inf else [low, None if high == math.inf else high]
 
 
 def mamba2(c: Fields) -> Layout:

@@ -12,14 +12,13 @@ import re
 from pathlib import Path
 
 from ember_ml import weights
-from ember_ml.errors import ConfigError, WeightsError
+from ember_ml.errors import ConfigError, WeightsError, show
 from ember_ml.nn.adapters.lora import LoRAConfig, adapters, attach, maps, parts_of
 from ember_ml.nn.module import Module
 from ember_ml.ops import random, stack, swap_axes
 from ember_ml.registry import from_dict, read_table
 from ember_ml.tensor import EmberTensor
 from ember_ml.weights.atomic import replace
-from ember_ml.weights.header import show
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 

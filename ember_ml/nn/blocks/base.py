@@ -52,10 +52,11 @@ class BlockConfig:
     @classmethod
     def _spelling(cls, values):
         fields = values.kwargs if isinstance(values, ArgsKwargs) else values      # called, or a dict within a config
-        if not isinstance(fields, dict) or f"{fields.get('layer')}_config" not in fields or "layer_config" in fields:
+        named = fields.get("layer") if isinstance(fields, dict) else None
+        if not isinstance(named, str) or f"{named}_config" not in fields or "layer_config" in fields:
             return values
         fields = dict(fields)
-        fields["layer_config"] = fields.pop(f"{fields['layer']}_config")
+        fields["layer_config"] = fields.pop(f"{named}_config")
         return ArgsKwargs(values.args, fields) if isinstance(values, ArgsKwargs) else fields
 
 

@@ -28,7 +28,9 @@ def gather_options(cls, values):
         return values
     own = {f.name for f in dataclasses.fields(cls)}
     given = {k: v for k, v in fields.items() if k in own}
-    given["options"] = {**(fields.get("options") or {}), **{k: v for k, v in fields.items() if k not in own}}
+    options = fields.get("options", {})
+    if isinstance(options, dict):                            # else pydantic tells
+        given["options"] = {**options, **{k: v for k, v in fields.items() if k not in own}}
     return ArgsKwargs(values.args, given) if isinstance(values, ArgsKwargs) else given
 
 

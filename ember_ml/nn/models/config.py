@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic_core import ArgsKwargs
 
-from ember_ml.errors import ConfigError, RegistryError
+from ember_ml.errors import ConfigError, RegistryError, show
 from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.registry import Rate, Size, blocks, config, layers
 
@@ -65,7 +65,7 @@ class ModelConfig:
         entries = values.args[0] if called and values.args else fields.get("blocks")
         if not isinstance(entries, (list, tuple)):
             return values
-        written = written_out(entries, fields.get("defaults") or {})
+        written = written_out(entries, fields.get("defaults", {}))
         fields["defaults"] = {}
         if called and values.args:
             return ArgsKwargs((written, *values.args[1:]), fields)
@@ -77,7 +77,7 @@ def written_out(entries: list, defaults: dict[str, Any]) -> list:
     """Each entry of a list of blocks as BlockConfigs or tables of a BlockConfig's fields. Raises ConfigError."""
     known = {f.name for f in dataclasses.fields(BlockConfig)} - {"layer", "layer_config"}
     if not isinstance(defaults, dict) or not defaults.keys() <= known:
-        raise ConfigError(f"model: expected defaults to be a table of {', '.join(sorted(known))}; received {defaults!r}")
+        raise ConfigError(f"model: expected defaults to be a table of {', '.join(sorted(known))}; received {show(defaults)}")
     written: list = []
     for entry in entries:
         try:
@@ -96,8 +96,8 @@ def _one(entry, defaults: dict[str, Any]) -> list:
         return [entry]
     fields = {**defaults, **entry}
     times = fields.pop("repeat", 1)
-    if not isinstance(times, int) or not 1 <= times <= MAX_BLOCKS:
-        raise ConfigError(f"model: expected repeat to be a number from 1 to {MAX_BLOCKS:,}; received {times!r}")
+    if type(times) is not int or not 1 <= times <= MAX_BLOCKS:
+        raise ConfigError(f"model: expected repeat to be a number from 1 to {MAX_BLOCKS:,}; received {show(times)}")
     if "block" not in fields:
         return [fields] * times
     return blocks.get(fields.pop("block")).expand(**fields) * times

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from ember_ml.errors import ConfigError
@@ -25,7 +24,7 @@ class Mamba2Config:
         d_input: channels. d_inner: inner channels, None for expand times as many.
         d_state: state channels, which the heads of a group share. head_dim: inner channels of a head. groups: of heads.
         taps: of the short convolution. bias: of the outer projections. conv_bias: of the convolution.
-        dt_limit: lowest and highest step size, None for no bounds.
+        dt_limit: lowest and highest step size, the second None for no highest one; None for no bounds.
         norm: of the output: "after" its gate, "before" it, or None. Each group has its own mean. norm_eps: its eps.
         chunk: steps that are worked on at once.
     """
@@ -39,7 +38,7 @@ class Mamba2Config:
     bias: bool = False
     conv_bias: bool = True
     d_inner: Size | None = None
-    dt_limit: tuple[float, float] | None = None
+    dt_limit: tuple[float, float | None] | None = None
     norm: Literal["after", "before"] | None = "after"
     norm_eps: float = 1e-5
     chunk: Size = 64
@@ -91,7 +90,7 @@ class Mamba2(SequenceMixer):
                    zip(split(u, self.widths, axis=-1), (c.head_dim, c.d_state, c.d_state)))
         dt = softplus(dt + self.dt_bias)
         if c.dt_limit is not None:
-            dt = clip(dt, min=c.dt_limit[0], max=c.dt_limit[1] if math.isfinite(c.dt_limit[1]) else None)
+            dt = clip(dt, *c.dt_limit)
         dt = expand_dims(dt, -1)
         y, S = linear_attention(C, B, v * dt, dt * -expand_dims(exp(self.A_log), -1), initial=None if state is None else state["S"],
                                 reset=resets(), chunk=c.chunk)

@@ -85,10 +85,10 @@ class Router(Module):
     def __init__(self, config: RouterConfig, key: EmberTensor | None = None):
         if config.k > config.num_experts:
             raise ConfigError(f"router: expected k of at most num_experts = {config.num_experts}, received {config.k}")
-        if config.capacity_factor is not None and not 0.0 < config.capacity_factor < math.inf:
+        if config.capacity_factor is not None and config.capacity_factor <= 0.0:
             raise ConfigError(f"router: expected capacity_factor above 0, received {config.capacity_factor}; None is without limit")
         for name in ("balance_rate", "aux_loss", "z_loss", "importance_loss", "entropy_loss"):
-            if not 0.0 <= (value := getattr(config, name, 0.0)) < math.inf:
+            if (value := getattr(config, name, 0.0)) < 0.0:
                 raise ConfigError(f"router: expected {name} of at least 0, received {value}")
         self.config = config
         key = key if key is not None else random.next_key()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, show
 from ember_ml.nn.adapters.run import AdapterConfig
 from ember_ml.nn.optimizers import OPTIMIZERS
 from ember_ml.nn.optimizers.base import Optimizer
@@ -45,7 +45,7 @@ class TrainingConfig:
     checkpoint_every: Size = 500
     log_every: Size = 10
     keep: Size = 2
-    clip: Positive | None = 1.0
+    clip: Annotated[Positive, pydantic.Field(allow_inf_nan=True)] | None = 1.0
     compile: bool | None = None
     epochs: Positive | None = None
     accumulate: Size = 1
@@ -118,9 +118,9 @@ def take_kind(table: dict[str, Any], key: str, known, where: str) -> tuple[str, 
     """(kind, the other fields) of a table such as {family = "hyena_dna", ...}. Raises ConfigError without a known kind."""
     rest = dict(table)
     kind = rest.pop(key, None)
-    if kind not in known:
-        near = get_close_matches(str(kind), known, 2, 0.5)
-        raise ConfigError(f"[{where}]: expected {key} to be one of {', '.join(sorted(known))}; received {kind!r}"
+    if not isinstance(kind, str) or kind not in known:
+        near = get_close_matches(kind, known, 2, 0.5) if isinstance(kind, str) and len(kind) < 100 else []
+        raise ConfigError(f"[{where}]: expected {key} to be one of {', '.join(sorted(known))}; received {show(kind)}"
                           + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""))
     return kind, rest
 
