@@ -75,7 +75,7 @@ def _generate(run: Run,
               top_p: Annotated[Optional[float], typer.Option(help="Only the likeliest tokens, up to this probability.")] = None,
               repetition: Annotated[float, typer.Option(help="Above 1: tokens that were there already become less likely.")] = 1.0,
               stop: Annotated[Optional[list[str]], typer.Option(help="A text that ends the sample; may be given more than once.")] = None,
-              seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+              seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
               backend: Engine = None, json: Json = False):
     """Sample from a trained model, one step at a time."""
     from ember_ml.cli import generate

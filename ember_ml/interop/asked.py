@@ -14,16 +14,19 @@ class Asked(dict):
 
     Args:
         project: for messages. state: the tensors.
+
+    Attributes: names, of those that were asked for; last, the latest of them.
     """
 
     def __init__(self, project: str, state: dict[str, EmberTensor]):
         super().__init__(state)
-        self.project, self.names = project, set()
+        self.project, self.names, self.last = project, set(), ""
 
     def __missing__(self, name: str):
         raise WeightsError(f"{self.project}: expected a tensor {name!r} in the checkpoint; it has {', '.join(list(self)[:4])}, ...")
 
     def __getitem__(self, name: str) -> EmberTensor:
+        self.last = name
         self.names.add(name)
         return super().__getitem__(name)
 

@@ -18,11 +18,11 @@ Tensors = dict[str, EmberTensor]
 MAX_INDEX = 256 << 20
 
 
-def read_config(path: Path) -> dict:
-    """The config.json (or config.toml) in a folder. Raises ConfigError, WeightsError if there is none."""
+def read_config(path: Path) -> tuple[Path, dict]:
+    """(file, values) of the config.json (or config.toml) in a folder. Raises ConfigError, WeightsError if there is none."""
     for name in ("config.json", "config.toml"):
         if (path / name).is_file():
-            return read_table(path / name)
+            return path / name, read_table(path / name)
     raise WeightsError(f"{path}: expected a folder with config.json and weights; there is no config.json")
 
 

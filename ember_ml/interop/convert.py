@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ember_ml import weights
 from ember_ml.backend import get as engine
 from ember_ml.backend import using
-from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, WeightsError, show
+from ember_ml.errors import ConfigError, EmberError, RegistryError, ShapeError, UnsupportedDtype, WeightsError, show
 from ember_ml.interop import hyena_dna, mad, ncps, striped_hyena, xlstm
 from ember_ml.interop.asked import Asked
 from ember_ml.interop.checkpoint import Tensors, read_config, read_tensors
@@ -22,7 +22,6 @@ from ember_ml.interop.rules import Layout, named
 from ember_ml.interop.transformers import FAMILIES, Fields
 from ember_ml.nn.models import XLSTM, HyenaDNA, Model, StripedHyena, XLSTMLarge, XLSTMLargeConfig
 from ember_ml.nn.models.base import as_found
-from ember_ml.nn.models.config import MAX_BLOCKS
 from ember_ml.tensor.common import dtypes as dt
 
 
@@ -97,12 +96,11 @@ def conversion(config: dict) -> Conversion:
     configuration that lacks something."""
     for matches, reader in READERS:
         if matches(config):
-            for name in ("num_layers", "num_blocks"):        # readers count up to it; transformers' have their own check
-                if name in config and not (isinstance(config[name], int) and config[name] <= MAX_BLOCKS):
-                    raise ConfigError(f"convert: expected {name} to be a number of at most {MAX_BLOCKS:,}, received {show(config[name])}")
             try:
                 return reader(config)
-            except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as e:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
+                if isinstance(e, EmberError):
+                    raise
                 raise ConfigError(f"convert: the configuration lacks something, or has another form than its project's: {e!r}") from None
     told = f"model_type {show(config['model_type'])}" if "model_type" in config else f"a configuration with {show(list(config))}"
     raise ConfigError("convert: expected the configuration of HyenaDNA, StripedHyena, Evo 2, xLSTM, MAD-Lab or ncps, or of transformers with model_type "
@@ -118,7 +116,11 @@ def read(source: str | Path) -> tuple[Model, str]:
     hostile or do not fit their configuration.
     """
     source = Path(source)
-    made = conversion(read_config(source))
+    file, values = read_config(source)
+    try:
+        made = conversion(values)
+    except (ConfigError, RegistryError) as e:
+        raise ConfigError(f"{file}: {e}") from None
     state = Asked(str(source), _without_common_prefix(read_tensors(source)))
     size = sum(t.size for t in state.values())
     try:
@@ -126,8 +128,15 @@ def read(source: str | Path) -> tuple[Model, str]:
             model = made.build()
     except ShapeError as e:
         raise WeightsError(f"{source}: its configuration does not describe a model of the {size:,} numbers that its files hold: {e}") from None
-    with using("numpy"):
-        tensors = made.rename(model, state)
+    except (ConfigError, RegistryError) as e:
+        raise ConfigError(f"{file}: {e}") from None
+    try:
+        with using("numpy"):
+            tensors = made.rename(model, state)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as e:
+        if isinstance(e, WeightsError):
+            raise
+        raise WeightsError(f"{source}: tensor {show(state.last)} is not of the shape or dtype that {file.name} tells: {e}") from None
     state.all_read("a model of its configuration", made.ignored)
     found = {name: (t.shape, t.dtype) for name, t in tensors.items()}
     weights.check({name: (t.shape, as_found(t.dtype, found.get(name))) for name, t in model.tensors().items()}, found, source)
@@ -152,6 +161,9 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None, ov
     if dtype is not None and dt.dtype(dtype).kind != "float":
         raise UnsupportedDtype(f"convert: expected a floating-point dtype to store, such as float32 or bfloat16; received {dtype}")
     model, family = read(source)
+    wide = [name for name, t in model.tensors().items() if t.dtype is dt.float64]
+    if dtype is None and wide:
+        raise UnsupportedDtype(f"{source}: {show(wide[0])} is float64, which MLX could not load; give --dtype float32")
     if dtype is not None:
         model.astype(dtype)
     model.save(target, metadata={"converted_from": family})

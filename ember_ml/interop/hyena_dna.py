@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ember_ml import ops
 from ember_ml.errors import ConfigError, WeightsError, show
+from ember_ml.interop.fields import Fields
 from ember_ml.nn.layers import Hyena, HyenaFilter
 from ember_ml.nn.models import HyenaDNA, HyenaDNAConfig, Model
 from ember_ml.tensor import EmberTensor
@@ -42,37 +43,18 @@ def model_config(c: dict) -> tuple[HyenaDNAConfig, int]:
 
     Raises ConfigError for options that Ember has no equal of.
     """
-    f, layer = _Sizes(c, ""), _Sizes(c["layer"], "layer.")
+    f = Fields(c, "hyena_dna")
+    layer = f.table("layer")
     if c.get("max_position_embeddings") or c.get("attn_layer_idx"):
         raise ConfigError("hyena_dna: expected no position embeddings and no attention layers; received max_position_embeddings="
-                          f"{c.get('max_position_embeddings')!r}, attn_layer_idx={c.get('attn_layer_idx')!r}")
-    order = layer.size("order", 2)
-    filters = dict(width=layer.size("filter_order", 64), features=layer.size("emb_dim", 3), depth=layer.size("num_inner_mlps", 2),
-                   frequency=float(layer.size("w", 1)), shift=layer.number("shift", 0.0), learn_positions=True,
-                   window=bool(layer.values.get("modulate", True)), normalized=bool(layer.values.get("normalized", False)))
+                          f"{show(c.get('max_position_embeddings'))}, attn_layer_idx={show(c.get('attn_layer_idx'))}")
+    order = layer.size("order", 2, most=1000)
+    filters = dict(width=layer.size("filter_order", 64), features=layer.size("emb_dim", 3), depth=layer.size("num_inner_mlps", 2, most=1000),
+                   frequency=layer.number("w", 1.0), shift=layer.number("shift", 0.0), learn_positions=True,
+                   window=layer.flag("modulate", True), normalized=layer.flag("normalized"))
     width = f.size("d_model")
-    return HyenaDNAConfig(f.size("vocab_size"), width, f.size("n_layer", most=1000), layer.size("l_max"), f.size("d_inner", 4 * width), order,
+    return HyenaDNAConfig(f.size("vocab_size"), width, f.layers("n_layer"), layer.size("l_max"), f.size("d_inner", 4 * width), order,
                           layer.size("short_filter_order", 3), filters, vocab_multiple=f.size("pad_vocab_size_multiple", 8)), order - 1
-
-
-class _Sizes:
-    """Counts and numbers out of a table of the original configuration."""
-
-    def __init__(self, values: dict, where: str):
-        self.values, self.where = values, where
-
-    def size(self, name: str, default: int | None = None, most: int = 1 << 31) -> int:
-        value = self.values.get(name, default)
-        value = default if value is None else value
-        if type(value) is not int or not 1 <= value <= most:
-            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a number from 1 to {most}; received {show(value)}")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        value = self.values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
-            raise ConfigError(f"hyena_dna: expected {self.where}{name} to be a finite number; received {show(value)}")
-        return float(value)
 
 
 def model_weights(m: Model, p: Tensors, order_last: int = 1) -> Tensors:

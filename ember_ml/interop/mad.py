@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from ember_ml import ops
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, show
+from ember_ml.interop.fields import Fields
 from ember_ml.interop.rules import AFFINE, Layout, Part, Source, Table, first_of, flat, squeezed
 from ember_ml.nn.models import ModelConfig
 
@@ -36,47 +37,47 @@ def _hyena_table(depth: int) -> Table:
             "filter.deltas": flat(at + "modulation.deltas")}
 
 
-def _layer(name: str, c: dict[str, Any], dim: int, max_length: int) -> tuple[str, dict[str, Any], Table]:
+def _layer(name: str, c: Fields, dim: int, max_length: int) -> tuple[str, dict[str, Any], Table]:
     """(registered layer, its config, its table) of one of MAD's layers."""
     if name == "hyena":
-        conv = c.get("long_conv_cfg", {})
-        f = conv.get("filter_cfg", {})
-        if conv.get("filter_cls", "rtf") != "implicit" or c.get("order", 2) != 2 or c.get("num_heads", 1) != 1 or f.get("nested") or f.get("normalized"):
+        conv = c.table("long_conv_cfg")
+        f = conv.table("filter_cfg")
+        if conv.get("filter_cls") != "implicit" or c.get("order", 2) != 2 or c.get("num_heads", 1) != 1 or f.flag("nested") or f.flag("normalized"):
             raise ConfigError("mad: expected a hyena of order 2 with one head and an implicit filter, neither nested nor normalized")
-        depth = f.get("depth_implicit", 2)
-        config = {"l_max": max_length, "d_inner": c.get("inner_factor", 2) * dim, "groups": c.get("proj_groups", 4),
-                  "short_taps": c.get("short_filter_order", 3),
-                  "filter": {"features": f.get("emb_dim", 3), "width": f.get("order", 16), "frequency": float(f.get("w", 1.0)), "depth": depth, "shift": 0.0,
-                             "learn_positions": True, "window": f.get("modulate", True)}}
+        depth = f.size("depth_implicit", 2, most=1000)
+        config = {"l_max": max_length, "d_inner": c.size("inner_factor", 2) * dim, "groups": c.size("proj_groups", 4),
+                  "short_taps": c.size("short_filter_order", 3),
+                  "filter": {"features": f.size("emb_dim", 3), "width": f.size("order", 16), "frequency": f.number("w", 1.0), "depth": depth,
+                             "shift": 0.0, "learn_positions": True, "window": f.flag("modulate", True)}}
         return "hyena", config, _hyena_table(depth)
     if name == "mamba":
-        rank = c.get("dt_rank", "auto")
-        return "mamba", {"d_state": c.get("d_state", 16), "expand": c.get("expand", 2), "taps": c.get("d_conv", 4), "bias": c.get("bias", False),
-                         "dt_rank": None if rank == "auto" else rank, "conv_bias": c.get("conv_bias", True)}, MAMBA
+        rank = None if c.get("dt_rank", "auto") == "auto" else c.size("dt_rank")
+        return "mamba", {"d_state": c.size("d_state", 16), "expand": c.size("expand", 2), "taps": c.size("d_conv", 4), "bias": c.flag("bias"),
+                         "dt_rank": rank, "conv_bias": c.flag("conv_bias", True)}, MAMBA
     if name == "mlp":
-        return "mlp", {"d_inner": c.get("dim_inner") or 4 * dim, "bias": c.get("bias", True)}, MLP
+        return "mlp", {"d_inner": c.size("dim_inner", 4 * dim), "bias": c.flag("bias", True)}, MLP
     if name == "swiglu":
-        return "gated_mlp", {"multiple_of": c.get("multiple_of", 16), "bias": c.get("bias", False)}, SWIGLU
-    raise ConfigError(f"mad: expected layers among hyena, mamba, mlp and swiglu; received {name!r}")
+        return "gated_mlp", {"multiple_of": c.size("multiple_of", 16), "bias": c.flag("bias")}, SWIGLU
+    raise ConfigError(f"mad: expected layers among hyena, mamba, mlp and swiglu; received {show(name)}")
 
 
 def layout(c: dict[str, Any]) -> Layout:
     """The Layout of a LanguageModel. Raises ConfigError for layers and options that this reader does not have."""
-    dim, norms = c["dim"], {"rmsnorm": "rms_norm", "layernorm": "layer_norm"}
-    norm = c.get("norm", "rmsnorm")
-    if norm not in norms or c.get("position_embeds") is not None:
-        raise ConfigError(f"mad: expected norm 'rmsnorm' or 'layernorm' and no position_embeds; received {norm!r}, {c.get('position_embeds')!r}")
-    given = c.get("layer_cfgs") or [{}] * len(c["layers"])
-    if len(given) != len(c["layers"]):
-        raise ConfigError(f"mad: expected layer_cfgs for each of the {len(c['layers'])} layers; received {len(given)}")
+    f, norms = Fields(c, "mad"), {"rmsnorm": "rms_norm", "layernorm": "layer_norm"}
+    dim, norm, names = f.size("dim"), f.word("norm", "rmsnorm"), f.get("layers")
+    if norm not in norms or f.get("position_embeds") is not None:
+        raise ConfigError(f"mad: expected norm 'rmsnorm' or 'layernorm' and no position_embeds; received {norm!r}, {show(f.get('position_embeds'))}")
+    given = f.get("layer_cfgs") or [{}] * len(names if isinstance(names, list) else "")
+    if not isinstance(names, list) or not isinstance(given, list) or len(given) != len(names):
+        raise ConfigError(f"mad: expected a list of layers and, if any, layer_cfgs for each; received {show(names)} and {show(given)}")
     parts = [Part("embedding.", "token_embeds.", AFFINE), Part("norm.", "unembed.", _either("norm", "0")), Part("head.", "unembed.", _either("lm_head", "1"))]
     blocks = []
-    for i, (name, options) in enumerate(zip(c["layers"], given)):
-        layer, config, table = _layer(name, options, dim, c["max_length"])
+    for i, (name, options) in enumerate(zip(names, given)):
+        layer, config, table = _layer(name, Fields(options, f"mad's layer {i}"), dim, f.size("max_length"))
         blocks.append({"layer": layer, "layer_config": config})
         parts.append(Part(f"blocks.{i}.norm.", f"model.{i}.", _either("norm", "0")))
         parts.append(Part(f"blocks.{i}.layer.", f"model.{i}.", {ours: _in_either(source) for ours, source in table.items()}))
-    return Layout(ModelConfig(blocks, c["vocab_size"], norms[norm], "dense", head_bias=True, defaults={"d_input": dim, "norm": norms[norm]}), parts,
+    return Layout(ModelConfig(blocks, f.size("vocab_size"), norms[norm], "dense", head_bias=True, defaults={"d_input": dim, "norm": norms[norm]}), parts,
                   ("*.implicit_filter.*.freq",))
 
 

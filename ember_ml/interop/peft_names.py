@@ -21,7 +21,7 @@ def peft_names(model: Module, original: str | Path | dict[str, Any]) -> dict[str
 
     Raises ConfigError for a family that transformers or Ember does not have.
     """
-    c = original if isinstance(original, dict) else read_config(Path(original))
+    c = original if isinstance(original, dict) else read_config(Path(original))[1]
     family = c.get("model_type")
     if family not in FAMILIES:
         raise ConfigError(f"peft_names: expected a configuration of transformers with model_type {', '.join(FAMILIES)}; received {family!r}")

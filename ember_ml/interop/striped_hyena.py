@@ -13,6 +13,7 @@ import numpy as np
 from ember_ml import ops
 from ember_ml.errors import ConfigError
 from ember_ml.interop.asked import Asked
+from ember_ml.interop.fields import Fields
 from ember_ml.nn.layers import Dense, GatedConv, ModalFilterConfig, SelfAttention, TapsFilterConfig
 from ember_ml.nn.models import Model, StripedHyena, StripedHyenaConfig
 from ember_ml.tensor import EmberTensor
@@ -42,25 +43,24 @@ def read(state: Tensors, config: dict[str, Any]) -> StripedHyena:
 
 
 def model_config(c: dict[str, Any]) -> StripedHyenaConfig:
-    """The config of a model from the original's. Raises KeyError for a size that it does not name, ConfigError for what Ember lacks."""
-    if c.get("final_norm", True) is False:
+    """The config of a model from the original's. Raises ConfigError for a size that it does not name, and for what Ember lacks."""
+    evo2 = is_evo2(c)
+    f = Fields(c, "evo2" if evo2 else "striped_hyena")
+    if not f.flag("final_norm", True):
         raise ConfigError("striped_hyena: expected final_norm=True, which all published models have; received False")
-    evo2, hidden = is_evo2(c), c["hidden_size"]
-    names = (("hcs", "hyena_se"), ("hcm", "hyena_mr"), ("hcl", "hyena_li"))
-    kinds = {i: name for key, name in names for i in c.get(f"{key}_layer_idxs", ())}
-    mixers = ["attention" if i in c["attn_layer_idxs"] else kinds.get(i, "hyena_modal") for i in range(c["num_layers"])]
-    inner, multiple_of = c.get("inner_mlp_size"), c.get("inner_size_multiple_of", 64)
-    qkv = c.get("qkv_proj_bias", evo2 is False)
-    heads = c["num_attention_heads"]
+    count, hidden, heads, attends = f.layers("num_layers"), f.size("hidden_size"), f.size("num_attention_heads"), f.places("attn_layer_idxs")
+    kinds = {i: name for key, name in (("hcs", "hyena_se"), ("hcm", "hyena_mr"), ("hcl", "hyena_li")) for i in f.places(f"{key}_layer_idxs", [])}
+    mixers = ["attention" if i in attends else kinds.get(i, "hyena_modal") for i in range(count)]
+    multiple_of = f.size("inner_size_multiple_of", 64)
+    inner = f.size("inner_mlp_size", -(-int(2 * hidden * 4 / 3) // multiple_of) * multiple_of)
+    qkv = f.flag("qkv_proj_bias", not evo2)
     return StripedHyenaConfig(
-        c["vocab_size"], hidden, mixers, heads, heads // c.get("proj_groups", 1), c["state_size"],
-        c.get("hcs_filter_groups") if evo2 else None, c.get("hcs_filter_length", 7), c.get("hcm_filter_length", 128),
-        c.get("short_filter_bias", True), qkv if evo2 else True, c.get("hyena_out_proj_bias", True) if evo2 else True,
-        qkv, c.get("mha_out_proj_bias", True), inner or -(-int(2 * hidden * 4 / 3) // multiple_of) * multiple_of,
-        c.get("mlp_activation", "gelu"), "identity" if c.get("evo2_style_activations", False) else None,
-        float(c.get("rotary_emb_base", 10000)),
-        float(c.get("rotary_emb_scaling_factor", 1)) if c.get("use_interpolated_rotary_pos_emb", False) else 1.0,
-        c.get("eps", 1e-6), "tied" if c.get("tie_embeddings", True) else "dense")
+        f.size("vocab_size"), hidden, mixers, heads, heads // f.size("proj_groups", 1), f.size("state_size"),
+        (f.get("hcs_filter_groups") and f.size("hcs_filter_groups")) if evo2 else None, f.size("hcs_filter_length", 7), f.size("hcm_filter_length", 128),
+        f.flag("short_filter_bias", True), qkv if evo2 else True, f.flag("hyena_out_proj_bias", True) if evo2 else True,
+        qkv, f.flag("mha_out_proj_bias", True), inner, f.word("mlp_activation", "gelu"), "identity" if f.flag("evo2_style_activations") else None,
+        f.number("rotary_emb_base", 10000.0), f.number("rotary_emb_scaling_factor", 1.0) if f.flag("use_interpolated_rotary_pos_emb") else 1.0,
+        f.number("eps", 1e-6), "tied" if f.flag("tie_embeddings", True) else "dense")
 
 
 def model_weights(m: Model, p: Tensors, c: dict[str, Any]) -> Tensors:
@@ -152,6 +152,6 @@ def convolution_weights(p: Tensors, prefix: str, c: dict[str, Any], f: TapsFilte
     """GatedConv's tensors between its projections, from those of the original filter below `prefix`."""
     rows = channel_order(c)
     named = {"short.weight": _ordered(ops.squeeze(p[prefix + "short_filter_weight"], 1), rows)}
-    if c["short_filter_bias"]:
+    if c.get("short_filter_bias", True):
         named["short.bias"] = _ordered(p[prefix + "short_filter_bias"], rows)
     return named | {f"filter.{name}": w for name, w in filter_weights(p, prefix, f).items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ember_ml import ops
 from ember_ml.interop.asked import Asked
+from ember_ml.interop.fields import Fields
 from ember_ml.nn.layers import MLSTM, SLSTM, LargeMLSTM
 from ember_ml.nn.models import XLSTM, Model, XLSTMConfig, XLSTMLarge, XLSTMLargeConfig
 from ember_ml.tensor import EmberTensor
@@ -37,25 +38,27 @@ def read(state: Tensors, config: dict[str, Any]) -> Model:
 def model_config(c: dict[str, Any]) -> XLSTMConfig | XLSTMLargeConfig:
     """The config of a model from the original's: of xLSTMLMModelConfig with its nested tables, or of xLSTMLargeConfig.
 
-    Raises KeyError for a size that it does not name. Dropout is left out: it is the training's.
+    Raises ConfigError for a size that it does not name, and for values of another form. Dropout is left out: it is the training's.
     """
-    if "qk_dim_factor" in c or "mlstm_block" not in c and "embedding_dim" in c:
+    f = Fields(c, "xlstm")
+    width, count = f.size("embedding_dim"), f.layers("num_blocks")
+    if "qk_dim_factor" in c or "mlstm_block" not in c:
         return XLSTMLargeConfig(
-            c["vocab_size"], c["embedding_dim"], c["num_blocks"], c["num_heads"], c.get("qk_dim_factor", 0.5), c.get("v_dim_factor", 1.0),
-            c.get("ffn_proj_factor", 2.6667), c.get("ffn_round_up_to_multiple_of", 64), c.get("gate_soft_cap", 15.0),
-            c.get("output_logit_soft_cap", 30.0), c.get("norm_eps", 1e-6), c.get("add_out_norm", True))
-    mlstm, block = (c.get("mlstm_block") or {}).get("mlstm", {}), c.get("slstm_block") or {}
-    slstm, forward = block.get("slstm", {}), block.get("feedforward") or {}
-    at = c.get("slstm_at", [])
+            f.size("vocab_size"), width, count, f.size("num_heads"), f.number("qk_dim_factor", 0.5), f.number("v_dim_factor", 1.0),
+            f.number("ffn_proj_factor", 2.6667), f.size("ffn_round_up_to_multiple_of", 64), f.number("gate_soft_cap", 15.0),
+            f.number("output_logit_soft_cap", 30.0), f.number("norm_eps", 1e-6), f.flag("add_out_norm", True))
+    mlstm, block = f.table("mlstm_block").table("mlstm"), f.table("slstm_block")
+    slstm, forward = block.table("slstm"), block.table("feedforward")
+    activation = forward.word("act_fn", "gelu")
     return XLSTMConfig(
-        c["embedding_dim"], c["num_blocks"], list(range(c["num_blocks"])) if at == "all" else list(at), c.get("vocab_size"),
-        heads=mlstm.get("num_heads", 4), expand=mlstm.get("proj_factor", 2.0), taps=mlstm.get("conv1d_kernel_size", 4),
-        block=mlstm.get("qkv_proj_blocksize", 4), bias=c.get("bias", False), slstm_heads=slstm.get("num_heads", 4),
-        slstm_taps=slstm.get("conv1d_kernel_size", 4) or None, slstm_cell=slstm.get("function", "slstm"),
-        ff_expand=forward.get("proj_factor", 1.3), ff_activation={"swish": "silu", "relu^2": "relu_squared"}.get(
-            forward.get("act_fn", "gelu"), forward.get("act_fn", "gelu")),
-        multiple_of=mlstm.get("round_proj_up_to_multiple_of", 64), ff_multiple_of=forward.get("round_proj_up_to_multiple_of", 64),
-        final_norm=c.get("add_post_blocks_norm", True), head="tied" if c.get("tie_weights", False) else "dense")
+        width, count, list(range(count)) if c.get("slstm_at") == "all" else sorted(f.places("slstm_at", [])),
+        f.get("vocab_size") and f.size("vocab_size"),
+        heads=mlstm.size("num_heads", 4), expand=mlstm.number("proj_factor", 2.0), taps=mlstm.size("conv1d_kernel_size", 4),
+        block=mlstm.size("qkv_proj_blocksize", 4), bias=f.flag("bias"), slstm_heads=slstm.size("num_heads", 4),
+        slstm_taps=slstm.get("conv1d_kernel_size", 4) or None, slstm_cell=slstm.word("function", "slstm"),
+        ff_expand=forward.number("proj_factor", 1.3), ff_activation={"swish": "silu", "relu^2": "relu_squared"}.get(activation, activation),
+        multiple_of=mlstm.size("round_proj_up_to_multiple_of", 64), ff_multiple_of=forward.size("round_proj_up_to_multiple_of", 64),
+        final_norm=f.flag("add_post_blocks_norm", True), head="tied" if f.flag("tie_weights") else "dense")
 
 
 def model_weights(m: Model, p: Tensors, bias: bool = False) -> Tensors:

@@ -23,9 +23,10 @@ from ember_ml.errors import ConfigError, show
 from ember_ml.registry.explain import explain, names
 
 
-#: types for fields: lengths and counts of at least 1, which engines count in 32 bits; a probability that leaves something, 0 <= p < 1
+#: types for fields: lengths and counts of at least 1, which engines count in 32 bits; a probability that leaves something, 0 <= p < 1; a seed
 Size = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
 Rate = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, pydantic.Field(ge=0)]
 
 #: levels of tables and lists within one another, far from where Python's recursion ends
 MAX_DEPTH = 32

@@ -13,7 +13,10 @@ from ember_ml.errors import ConfigError
 from ember_ml.registry.config import to_dict
 
 #: a file of a config is text that a person wrote: what is larger is something else
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20
+
+#: a key of so many dotted parts, on which tomllib spends the square of their number
+_LONG_KEY = re.compile(r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 
 
 def read_table(path: str | Path) -> dict[str, Any]:
@@ -28,6 +31,8 @@ def read_table(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is no {kind}: its bytes are not UTF-8 text") from None
+    if kind == "TOML" and _LONG_KEY.search(text):
+        raise ConfigError(f"{path}: expected keys of a few parts, got one of more than 64")
     try:
         values = tomllib.loads(text) if kind == "TOML" else json.loads(text)
     except (ValueError, RecursionError) as e:                # both syntax errors are ValueErrors

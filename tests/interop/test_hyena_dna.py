@@ -34,6 +34,6 @@ def test_a_missing_tensor_is_named():
 
 def test_a_shift_that_is_no_number_is_refused():
     config = {"d_model": 4, "n_layer": 1, "vocab_size": 5, "layer": {"l_max": 8, "shift": "x"}}
-    with pytest.raises(ConfigError, match=r"hyena_dna: expected layer\.shift to be a finite number; received 'x'"):
+    with pytest.raises(ConfigError, match=r"hyena_dna's layer: expected shift to be a finite number; received 'x'"):
         hyena_dna.model_config(config)
     assert hyena_dna.model_config({**config, "layer": {"l_max": 8, "shift": 0.5}})[0].filter["shift"] == 0.5

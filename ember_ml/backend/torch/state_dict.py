@@ -6,7 +6,12 @@ import os
 
 import torch
 
-from ember_ml.errors import WeightsError
+from ember_ml.errors import WeightsError, show
+from ember_ml.tensor.common import dtypes as dt
+
+#: what files may hold of tensors that share their memory, in bytes of the file
+SHARED = 8
+_DTYPES = frozenset(getattr(torch, d.name) for d in dt.ALL)
 
 #: keys under which trainers keep the state dict of a model
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -15,7 +20,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Tensors by name of a .pt, .pth, .bin or .ckpt file, on the CPU.
 
-    Raises WeightsError for a file that is damaged, that would run code, or that holds no state dict.
+    Raises WeightsError for a file that is damaged, that would run code, that holds no state dict, or tensors without numbers of their own.
     """
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such file")
@@ -33,4 +38,14 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     tensors = {name: t for name, t in found.items() if isinstance(t, torch.Tensor)}
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; its keys are {', '.join(list(found)[:4])}, ...")
+    room = SHARED * os.path.getsize(path)
+    for name, t in tensors.items():
+        if t.layout is not torch.strided or t.is_quantized or t.is_nested or t.device.type != "cpu" or t.dtype not in _DTYPES:
+            raise WeightsError(f"{path}: tensor {show(name)}: expected a dense tensor of numbers, got {t.dtype}, {t.layout}, on {t.device}; convert it, "
+                               "and save the file again")
+        size = t.numel() * t.element_size()
+        room -= size
+        if room < 0 or size > t.untyped_storage().nbytes():  # a stride of 0 makes terabytes of one number
+            raise WeightsError(f"{path}: tensor {show(name)}: expected as many numbers in the file as its shape {list(t.shape)} has, got "
+                               f"{t.untyped_storage().nbytes():,} bytes; save its .contiguous()")
     return tensors

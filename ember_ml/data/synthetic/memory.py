@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ember_ml.data.synthetic.base import IGNORED, Task, check, check_noise, shuffled_motifs
-from ember_ml.registry import Size, config
+from ember_ml.registry import Seed, Size, config
 
 
 @config
@@ -92,7 +92,7 @@ class Memorization(Task):
     seq_len: Size = 32
     noise_vocab_size: int = 0
     frac_noise: float = 0.0
-    map_seed: int = 12345
+    map_seed: Seed = 12345
 
     def __post_init__(self):
         check_noise("memorization", self.frac_noise, self.noise_vocab_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ember_ml.interop.rules import Layout
-from ember_ml.interop.transformers.fields import Fields
+from ember_ml.interop.fields import Fields
 from ember_ml.interop.transformers.lfm2 import lfm2, lfm2_moe
 from ember_ml.interop.transformers.llama import llama, mixtral, qwen3_moe
 from ember_ml.interop.transformers.mamba import falcon_h1, jamba, mamba, mamba2

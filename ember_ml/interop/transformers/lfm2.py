@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ember_ml.errors import ConfigError
 from ember_ml.interop.rules import WEIGHT, Layout, Part, Table, squeezed
-from ember_ml.interop.transformers.fields import Fields
+from ember_ml.interop.fields import Fields
 from ember_ml.interop.transformers.llama import moe_config
 from ember_ml.interop.transformers.parts import ATTENTION, block, ends, gated_mlp, language_model, sparse_moe
 from ember_ml.nn.models import ModelConfig

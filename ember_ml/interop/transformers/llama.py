@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.interop.rules import WEIGHT, Layout, Part, first_of
-from ember_ml.interop.transformers.fields import Fields
+from ember_ml.interop.fields import Fields
 from ember_ml.interop.transformers.parts import ATTENTION, block, ends, gated_mlp, language_model, sparse_moe
 from ember_ml.nn.models import ModelConfig
 

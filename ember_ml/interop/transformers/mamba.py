@@ -6,7 +6,7 @@ import math
 
 from ember_ml import ops
 from ember_ml.interop.rules import WEIGHT, Layout, Part, Source, Table, scaled, squeezed
-from ember_ml.interop.transformers.fields import Fields
+from ember_ml.interop.fields import Fields
 from ember_ml.interop.transformers.llama import moe_config
 from ember_ml.interop.transformers.parts import ATTENTION, block, ends, gated_mlp, language_model, sparse_moe
 from ember_ml.nn.models import ModelConfig
@@ -41,7 +41,7 @@ def mamba(c: Fields) -> Layout:
 
 def _limits(c: Fields, name: str) -> list[float | None] | None:
     """Bounds of the step size; None where they change nothing: softplus is above 0."""
-    low, high = c.numbers(name, 2, [0.0, math.inf])
+    low, high = c.numbers(name, 2, [0.0, math.inf], most=math.inf)
     return None if low <= 0.0 and high == math.inf else [low, None if high == math.inf else high]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ember_ml.interop.rules import WEIGHT, Part, Source, Table, empty, first_of, joined, stacked
-from ember_ml.interop.transformers.fields import Fields
+from ember_ml.interop.fields import Fields
 
 #: SelfAttention of q_proj, k_proj, v_proj, o_proj
 ATTENTION: Table = {

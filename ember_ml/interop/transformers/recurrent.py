@@ -6,7 +6,7 @@ import struct
 
 from ember_ml import ops
 from ember_ml.interop.rules import AFFINE, WEIGHT, Layout, Part, Source, Table, first_of, flat, joined, scaled, squeezed
-from ember_ml.interop.transformers.fields import Fields
+from ember_ml.interop.fields import Fields
 from ember_ml.interop.transformers.parts import ATTENTION, block, ends, gated_mlp, language_model
 from ember_ml.nn.models import ModelConfig
 

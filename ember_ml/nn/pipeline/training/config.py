@@ -16,7 +16,7 @@ from ember_ml.errors import ConfigError, show
 from ember_ml.nn.adapters.run import AdapterConfig
 from ember_ml.nn.optimizers import OPTIMIZERS
 from ember_ml.nn.optimizers.base import Optimizer
-from ember_ml.registry import Rate, Size, config, from_dict, read_table, to_dict, write_table
+from ember_ml.registry import Rate, Seed, Size, config, from_dict, read_table, to_dict, write_table
 
 Positive = Annotated[float, pydantic.Field(gt=0.0)]
 
@@ -88,7 +88,7 @@ class RunConfig:
     optimizer: dict[str, Any]
     training: TrainingConfig
     adapter: AdapterConfig | None = None
-    seed: int = 0
+    seed: Seed = 0
     backend: str | None = None
 
 

@@ -22,7 +22,7 @@ from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers import AdamW, AdamWConfig, Schedule
 from ember_ml.nn.pipeline.training.step import initial_state, make_step
 from ember_ml.ops import argmax, random, tensor
-from ember_ml.registry import Size, config, layers
+from ember_ml.registry import Seed, Size, config, layers
 
 TaskName = Literal["in_context_recall", "noisy_in_context_recall", "fuzzy_in_context_recall", "selective_copying", "compression",
                    "memorization"]
@@ -57,7 +57,7 @@ class ProbeConfig:
     rate: float = 2e-3
     train: Size = 3200
     test: Size = 256
-    seed: int = 0
+    seed: Seed = 0
 
 
 def options(name: str, length: int) -> dict:

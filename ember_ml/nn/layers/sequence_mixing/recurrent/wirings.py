@@ -18,6 +18,7 @@ from ember_ml.backend import current
 from ember_ml.errors import ConfigError
 from ember_ml.registry import Size, config
 
+Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]  # as NumPy's older generator takes them
 Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 
 
@@ -53,7 +54,7 @@ class FullyConnected:
     units: Size
     d_output: Size | None = None
     self_connections: bool = True
-    seed: int = 1111
+    seed: Seed = 1111
     kind: Literal["fully_connected"] = "fully_connected"
 
     def build(self, d_input: int) -> Wiring:
@@ -76,7 +77,7 @@ class RandomWiring:
     units: Size
     d_output: Size | None = None
     sparsity: Share = 0.0
-    seed: int = 1111
+    seed: Seed = 1111
     kind: Literal["random"] = "random"
 
     def build(self, d_input: int) -> Wiring:
@@ -106,7 +107,7 @@ class NCP:
     inter_fanout: Size
     recurrent_command: Annotated[int, pydantic.Field(ge=0)]
     motor_fanin: Size
-    seed: int = 22222
+    seed: Seed = 22222
     kind: Literal["ncp"] = "ncp"
 
     def build(self, d_input: int) -> Wiring:
@@ -139,7 +140,7 @@ class AutoNCP:
     units: Size
     d_output: Size
     sparsity: Annotated[float, pydantic.Field(ge=0.1, lt=1.0)] = 0.5
-    seed: int = 22222
+    seed: Seed = 22222
     kind: Literal["auto_ncp"] = "auto_ncp"
 
     def build(self, d_input: int) -> Wiring:

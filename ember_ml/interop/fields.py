@@ -1,4 +1,4 @@
-"""The fields of a config.json, taken one by one and checked: what Ember would compute differently is an error, not a surprise."""
+"""The fields of an original configuration, taken one by one and checked: what Ember would compute differently is an error, not a surprise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", 
 
 SPECIAL = {"Infinity": float("inf"), "-Infinity": float("-inf")}
 
-#: lengths and counts are below it; a config that says otherwise is damaged or hostile
-LARGEST = 1 << 31
+#: lengths and counts go so far; a config that says otherwise is damaged or hostile
+LARGEST = (1 << 31) - 1
 
 
 class Fields:
-    """A config.json as transformers writes it.
+    """A table of a configuration.
 
     Args:
-        values: the plain values. family: what to call the model in messages.
+        values: the plain values. family: what to call it in messages.
+
+    Raises ConfigError if it is no table.
     """
 
     def __init__(self, values: dict[str, Any], family: str):
+        if not isinstance(values, dict):
+            raise ConfigError(f"{family}: expected a table; received {show(values)}")
         self.values, self.family = values, family
+
+    def table(self, name: str) -> Fields:
+        """The table of that name, empty where it is missing or null."""
+        return Fields(self.get(name, {}), f"{self.family}'s {name}")
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value, or the default where it is missing or null."""
@@ -52,21 +60,35 @@ class Fields:
             raise self._wrong(name, "true or false", value)
         return value
 
-    def numbers(self, name: str, count: int, default: list[float]) -> list[float]:
-        """`count` numbers."""
+    def numbers(self, name: str, count: int, default: list[float], most: float = 1e30) -> list[float]:
+        """`count` numbers of at most so much."""
         value = self.get(name, default)
-        if not isinstance(value, (list, tuple)) or len(value) != count or any(type(v) not in (int, float) for v in value):
+        if not isinstance(value, (list, tuple)) or len(value) != count or not all(type(v) in (int, float) and abs(v) <= most for v in value):
             raise self._wrong(name, f"{count} numbers", value)
         return [float(v) for v in value]
 
-    def layers(self) -> int:
-        """num_hidden_layers, of which a model has at most some thousands."""
-        return self.size("num_hidden_layers", most=4000)
+    def layers(self, name: str = "num_hidden_layers") -> int:
+        """How many layers there are: at most some thousands."""
+        return self.size(name, most=4000)
+
+    def places(self, name: str, default: list[int] | None = None) -> set[int]:
+        """A list of layers, counted from 0."""
+        value = self.get(name, default)
+        if not isinstance(value, list) or not all(type(i) is int for i in value):
+            raise self._wrong(name, "a list of layers", value)
+        return set(value)
+
+    def word(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self.get(name, default)
+        if not isinstance(value, str):
+            raise self._wrong(name, "a string", value)
+        return value
 
     def activation(self, name: str = "hidden_act", default: str = "silu") -> str:
         """Ember's name of an activation."""
         value = self.get(name, default)
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             raise self._wrong(name, f"one of {', '.join(ACTIVATIONS)}", value)
         return ACTIVATIONS[value]
 
@@ -91,8 +113,8 @@ class Fields:
 
     def rope(self, head_dim: int, base: float = 10000.0, partial: float = 1.0) -> dict[str, Any]:
         """RoPEConfig's fields, from rope_parameters, or from rope_theta and rope_scaling of older files."""
-        given = self.get("rope_parameters") or {**(self.get("rope_scaling") or {}), "rope_theta": self.get("rope_theta", base)}
-        f = Fields(given, f"{self.family}'s rope_parameters")
+        old = {**self.table("rope_scaling").values, "rope_theta": self.get("rope_theta", base)}
+        f = Fields(self.get("rope_parameters") or old, f"{self.family}'s rope_parameters")
         kind = f.get("rope_type", f.get("type", "default"))
         share = f.number("partial_rotary_factor", self.number("partial_rotary_factor", partial))
         turns: dict[str, Any] = {"base": f.number("rope_theta", base)}
