@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.table import Table
 
 from ember_ml import backend as engines
-from ember_ml.cli.output import Output
+from ember_ml.cli.output import Output, writable
 from ember_ml.cli.plot import draw_scores
 from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training.interrupt import Interrupted
 from ember_ml.nn.pipeline.training.probes import ProbeConfig, blocks, probe
-from ember_ml.nn.pipeline.training.run_folder import storing
+from ember_ml.nn.pipeline.training.run_folder import make_folder, storing, unmake
 from ember_ml.registry import from_dict, to_dict
 from ember_ml.weights.atomic import replace
 
@@ -41,8 +41,7 @@ def run(config: ProbeConfig, out: Path, backend: str | None, resume: bool, overw
         config, rows = _continued(path, config, where)
     elif resume and not path.exists():
         raise ConfigError(f"{path}: there is nothing to resume; start without --resume")
-    with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    made = make_folder(out)
     count, begin = len(config.layers) * len(config.tasks), len(rows)
     output.say(f"{_many(config.layers, 'model')} on {_many(config.tasks, 'task')}, {config.steps} updates of {config.batch} sequences each, "
                f"on {where}" + (f"; {begin} of {count} are there already" if begin else ""))
@@ -60,11 +59,14 @@ def run(config: ProbeConfig, out: Path, backend: str | None, resume: bool, overw
                    f"{row['seconds']:.0f} s{'   diverged' if row['loss'] is None else ''}   {len(rows)}/{count}, {left:.0f} s left")
 
     try:
+        writable(path)
         with engines.using(where):
             probe(config, watch, list(rows))
     except KeyboardInterrupt:
         raise Interrupted(f"mad: interrupted; {len(rows)} of {count} rows are in {path}; the same command with --resume goes on"
                           if rows else "mad: interrupted before the first row; nothing was written") from None
+    finally:
+        unmake(made)                                         # where no row came of it
     scores = {spec: {row["task"]: row["accuracy"] for row in rows if row["layers"] == spec} for spec in config.layers}
     with storing(out / "mad.png"):
         draw_scores(scores, list(config.tasks), out / "mad.png")

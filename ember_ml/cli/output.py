@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ember_ml.errors import ConfigError
 from ember_ml.registry.strict_json import dumps
 
 
@@ -34,3 +36,10 @@ class Output:
         """Writes what a verb found, if a script reads. Numbers that JSON does not have (nan, inf) become null."""
         if self.json:
             sys.stdout.write(dumps(document, indent=1) + "\n")
+
+
+def writable(file: Path | None):
+    """Raises ConfigError if no file can be written there: before the work, not after it."""
+    if file is not None and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+        raise ConfigError(f"{file}: expected a file to write: " + ("it is a folder" if file.is_dir() else "there is no such folder" if
+                          not file.parent.is_dir() else "it is not allowed there"))

@@ -78,7 +78,8 @@ def _check(path: list[str], table: dict[str, Any], where: str) -> None:
     inner = known.get(path[0])
     if path[0] in known and (len(path) == 1 or inner is None or path[1] in inner):
         return
-    keys = [*known, *(f"{name}.{field}" for name, fields in known.items() for field in fields or table.get(name) or ())]
+    keys = [*known, *(f"{name}.{field}" for name, fields in known.items()
+                         for field in fields or (table[name] if isinstance(table.get(name), dict) else ()))]
     wanted = ".".join(path[:2])
     near = [key for key in keys if key.rpartition(".")[2] == path[-1]] or difflib.get_close_matches(wanted, keys, 3, 0.6)
     raise ConfigError(f"--set {where}: unknown key {wanted!r}; " + (f"did you mean {', '.join(near)}?" if near

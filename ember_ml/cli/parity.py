@@ -9,8 +9,9 @@ from ember_ml import backend as engines
 from ember_ml import data
 from ember_ml.cli import card
 from ember_ml.cli.generate import existing_model
-from ember_ml.cli.output import Output
+from ember_ml.cli.output import Output, writable
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
+from ember_ml.nn.pipeline.training.run_folder import put
 from ember_ml.parity.run import compare_batch, compare_run
 from ember_ml.parity.table import render
 from ember_ml.registry.strict_json import dumps
@@ -21,6 +22,7 @@ _SEQUENCES = 4
 
 def run(path: Path, length: int, file: Path | None, output: Output) -> int:
     """Compares logits, loss, gradients and, of a language model, generated tokens. Returns the exit code: 1 if a row is out of tolerance."""
+    writable(file)
     config, model = existing_model(path)
     source = data.open_source(config.data, config.seed)
     if source.task == "next_token":
@@ -30,9 +32,9 @@ def run(path: Path, length: int, file: Path | None, output: Output) -> int:
         batch = tuple(a[:_SEQUENCES] for a in next(iter(source.held_out())))
         rows = compare_batch(model, batch, OBJECTIVES[source.task].loss, engines.available())
     if file:
-        file.write_text(dumps(rows, indent=1), encoding="utf-8")
+        put(file, dumps(rows, indent=1))
     if os.access(path, os.W_OK):                             # for the report and the card
-        (path / "parity.json").write_text(dumps(rows, indent=1) + "\n", encoding="utf-8")
+        put(path / "parity.json", dumps(rows, indent=1) + "\n")
         card.write(path)
     failed = [r for r in rows if not r["pass"]]
     output.say(render(rows))

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 import ember_ml
-from ember_ml.cli.output import Output
+from ember_ml.cli.output import Output, writable
 from ember_ml.errors import ConfigError
 from ember_ml.parity.document import document, merge, places, read, write
 from ember_ml.parity.table import cells, render_ops, shown, usual_tolerances
@@ -59,6 +59,7 @@ definition in NumPy's float64, and the tape's gradient there. Point at a cell fo
 
 def run(out: Path | None, output: Output) -> int:
     """Compares, prints the table, writes JSON to `out` (default parity-ops.json) and a page beside it. Returns the exit code."""
+    writable(out)
     from ember_ml.parity.cases import CASES
     from ember_ml.parity.ops import compare_ops
     where, seen = places(), [0]
@@ -73,6 +74,7 @@ def run(out: Path | None, output: Output) -> int:
 
 def join(files: list[Path], out: Path | None, output: Output) -> int:
     """The results of several machines in one table, page and file (default parity-merged.json). Returns the exit code."""
+    writable(out)
     if len(files) < 2:
         raise ConfigError(f"parity --merge: expected at least two files that `ember parity --ops` wrote, got {len(files)}")
     return _tell(merge([read(f) for f in files]), out or Path("parity-merged.json"), output)

@@ -12,8 +12,10 @@ import jinja2
 
 from ember_ml.cli import facts
 from ember_ml.cli.experts import routers
+from ember_ml.cli.output import writable
 from ember_ml.cli.plot import curves, plt
 from ember_ml.errors import ConfigError
+from ember_ml.nn.pipeline.training.run_folder import put
 
 _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ name }}</title>
@@ -90,6 +92,7 @@ def run(folder: Path, out: Path | None) -> Path:
 
     Raises ConfigError for a folder that holds no run, or one without a logged update.
     """
+    writable(out)
     known = facts.read(folder)
     if not any("loss" in r for r in known.rows):
         raise ConfigError(f"{folder}: metrics.jsonl holds no update yet; train first")
@@ -99,7 +102,7 @@ def run(folder: Path, out: Path | None) -> Path:
                         parity=[{**r, "error": _number(r["error"]), "tolerance": _number(r["tolerance"])} for r in known.parity],
                         routers=routers(known.rows, _figure), config=known.config)
     out = out or known.folder / "report.html"
-    out.write_text(page, encoding="utf-8")
+    put(out, page)
     return out
 
 

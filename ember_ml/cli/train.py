@@ -8,7 +8,6 @@ from ember_ml.cli import card, facts
 from ember_ml.cli.display import TrainingDisplay, scores
 from ember_ml.cli.logs import CsvLog, TensorBoardLog
 from ember_ml.cli.output import Output
-from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training import config as configs
 from ember_ml.nn.pipeline.training.config import RunConfig
 from ember_ml.nn.pipeline.training.run_folder import RunFolder, storing
@@ -41,9 +40,6 @@ def _fill(folder: RunFolder, run: RunConfig, resume: bool, logs: list, output: O
     from ember_ml.cli.plot import draw_curves                # matplotlib, which a rehearsal need not wait for
     stage = SupervisedTraining(run, folder, resume, [CsvLog(folder), *logs])
     done, steps = stage.trainer.progress.step, stage.trainer.config.steps
-    if done > steps:
-        raise ConfigError(f"{folder.path}: {done} updates are done, more than the {steps} asked for; nothing was changed: --steps {done} keeps "
-                          f"the run as it is, a larger number goes on, --overwrite begins anew")
     data, bits = stage.data, stage.data.task == "next_token"
     stage.trainer.callbacks.append(TrainingDisplay(steps, data.unit, bits, 10 * run.training.log_every, output))
     with storing(folder.config):

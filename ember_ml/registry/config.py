@@ -27,6 +27,8 @@ from ember_ml.registry.explain import explain, names
 Size = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
 Rate = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, pydantic.Field(ge=0)]
+#: how many layers there are: far more than any model has, few enough that a number in a file cannot keep its reader busy
+Count = Annotated[int, pydantic.Field(ge=1, le=10_000)]
 
 #: levels of tables and lists within one another, far from where Python's recursion ends
 MAX_DEPTH = 32

@@ -143,8 +143,8 @@ def test_stop_strings_are_cut_and_what_may_become_one_is_held_back():
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"temperature": -1.0}, "temperature of at least 0"), ({"temperature": float("nan")}, "received nan and 1.0"),
-    ({"repetition": float("nan")}, "received 1.0 and nan"), ({"top_k": 0}, "top_k and allowed of at least 1"),
+    ({"temperature": -1.0}, "temperature of at least 0"), ({"temperature": float("nan")}, "temperature: expected a finite number; received nan"),
+    ({"repetition": float("nan")}, "repetition: expected a finite number; received nan"), ({"top_k": 0}, "top_k and allowed of at least 1"),
     ({"top_p": 0.0}, "0 < top_p <= 1"), ({"top_p": 1.5}, "received 1.5"), ({"topk": 3}, "unknown key 'topk'; did you mean top_k"),
     ({"repetition": 0.0}, "repetition above 0")])
 def test_wrong_options(fields, message):

@@ -34,7 +34,7 @@ def test_wirings_are_those_of_ncps_for_any_size():
                                         (lambda: LTCConfig(3, {"kind": "auto_npc", "units": 8}), "'ncp', 'auto_ncp'"),
                                         (lambda: LTCConfig(3, {"units": 8}), "needs 'wiring.kind', one of 'fully_connected', 'random', 'ncp', 'auto_ncp'"),
                                         (lambda: LTCConfig(3, {"kind": "auto_ncp", "units": 8, "d_outputs": 2}),
-                                         "unknown key 'wiring.auto_ncp.d_outputs'; did you mean d_output?"),
+                                         "unknown key 'wiring.d_outputs'; did you mean d_output?"),
                                         (lambda: CfCConfig(3, backbone_layers=-1), None)])
 def test_misuse_is_told(make, says):
     if says is None:

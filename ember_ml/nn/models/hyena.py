@@ -7,7 +7,7 @@ import dataclasses
 from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.models.config import ModelConfig
-from ember_ml.registry import Rate, Size, config, models
+from ember_ml.registry import Count, Rate, Size, config, models
 from ember_ml.tensor import EmberTensor
 
 
@@ -21,10 +21,10 @@ class HyenaDNAConfig:
 
     vocab_size: Size
     d_input: Size
-    n_layer: Size
+    n_layer: Count
     l_max: Size
     d_inner: Size | None = None
-    order: Size = 2
+    order: Count = 2
     short_taps: Size = 3
     filter: dict = dataclasses.field(default_factory=dict)
     dropout: Rate = 0.0

@@ -13,7 +13,7 @@ from ember_ml.errors import ConfigError
 from ember_ml.nn.blocks.presets import gather_options
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.models.config import Head, ModelConfig
-from ember_ml.registry import Rate, Size, blocks, config, models
+from ember_ml.registry import Count, Rate, Size, blocks, config, models
 from ember_ml.tensor import EmberTensor
 
 
@@ -25,7 +25,7 @@ class StackConfig:
     """
 
     d_input: Size
-    n_layer: Size
+    n_layer: Count
     vocab_size: Size | None = None
     head: Head | None = None
     outputs: Size | None = None

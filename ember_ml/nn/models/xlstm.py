@@ -11,7 +11,7 @@ from ember_ml.nn.blocks.base import BlockConfig
 from ember_ml.nn.layers.activations import ActivationName
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.models.config import ModelConfig
-from ember_ml.registry import Rate, Size, config, models
+from ember_ml.registry import Count, Rate, Size, config, models
 from ember_ml.tensor import EmberTensor
 
 
@@ -25,7 +25,7 @@ class XLSTMConfig:
     """
 
     d_input: Size
-    n_layer: Size
+    n_layer: Count
     slstm_at: list[int] = dataclasses.field(default_factory=list)
     vocab_size: Size | None = None
     heads: Size = 4
@@ -97,7 +97,7 @@ class XLSTMLargeConfig:
 
     vocab_size: Size
     d_input: Size
-    n_layer: Size
+    n_layer: Count
     heads: Size = 8
     expand_k: float = 0.5
     expand_v: float = 1.0

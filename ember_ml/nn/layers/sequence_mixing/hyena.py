@@ -21,7 +21,7 @@ from ember_ml.ops import (
 )
 from ember_ml.ops import sum as total
 from ember_ml.ops.shape import cut
-from ember_ml.registry import Rate, Size, config, layers
+from ember_ml.registry import Count, Rate, Size, config, layers
 from ember_ml.tensor import EmberTensor
 
 
@@ -39,7 +39,7 @@ class HyenaConfig:
 
     d_input: Size
     l_max: Size
-    order: Size = 2
+    order: Count = 2
     short_taps: Size = 3
     dropout: Rate = 0.0
     filter: dict = dataclasses.field(default_factory=dict)

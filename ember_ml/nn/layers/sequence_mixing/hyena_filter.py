@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
+
+import pydantic
 
 from ember_ml.errors import ShapeError
 from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
@@ -37,7 +39,7 @@ class HyenaFilterConfig:
     channels: Size
     l_max: Size
     width: Size = 64
-    depth: int = 2
+    depth: Annotated[int, pydantic.Field(ge=0, le=10_000)] = 2
     features: Size = 5
     frequency: float = 10.0
     shift: float = 0.05

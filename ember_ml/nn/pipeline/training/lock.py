@@ -18,27 +18,32 @@ class FolderLock:
     Args:
         folder: must be there.
 
-    Raises ConfigError, naming the process, where another holds it.
+    Attributes: new, whether there was no such file before.
+
+    Raises ConfigError, naming the process, where another holds it; OSError.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
-        self._file, self._held = None, False
+        self._file, self._held, self.new = None, False, False
         self.acquire()
 
     def acquire(self):
         """Takes the lock again after a release; does nothing while it is held."""
         if self._file is not None:
             return
-        file = open(self.path, "a+", encoding="ascii")
+        new = not self.path.exists()
+        # A link is not followed: the file that a stranger's folder points to would lose its content.
+        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="ascii", errors="replace")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read(20).strip() or "unknown"
             file.close()
             raise ConfigError(f"{self.path.parent}: process {holder} is training in this folder; wait for it, or choose another folder "
                               "with --out") from None
+        self.new = self.new or new
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

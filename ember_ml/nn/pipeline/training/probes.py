@@ -22,7 +22,7 @@ from ember_ml.nn.module import Module
 from ember_ml.nn.optimizers import AdamW, AdamWConfig, Schedule
 from ember_ml.nn.pipeline.training.step import initial_state, make_step
 from ember_ml.ops import argmax, random, tensor
-from ember_ml.registry import Seed, Size, config, layers
+from ember_ml.registry import Count, Seed, Size, config, layers
 
 TaskName = Literal["in_context_recall", "noisy_in_context_recall", "fuzzy_in_context_recall", "selective_copying", "compression",
                    "memorization"]
@@ -51,7 +51,7 @@ class ProbeConfig:
     layers: list[str]
     tasks: list[TaskName] = dataclasses.field(default_factory=lambda: list(TASKS))
     d_input: Size = 64
-    depth: Size = 2
+    depth: Count = 2
     steps: Size = 400
     batch: Size = 32
     rate: float = 2e-3

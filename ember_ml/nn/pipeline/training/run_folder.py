@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ember_ml.data.files import check_fingerprint
@@ -41,14 +41,32 @@ def put(path: Path, content: str | bytes):
         replace(path, [content.encode() if isinstance(content, str) else content])
 
 
+def make_folder(path: Path) -> list[Path]:
+    """Makes a folder and those around it. Returns the new ones, the inner ones first. Raises ConfigError for a file, StorageError."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: expected a folder, got a file; choose another --out")
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    with storing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def unmake(folders: list[Path]):
+    """Takes new folders away again, as far as they are empty."""
+    with suppress(OSError):
+        for path in folders:
+            path.rmdir()
+
+
 class RunFolder:
     """Reads and writes the files of one run.
 
     Args:
         path: the folder; made if it is not there.
-        resume: go on with what is in it. overwrite: delete what is in it first.
+        resume: go on with what is in it. overwrite: delete what is in it when the run begins.
 
-    Until `lock` is released, which the trainer does at its end (or who called it, see `FolderLock.held`), no other process can train in the
+    What is there stays as it is until `begin`, which the trainer calls before its first update; a run that is refused before it is abandoned,
+    and leaves nothing. Until `lock` is released, which the trainer does at its end (or who called it, see `FolderLock.held`), no other process can train in the
     folder.
 
     Raises ConfigError if there already is a run and neither is given, if both are, if there is nothing to resume, or if another process is at it.
@@ -59,26 +77,40 @@ class RunFolder:
         self.resuming = resume
         if resume and overwrite:
             raise ConfigError(f"{self.path}: expected --resume or --overwrite, received both: one keeps what the other deletes")
+        self._made, self._begun = make_folder(self.path), False
+        try:
+            with storing(self.path):
+                self.lock = FolderLock(self.path)
+        except BaseException:
+            unmake(self._made)
+            raise
         there = self.config.exists() or bool(self.checkpoints().steps())
+        self._old = there and overwrite
         if resume and not there:
+            self.abandon()
             raise ConfigError(f"{self.path}: there is no run to resume; start without --resume")
-        with storing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        self.lock = FolderLock(self.path)
-        if there and not resume:
-            if not overwrite:
-                self.lock.release()
-                raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, "
-                                  "or another folder with --out")
-            self._clear()
-        for left in (*self.path.glob(".*.tmp*"), *self.path.glob("checkpoints/.*.tmp")):     # by a save that was killed
+        if there and not resume and not overwrite:
+            self.abandon()
+            raise ConfigError(f"{self.path}: already holds a run; give --resume to go on, --overwrite to delete it, or another folder with --out")
+
+    def begin(self):
+        """Makes the folder ready to be written to: an old run is deleted if it is to be overwritten, and what a killed save left. Done once."""
+        if self._begun:
+            return
+        self._begun = True
+        for path in self.path.iterdir() if self._old else ():
+            if path != self.lock.path:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for left in (*self.path.glob(".*.tmp*"), *self.path.glob("checkpoints/.*.tmp")):
             left.unlink()
 
-    def _clear(self):
-        for path in self.path.iterdir():
-            if path == self.lock.path:
-                continue
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    def abandon(self):
+        """Of a run that was refused: lets others in, and, unless it has begun, takes away what was made for it."""
+        if not self._begun and self.lock.new:
+            self.lock.path.unlink(missing_ok=True)
+        self.lock.release()
+        if not self._begun:
+            unmake(self._made)
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -100,14 +132,21 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints", keep)
 
     def remember_data(self, fingerprint: list[dict]):
-        """Keeps what identifies the data (see `ember_ml.data.files.fingerprint`) or, in a run that goes on, compares it.
+        """Keeps what identifies the data (see `ember_ml.data.files.fingerprint`), but of a run that goes on, which `check_data` is for."""
+        if not (self.resuming and self.data.exists()):
+            put(self.data, json.dumps(fingerprint, indent=1))
 
-        Raises DataError, naming the file, if the data are not those that the run began with.
-        """
-        if self.resuming and self.data.exists():
-            check_fingerprint(json.loads(self.data.read_text(encoding="utf-8")), fingerprint)
+    def check_data(self, fingerprint: list[dict]):
+        """Raises DataError, naming the file, if the data are not those that a run that goes on began with; ConfigError for a damaged data.json."""
+        if not (self.resuming and self.data.exists()):
             return
-        put(self.data, json.dumps(fingerprint, indent=1))
+        try:
+            recorded = json.loads(self.data.read_text(encoding="utf-8"))
+            known = [{**row, "name": str(row["name"]), "size": int(row["size"]), "sha256": str(row["sha256"])} for row in recorded]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise ConfigError(f"{self.data}: expected names, sizes and hashes of the data that the run began with; the file is damaged: without it "
+                              "the data are not compared") from None
+        check_fingerprint(known, fingerprint)
 
     def save(self, state: dict, progress: Progress, keep: int) -> Path:
         """Saves a checkpoint and returns its file, see `Checkpoints`. Raises StorageError; the checkpoints before stay."""

@@ -79,10 +79,18 @@ class SupervisedTraining:
     Attributes: run, with what the data decided written in; data, model, objective, trainer; report, which tensors `adapter.weights` gave; fused, how exactly LoRA was fused.
 
     Raises ConfigError for tables that do not fit, WeightsError for weights that do not, MissingExtra for data whose package is missing,
-    DataError for a folder whose run began with other data or another model file.
+    DataError for a folder whose run began with other data or another model file. The folder is then as it was.
     """
 
     def __init__(self, run: RunConfig, folder: RunFolder | None = None, resume: bool = False, callbacks: Iterable[Callback] = ()):
+        try:
+            self._build(run, folder, resume, callbacks)
+        except BaseException:
+            if folder is not None:
+                folder.abandon()
+            raise
+
+    def _build(self, run: RunConfig, folder: RunFolder | None, resume: bool, callbacks: Iterable[Callback]):
         if not isinstance(run, RunConfig):
             raise ConfigError(f"SupervisedTraining: expected a RunConfig, as ember_ml.nn.pipeline.training.config.read(\"job.toml\") gives; received {run!r}")
         with using(run.backend) if run.backend else nullcontext():
@@ -91,8 +99,9 @@ class SupervisedTraining:
             start = _start(run)
             if resume and folder.config.exists():
                 _check_order(read(folder.config), run)
+            files = [*self.data.fingerprint(), *fingerprint(start)]
             if folder is not None:
-                folder.remember_data([*self.data.fingerprint(), *fingerprint(start)])
+                folder.check_data(files)
             self.objective = OBJECTIVES[self.data.task]
             self.model = build_model(self.data, run.model, random.key(run.seed))
             self.report = None if run.adapter is None else adapt(self.model, run.adapter, random.fold_in(random.key(run.seed), 1))
@@ -103,6 +112,9 @@ class SupervisedTraining:
         self._compiled = None
         if resume:
             self.trainer.resume()
+        if folder is not None:
+            folder.begin()
+            folder.remember_data(files)
 
     def __call__(self, _=None) -> Model:
         with self.folder.lock.held() if self.folder is not None else nullcontext():

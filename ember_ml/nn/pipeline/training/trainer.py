@@ -88,13 +88,18 @@ class Trainer:
     def resume(self):
         """Goes back to the newest whole checkpoint of the folder; where there is none, to the start.
 
-        Raises WeightsError if it does not fit the model; the trainer is then as it was. ConfigError without a folder.
+        Raises WeightsError if it does not fit the model; the trainer is then as it was. ConfigError without a folder, or
+        where more updates are done than are asked for.
         """
         if self.folder is None:
             raise ConfigError("resume: expected a trainer with a folder; pass folder=RunFolder(path, resume=True)")
         checkpoints = self.folder.checkpoints(self.config.keep)
         if checkpoints.steps():
-            self.state, self.progress = checkpoints.load(self._state or self._initial(), self.device)
+            state, progress = checkpoints.load(self._state or self._initial(), self.device)
+            if progress.step > self.config.steps:
+                raise ConfigError(f"{self.folder.path}: {progress.step} updates are done, more than the {self.config.steps} asked for; nothing was changed: "
+                                  f"--steps {progress.step} keeps the run as it is, a larger number goes on, --overwrite begins anew")
+            self.state, self.progress = state, progress
             checkpoints.tidy(self.progress)                  # a run that was killed may not have come to it
         self._check_state()
         self.folder.rewind(self.progress.step)
@@ -111,6 +116,8 @@ class Trainer:
         """
         self._check_state()
         with self.folder.lock.held() if self.folder is not None else nullcontext():
+            if self.folder is not None:
+                self.folder.begin()
             self.runtime.reset_peak_memory()
             self._tell("start", self)
             try:
