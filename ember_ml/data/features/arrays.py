@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -158,8 +159,8 @@ class _Part:
         given = c.lengths or "lengths"
         lengths = _named(arrays, given + end) if c.lengths or given + end in arrays else np.full(n, width)
         for name, a in ((c.y, y), (given, lengths)):
-            if len(a) != n:
-                raise DataError(f"arrays: expected as many rows in {name + end!r} as in {c.x + end!r}, {n}; got {len(a)}")
+            if a.shape[:1] != (n,):
+                raise DataError(f"arrays: expected as many rows in {name + end!r} as in {c.x + end!r}, {n}; got shape {a.shape}")
         if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or lengths.min() < 1 or lengths.max() > width:
             raise DataError(f"arrays: expected {given + end!r} to be integers from 1 to {width}, the length of {c.x + end!r}; got "
                             f"{lengths.dtype} from {lengths.min()} to {lengths.max()}")
@@ -169,7 +170,7 @@ class _Part:
                 raise DataError(f"arrays: expected finite numbers in {name + end!r}; row {first} has others")
         self.lengths = lengths.astype(np.int32)
         if c.task == "classification":
-            if y.ndim != 1 or y.dtype.kind not in "iub" or y.min() < 0:
+            if y.ndim != 1 or y.dtype.kind not in "iub" or y.min() < 0 or y.max() >= 1 << 31:
                 raise DataError(f"arrays: expected {c.y + end!r} to be classes, integers (N,) from 0 on, got {y.dtype} {y.shape}; for "
                                 'numbers set task = "regression"')
             self.y = y.astype(np.int32)
@@ -211,7 +212,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as z:
             return {name: z[name] for name in z.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:    # a header may claim terabytes
         raise DataError(f"{path}: cannot be read as .npz arrays ({e}); it may be cut short: write it again") from None
 
 

@@ -133,7 +133,11 @@ def read_series(path: Path) -> tuple[list[str | int], np.ndarray]:
             raise DataError(f"{path}: expected numbers of shape (time,) or (time, channels), got {values.dtype} {values.shape}")
         values = values.reshape(len(values), -1).astype(np.float64)
         return list(range(values.shape[1])), values
-    rows = list(csv.reader(utf8(raw, path, number) for number, raw in enumerate(lines(path), 1)))
+    table = csv.reader(utf8(raw, path, number) for number, raw in enumerate(lines(path), 1))
+    try:
+        rows = list(table)
+    except csv.Error as e:                                   # such as a quote that is never closed
+        raise DataError(f"{path}, line {table.line_num}: cannot be read as a table ({e})") from None
     rows = [(number, row) for number, row in enumerate(rows, 1) if row]
     if len(rows) < 2:
         raise DataError(f"{path}: expected a line of names and lines of numbers; the file has {len(rows)} lines")

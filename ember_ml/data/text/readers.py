@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +33,10 @@ def read_text(path: Path, documents: Literal["file", "paragraph", "line"]) -> li
     if not found:
         raise DataError(f"{path}: expected text; the file is empty")
     return found
+
+
+#: halves of a character, which JSON can name, and no encoding can write
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Fields:
             value = record[name]
             if not isinstance(value, str) and not (name == self.label and isinstance(value, (int, bool))):
                 raise DataError(f"{where}: expected field {name!r} to be a string, got {json.dumps(value, default=str)[:60]}")
+            if isinstance(value, str) and _HALVES.search(value):
+                raise DataError(f"{where}: expected field {name!r} to be text, got half a character, {_HALVES.search(value)[0]!r}")
         label = None if self.label is None else str(record[self.label])
         if self.text is not None:
             return Document(record[self.text], label=label)
