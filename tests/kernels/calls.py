@@ -11,7 +11,7 @@ import pytest
 from ember_ml.kernels import SPECS
 from ember_ml.kernels import fftconv_plan as plans
 from ember_ml.kernels import shortconv as short_plans
-from tests.kernels import test_fftconv as fftconv
+from tests.kernels import long_convolution
 from tests.kernels import test_shortconv as shortconv
 
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32}
@@ -22,9 +22,9 @@ def _fftconv(length, options="v q", plan=None, metal=None, head_dim=1):
     def call(machine, dtype):
         with pytest.MonkeyPatch.context() as patch:
             if plan is not None:
-                fftconv.every_length_takes(patch, plan, metal or plan)
-            given = fftconv.case(length, length, options, dtype, batch=1, heads=1, head_dim=head_dim)
-            return tuple(fftconv.run(machine, *given).values())
+                long_convolution.every_length_takes(patch, plan, metal or plan)
+            given = long_convolution.case(length, length, options, dtype, batch=1, heads=1, head_dim=head_dim)
+            return tuple(long_convolution.run(machine, *given).values())
     return call
 
 
@@ -32,7 +32,7 @@ def _shortconv(machine, dtype):
     """Gates, and a block with several tiles."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(short_plans, "BLOCKS", 1)
-        return tuple(fftconv.run(machine, *shortconv.direct_case(70, 5, 3, "D v q k_reverse", dtype)).values())
+        return tuple(long_convolution.run(machine, *shortconv.direct_case(70, 5, 3, "D v q k_reverse", dtype)).values())
 
 
 #: stem -> functions of (machine, dtype)

@@ -9,7 +9,7 @@ import ember_ml as em
 from ember_ml.errors import ShapeError, UnsupportedDtype
 from ember_ml.kernels import SPECS
 from ember_ml.kernels import fftconv_plan as plans
-from tests.kernels import test_fftconv, test_selective_scan
+from tests.kernels import long_convolution, test_selective_scan
 from tests.kernels.test_op_takes_kernel import engine, tensors  # noqa: F401 - a fixture
 
 #: the short convolution's launchers leave it to the op, see test_op_takes_kernel.py
@@ -48,9 +48,9 @@ def test_length_0_is_refused_before_anything_is_launched(engine):  # noqa: F811
 def test_a_transform_beyond_the_longest_runs_the_composite(engine, monkeypatch):  # noqa: F811
     found, _, calls = engine
     monkeypatch.setattr(plans, "LONGEST", 4)
-    arrays, _, _ = test_fftconv.case(70, 70, "D")
+    arrays, _, _ = long_convolution.case(70, 70, "D")
     y = em.ops.fftconv(*tensors(found, *(arrays[n] for n in ("u", "k", "D"))))
-    expected = test_fftconv.causal(arrays["u"], arrays["k"]) + arrays["D"][:, None] * arrays["u"]
+    expected = long_convolution.causal(arrays["u"], arrays["k"]) + arrays["D"][:, None] * arrays["u"]
     np.testing.assert_allclose(y.numpy(), expected, atol=1e-5 * np.abs(expected).max())
     assert "fftconv" not in calls
 
@@ -60,9 +60,9 @@ def test_a_transform_beyond_the_longest_runs_the_composite(engine, monkeypatch):
 def test_a_gate_in_another_dtype_is_not_read_as_if_it_were_in_u_s(engine, gate, taps):  # noqa: F811
     """A kernel would see other numbers, and those behind the end."""
     found, _, calls = engine
-    arrays, g, gelu = test_fftconv.case(40, taps, "v q", batch=2)
+    arrays, g, gelu = long_convolution.case(40, taps, "v q", batch=2)
     arrays[gate] = arrays[gate].astype(np.float16)
-    expected = test_fftconv.definition(arrays, g, gelu)
+    expected = long_convolution.definition(arrays, g, gelu)
     g_, *given = tensors(found, g, *arrays.values())
 
     def loss(u, k, v, q):

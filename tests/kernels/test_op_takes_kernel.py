@@ -12,7 +12,7 @@ from ember_ml.kernels import selfcheck, source, source_text
 from ember_ml.kernels.selfcheck import KernelWarning
 from ember_ml.ops import REGISTRY
 from ember_ml.registry import layers
-from tests.kernels import test_fftconv, test_scan, test_selective_scan, test_shortconv
+from tests.kernels import long_convolution, test_scan, test_selective_scan, test_shortconv
 from tests.kernels.test_moe_combine import backward, case, forward
 
 OPS = [REGISTRY["moe_combine_rows"], REGISTRY["moe_combine_grad"]]
@@ -130,8 +130,8 @@ def test_other_dtypes_take_the_composite(engine):
 @pytest.mark.parametrize("mode", ["auto", "tape"])
 def test_the_long_convolution_and_its_gradient_come_from_the_kernels(engine, mode):
     found, _, calls = engine
-    arrays, g, gelu = test_fftconv.case(40, 40, test_fftconv.OPTIONS["all"])
-    names = [n for n in test_fftconv.NAMES if n in arrays and n != "dropout_mask"]
+    arrays, g, gelu = long_convolution.case(40, 40, long_convolution.OPTIONS["all"])
+    names = [n for n in long_convolution.NAMES if n in arrays and n != "dropout_mask"]
     mask, g_ = tensors(found, arrays["dropout_mask"], g)
 
     def loss(*values):
@@ -140,7 +140,7 @@ def test_the_long_convolution_and_its_gradient_come_from_the_kernels(engine, mod
         return (y * g_).sum()
 
     value, grads = em.value_and_grad(loss, tuple(range(len(names))), mode=mode)(*tensors(found, *(arrays[n] for n in names)))
-    expected = test_fftconv.definition(arrays, g, gelu)
+    expected = long_convolution.definition(arrays, g, gelu)
     assert value.item() == pytest.approx(float((expected["y"] * g).sum()), rel=1e-5, abs=1e-4)
     for name, d in zip(names, grads):
         np.testing.assert_allclose(d.numpy(), expected[name], atol=1e-5 * np.abs(expected[name]).max())
@@ -151,10 +151,10 @@ def test_the_long_convolution_and_its_gradient_come_from_the_kernels(engine, mod
 
 def test_a_prepared_filter_is_transformed_once(engine, monkeypatch):
     found, machine, calls = engine
-    arrays, g, _ = test_fftconv.case(40, 40, "v k_reverse")
+    arrays, g, _ = long_convolution.case(40, 40, "v k_reverse")
     u, k, v, reverse, g_ = tensors(found, *(arrays[n] for n in ("u", "k", "v", "k_reverse")), g)
     filter_ = em.ops.prepare_filter(k, reverse)
-    expected = test_fftconv.definition(arrays, g, False)
+    expected = long_convolution.definition(arrays, g, False)
     for _ in range(2):
         y, (du, dv) = em.value_and_grad(lambda u, v: (em.ops.fftconv(u, filter_, v=v) * g_).sum(), (0, 1))(u, v)
         np.testing.assert_allclose(du.numpy(), expected["u"], atol=1e-5 * np.abs(expected["u"]).max())
@@ -196,7 +196,7 @@ def test_a_gated_convolution_s_layer_takes_both(engine):
                                       layer.short.bias.numpy(), np.zeros((2, 9, 70)))[0]
     q, v, u = np.split(short, 3, axis=1)
     given = {"u": u, "v": v, "q": q, "k": layer.filter.kernel("conv").numpy(), "D": layer.filter.D.numpy()}
-    want = test_fftconv.definition(given, np.zeros_like(u), False)["y"]
+    want = long_convolution.definition(given, np.zeros_like(u), False)["y"]
     np.testing.assert_allclose(y.numpy().swapaxes(1, 2), want, atol=1e-5 * np.abs(want).max())
     assert calls[-1] == "fftconv" and "short_conv" in calls
 
@@ -233,14 +233,14 @@ def test_more_taps_than_the_direct_form_takes_go_to_the_transform(engine):
 @pytest.mark.parametrize("length, head_dim", [(50, 2), (66, 1)])
 def test_several_channels_a_head_and_some_numbers_more_come_from_the_kernels(engine, length, head_dim):
     found, _, calls = engine
-    arrays, g, _ = test_fftconv.case(length, length, "v q", head_dim=head_dim)
+    arrays, g, _ = long_convolution.case(length, length, "v q", head_dim=head_dim)
     g_, *given = tensors(found, g, *arrays.values())
 
     def loss(u, k, v, q):
         return (em.ops.fftconv(u, k, v=v, q=q, head_dim=head_dim) * g_).sum()
 
     _, grads = em.value_and_grad(loss, (0, 1, 2, 3))(*given)
-    expected = test_fftconv.definition(arrays, g, False)
+    expected = long_convolution.definition(arrays, g, False)
     for name, d in zip(arrays, grads):
         np.testing.assert_allclose(d.numpy(), expected[name], atol=1e-5 * np.abs(expected[name]).max())
     assert calls.count("fftconv") == calls.count("fftconv_grad") == len(selfcheck.DTYPES) + 1

@@ -6,7 +6,7 @@ import pytest
 
 from ember_ml.kernels import fftconv as long
 from ember_ml.kernels import shortconv as plans
-from tests.kernels import test_fftconv as fftconv
+from tests.kernels import long_convolution
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -125,7 +125,7 @@ def test_a_block_of_several_tiles_keeps_its_sums(machine, parts, monkeypatch):
 
 # ---------------------------------------------------------------- fftconv, where its filter is short
 def direct_case(length, taps, ahead, options, dtype="float32"):
-    arrays, g, _ = fftconv.case(length, taps, options, dtype, batch=2, heads=8)
+    arrays, g, _ = long_convolution.case(length, taps, options, dtype, batch=2, heads=8)
     if "k_reverse" in arrays:
         arrays["k_reverse"] = arrays["k_reverse"][:, :ahead]
     return arrays, g, False
@@ -134,7 +134,7 @@ def direct_case(length, taps, ahead, options, dtype="float32"):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_long_convolution_of_few_taps(machine, dtype):
     given = direct_case(70, 5, 3, "D v q k_reverse", dtype)
-    fftconv.check(fftconv.run(machine, *given), fftconv.definition(*given), dtype)
+    long_convolution.check(long_convolution.run(machine, *given), long_convolution.definition(*given), dtype)
 
 
 @pytest.mark.parametrize("length, taps, ahead, options", [(1, 1, 1, "D v q k_reverse"), (3, 9, 7, "k_reverse D"), (130, 8, 25, "q k_reverse"),
@@ -143,7 +143,7 @@ def test_gates_skip_and_both_directions(machine, length, taps, ahead, options):
     given = direct_case(length, taps, ahead, options)
     native = {n: machine.array(x) for n, x in given[0].items()}
     assert long.is_direct(native["u"], native["k"], native.get("k_reverse"), None, False, 1)
-    fftconv.check(fftconv.run(machine, *given), fftconv.definition(*given), "float32")
+    long_convolution.check(long_convolution.run(machine, *given), long_convolution.definition(*given), "float32")
 
 
 @pytest.mark.parametrize("length, taps, ahead, direct", [(100, 32, 0, True), (100, 33, 0, False), (100, 16, 17, True), (100, 16, 18, False),

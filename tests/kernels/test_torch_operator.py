@@ -14,7 +14,7 @@ from ember_ml.kernels import fftconv_plan as plans
 from ember_ml.kernels import selfcheck
 from ember_ml.ops import REGISTRY
 from ember_ml.tensor.common import dtypes as dt
-from tests.kernels import test_fftconv as fftconv
+from tests.kernels import long_convolution
 from tests.kernels import test_moe_combine as moe
 from tests.kernels import test_scan as scan
 from tests.kernels.conftest import on_the_stand_in
@@ -186,8 +186,8 @@ def test_without_cupy_the_reason_is_told(monkeypatch):
 @pytest.mark.parametrize("options", ["plain", "all"])
 def test_arguments_that_are_not_there(calls, options):
     """fftconv: absent gates, skip and mask go in as None, and gradients come out only for what was there."""
-    arrays, g, gelu = fftconv.case(20, 20, fftconv.OPTIONS[options], batch=2)
-    names = [n for n in fftconv.NAMES if n in arrays and n != "dropout_mask"]
+    arrays, g, gelu = long_convolution.case(20, 20, long_convolution.OPTIONS[options], batch=2)
+    names = [n for n in long_convolution.NAMES if n in arrays and n != "dropout_mask"]
     given, (upstream,) = dict(zip(arrays, on_torch(*arrays.values()))), on_torch(g)
 
     def loss(*some):
@@ -195,7 +195,7 @@ def test_arguments_that_are_not_there(calls, options):
         return (em.ops.fftconv(now.pop("u"), now.pop("k"), now.pop("D", None), **now, gelu=gelu) * upstream).sum()
 
     value, grads = em.value_and_grad(loss, tuple(range(len(names))))(*(given[n] for n in names))
-    expected = fftconv.definition(arrays, g, gelu)
+    expected = long_convolution.definition(arrays, g, gelu)
     assert value.item() == pytest.approx((expected["y"] * g).sum(), rel=1e-4)
     for name, got in zip(names, grads):
         np.testing.assert_allclose(got.numpy(), expected[name], atol=2e-5 * np.abs(expected[name]).max(), err_msg=name)
@@ -206,19 +206,19 @@ def test_a_prepared_filter(calls, monkeypatch):
     """With a device's name as torch has it: launchers are asked for "cuda:0", which they look at."""
     backend, table = engines.get("torch"), engines.get("torch").launchers("cpu")
     monkeypatch.setattr(type(backend), "launchers", lambda self, device: table if device == "cpu" else {})
-    arrays, _, _ = fftconv.case(40, 40, "", batch=2)
+    arrays, _, _ = long_convolution.case(40, 40, "", batch=2)
     u, k = on_torch(arrays["u"], arrays["k"])
     prepared = em.ops.prepare_filter(k)
     for _ in range(2):
         y = em.ops.fftconv(u, prepared)
-        np.testing.assert_allclose(y.numpy(), fftconv.causal(arrays["u"], arrays["k"]), atol=1e-5)
+        np.testing.assert_allclose(y.numpy(), long_convolution.causal(arrays["u"], arrays["k"]), atol=1e-5)
     assert calls[-2:] == ["fftconv", "fftconv"] and len(prepared._spectra) == 1
 
 
 def test_what_a_kernel_does_not_serve_takes_another_way(calls, monkeypatch):
     """A transform beyond the longest."""
     monkeypatch.setattr(plans, "LONGEST", 4)
-    arrays, _, _ = fftconv.case(40, 40, "")
+    arrays, _, _ = long_convolution.case(40, 40, "")
     y = em.ops.fftconv(*on_torch(arrays["u"], arrays["k"]))
-    np.testing.assert_allclose(y.numpy(), fftconv.causal(arrays["u"], arrays["k"]), atol=1e-5)
+    np.testing.assert_allclose(y.numpy(), long_convolution.causal(arrays["u"], arrays["k"]), atol=1e-5)
     assert calls == []
