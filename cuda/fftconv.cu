@@ -151,7 +151,7 @@ __device__ inline void filter_grad(const float* partial, const float* ends, cons
 #include "fftconv_long.cu"
 
 // The numbers after the type are those of fftconv::Plan, and the blocks that a multiprocessor is to hold at once.
-#define FFTCONV_PLAN int LOG_M, int LOG_POINTS, int ROWS, bool SPLIT, unsigned OPTIONS, int BLOCKS
+#define FFTCONV_PLAN int LOG_M, int LOG_POINTS, int ROWS, unsigned OPTIONS, int BLOCKS
 #define FFTCONV_WRITTEN typename fftconv::Written<T, (OPTIONS & fftconv::PAIRS) != 0>::Type
 #define FFTCONV_KERNEL __global__ void __launch_bounds__((ROWS << LOG_M) >> LOG_POINTS, BLOCKS)
 
@@ -159,7 +159,7 @@ template <FFTCONV_PLAN>
 FFTCONV_KERNEL fftconv_spectrum(const float* k, const float* k_reverse, const float* table, float* out, unsigned heads,
                                 unsigned taps, unsigned taps_reverse) {
   extern __shared__ float shared_memory[];
-  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS | fftconv::FOLD | fftconv::RAGGED>;
+  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, OPTIONS | fftconv::FOLD | fftconv::RAGGED>;
   fftconv::spectrum<P>(k, k_reverse, table, out, shared_memory, heads, taps, taps_reverse);
 }
 
@@ -169,7 +169,7 @@ FFTCONV_KERNEL fftconv_forward(const T* u, const T* v, const T* q, const float* 
                                unsigned heads, unsigned head_dim, unsigned length, size_t u_batch, size_t u_channel, size_t v_batch, size_t v_channel,
                                size_t q_batch, size_t q_channel) {
   extern __shared__ float shared_memory[];
-  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS>;
+  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, OPTIONS>;
   fftconv::forward<P>(u, v, q, filter, tails, D, mask, table, y, shared_memory, batch, heads, head_dim, length,
                       {u_batch, u_channel}, {v_batch, v_channel}, {q_batch, q_channel});
 }
@@ -194,7 +194,7 @@ FFTCONV_KERNEL fftconv_backward(const T* g, const T* u, const T* v, const T* q, 
                                 unsigned batch, unsigned heads, unsigned head_dim, unsigned length, unsigned parts, size_t g_batch, size_t g_channel, size_t u_batch, size_t u_channel, size_t v_batch,
                                 size_t v_channel, size_t q_batch, size_t q_channel) {
   extern __shared__ float shared_memory[];
-  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS>;
+  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, OPTIONS>;
   fftconv::backward<P, KEEP>(g, u, v, q, filter, tails, ends, D, mask, table, du, dv, dq, partial, kept, shared_memory,
                              batch, heads, head_dim, length, parts, {g_batch, g_channel}, {u_batch, u_channel},
                              {v_batch, v_channel}, {q_batch, q_channel});
@@ -204,7 +204,7 @@ template <FFTCONV_PLAN>
 FFTCONV_KERNEL fftconv_filter_grad(const float* partial, const float* ends, const float* table, float* dk, float* dk_reverse,
                                    unsigned heads, unsigned taps, unsigned taps_reverse, unsigned parts) {
   extern __shared__ float shared_memory[];
-  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS | fftconv::FOLD | fftconv::RAGGED>;
+  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, OPTIONS | fftconv::FOLD | fftconv::RAGGED>;
   fftconv::filter_grad<P>(partial, ends, table, dk, dk_reverse, shared_memory, heads, taps, taps_reverse, parts);
 }
 
@@ -223,6 +223,6 @@ template <FFTCONV_PLAN, int OUTER, fftconv::RowStage STAGE>
 FFTCONV_KERNEL fftconv_rows(const float* filter, const float* D, const float* table, float* work, float* kept,
                             float* sums, unsigned batch, unsigned row) {
   extern __shared__ float shared_memory[];
-  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, SPLIT, OPTIONS, OUTER>;
+  using P = fftconv::Plan<LOG_M, LOG_POINTS, ROWS, OPTIONS, OUTER>;
   fftconv::rows<P, STAGE>(filter, D, table, work, kept, sums, shared_memory, batch, row);
 }

@@ -12,7 +12,7 @@ struct Row {
 
   template <class P>
   __device__ void put(float* shared, int me) const {
-    if (!P::TIGHT || P::SPLIT || me > 0) return;
+    if (!P::TIGHT || me > 0) return;
     ((uint2*)shared)[padded(16) - 1] = uint2{head, b};
     ((uint2*)shared)[padded(32) - 1] = uint2{other, unsigned(length)};
   }
@@ -20,7 +20,7 @@ struct Row {
   // What was put there before the last exchange.
   template <class P>
   __device__ void get(const float* shared) {
-    if (!P::TIGHT || P::SPLIT) return;
+    if (!P::TIGHT) return;
     const uint2 low = ((const uint2*)shared)[padded(16) - 1], high = ((const uint2*)shared)[padded(32) - 1];
     head = low.x, b = low.y, other = high.x, length = high.y;
   }

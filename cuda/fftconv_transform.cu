@@ -54,14 +54,13 @@ struct Options {
 
 // How a transform of M = 2^LOG_M points is shared out. PASSES passes of nearly equal depth, the deeper ones first.
 // OUTER: levels of a longer transform above it, see `Columns`.
-template <int LOG_M_, int LOG_POINTS_, int ROWS_, bool SPLIT_, unsigned OPTIONS = 0, int OUTER_ = 0>
+template <int LOG_M_, int LOG_POINTS_, int ROWS_, unsigned OPTIONS = 0, int OUTER_ = 0>
 struct Plan : Options<OPTIONS, 1 << LOG_POINTS_> {
   static constexpr int LOG_M = LOG_M_, LOG_POINTS = LOG_POINTS_, ROWS = ROWS_, OUTER = OUTER_;  // ROWS: of a block
-  static constexpr bool SPLIT = SPLIT_;  // exchange real and imaginary parts one after the other, in half the memory
   static constexpr int M = 1 << LOG_M, POINTS = 1 << LOG_POINTS, THREADS = M / POINTS;
   static constexpr int PASSES = (LOG_M + LOG_POINTS - 1) / LOG_POINTS;
   static constexpr int LANES_OF_ROW = THREADS < int(LANES) ? THREADS : int(LANES);
-  static constexpr int SHARED = (M + M / 16) * (SPLIT ? 1 : 2);  // floats of a row
+  static constexpr int SHARED = (M + M / 16) * 2;  // floats of a row
 
   __device__ static constexpr int bits(int pass) { return LOG_M / PASSES + (pass < LOG_M % PASSES); }
   // levels above a pass
@@ -200,26 +199,12 @@ __device__ inline void exchange(float2* z, float* shared, int me) {
   constexpr int EARLIER = FROM < TO ? FROM : TO;
   const int from = padded(position<P, FROM>(first_butterfly<P, FROM>(me)));
   const int to = padded(position<P, TO>(first_butterfly<P, TO>(me)));
-  if constexpr (P::SPLIT) {
+  float2* pairs = (float2*)shared;
 #pragma unroll
-    for (int i = 0; i < P::POINTS; i++) shared[from + padded(step<P, FROM>(i))] = z[i].x;
-    meet<P, EARLIER>();
+  for (int i = 0; i < P::POINTS; i++) pairs[from + padded(step<P, FROM>(i))] = z[i];
+  meet<P, EARLIER>();
 #pragma unroll
-    for (int i = 0; i < P::POINTS; i++) z[i].x = shared[to + padded(step<P, TO>(i))];
-    meet<P, EARLIER>();
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) shared[from + padded(step<P, FROM>(i))] = z[i].y;
-    meet<P, EARLIER>();
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) z[i].y = shared[to + padded(step<P, TO>(i))];
-  } else {
-    float2* pairs = (float2*)shared;
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) pairs[from + padded(step<P, FROM>(i))] = z[i];
-    meet<P, EARLIER>();
-#pragma unroll
-    for (int i = 0; i < P::POINTS; i++) z[i] = pairs[to + padded(step<P, TO>(i))];
-  }
+  for (int i = 0; i < P::POINTS; i++) z[i] = pairs[to + padded(step<P, TO>(i))];
 }
 
 // From the points of pass 0 to the values at the roots, in the order of the last pass. `block`: of the levels above.

@@ -20,7 +20,7 @@ def say_errors(rows: list[dict]):
 
 def print_tables(out: dict):
     for r in out.get("plans", []):
-        sys.stdout.write(f"{r['kind'][:3]} 2^{r['log_m']} points 2^{r['points']} rows {r['rows']} split {int(r['split'])} "
+        sys.stdout.write(f"{r['kind'][:3]} 2^{r['log_m']} points 2^{r['points']} rows {r['rows']} "
                          f"blocks {r['blocks']} keep {r['keep']}: {r['ms']:.3f} ms {r['ns_per_point'] * 1e3:.2f} ps/point\n")
     for r in (row for name in ("table_gated", "table_short", "table_long") for row in out.get(name, [])):
         share = r["useful_GBs"] / out["copy_GBs"] if "copy_GBs" in out else float("nan")

@@ -16,18 +16,18 @@ from ember_ml.kernels import fftconv_plan as plans
 def variants() -> dict[int, tuple[list, list]]:
     """Plans to compare, for forward and backward, by log2 of M. All of one list share log_points' spectrum only if equal."""
     forward = {
-        10: [(4, 2, False, 4), (4, 2, False, 6), (5, 4, False, 4)],
-        13: [(4, 1, False, 2), (5, 1, False, 2)],
-        14: [(5, 1, False, 1), (4, 1, False, 1)],
+        10: [(4, 2, 4), (4, 2, 6), (5, 4, 4)],
+        13: [(4, 1, 2), (5, 1, 2)],
+        14: [(5, 1, 1), (4, 1, 1)],
     }
     backward = {
-        10: [(4, 2, False, 4, 2), (5, 4, False, 4, 0)],
-        12: [(4, 1, False, 2, 2), (4, 1, False, 3, 0)],
-        13: [(4, 1, False, 1, 2), (5, 1, False, 1, 2), (5, 1, False, 2, 0)],
-        14: [(5, 1, False, 1, 0), (4, 1, False, 1, 0)],
+        10: [(4, 2, 4, 2), (5, 4, 4, 0)],
+        12: [(4, 1, 2, 2), (4, 1, 3, 0)],
+        13: [(4, 1, 1, 2), (5, 1, 1, 2), (5, 1, 2, 0)],
+        14: [(5, 1, 1, 0), (4, 1, 1, 0)],
     }
-    return {m: ([plans.CudaPlan(m, p, r, s, b) for p, r, s, b in forward.get(m, [])],
-                [plans.CudaPlan(m, p, r, s, b, k) for p, r, s, b, k in backward.get(m, [])])
+    return {m: ([plans.CudaPlan(m, p, r, b) for p, r, b in forward.get(m, [])],
+                [plans.CudaPlan(m, p, r, b, k) for p, r, b, k in backward.get(m, [])])
             for m in sorted({*forward, *backward})}
 
 
@@ -64,8 +64,8 @@ def compare_plans() -> list[dict]:
                 del functions[name]
         times = measure(functions, 5)
         for (kind, p), t in times.items():
-            rows.append({"kind": kind, "log_m": m, "points": p.log_points, "rows": p.rows, "split": p.split,
-                         "blocks": p.blocks, "keep": p.keep, "ms": statistics.median(t),
+            rows.append({"kind": kind, "log_m": m, "points": p.log_points, "rows": p.rows, "blocks": p.blocks,
+                         "keep": p.keep, "ms": statistics.median(t),
                          "ns_per_point": statistics.median(t) * 1e6 / (batch * heads * length)})
         del data, cu, spectra, functions
         free()

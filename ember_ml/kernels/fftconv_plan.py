@@ -16,14 +16,14 @@ class Plan:
     Args:
         log_points: log2 of the complex numbers that a thread holds.
         rows: rows of a threadgroup.
-        split: real and imaginary parts are exchanged one after the other, in half the memory.
+        split: on Metal, real and imaginary parts are exchanged one after the other, in half the memory.
         padded: one number of 17 is left free where numbers are exchanged, see `padded` in the kernels.
     """
 
     log_m: int
     log_points: int
     rows: int = 1
-    split: bool = False
+    split: bool = field(default=False, kw_only=True)
     padded: bool = field(default=True, kw_only=True)
 
     @property
@@ -41,10 +41,10 @@ class Plan:
 
     def template(self, language: str, options: int, outer: int = 0) -> str:
         """What a kernel of this plan is compiled for; `outer`: levels of a longer transform above."""
-        numbers = f"{self.log_m}, {self.log_points}, {self.rows}, {str(self.split).lower()}, {options}"
+        numbers, above = f"{self.log_m}, {self.log_points}, {self.rows}", f", {outer}" if outer else ""
         if language == "metal":
-            return f"fftconv::Plan<{numbers}{f', {outer}' if outer else ''}>"
-        return f"{numbers}, {self.blocks}{f', {outer}' if outer else ''}"
+            return f"fftconv::Plan<{numbers}, {str(self.split).lower()}, {options}{above}>"
+        return f"{numbers}, {options}, {self.blocks}{above}"
 
     def shared_floats(self, keep: int = 0) -> int:
         """Of a threadgroup that keeps so many numbers a point besides those that it exchanges."""
@@ -80,19 +80,19 @@ class CudaPlan(Plan):
     keep: int = 0
 
 
-#: log2 of M: (log2 of a thread's points, forward, backward), each of these (rows, split, blocks), and for backward what it
-#: keeps in shared memory. A spectrum serves both.
+#: log2 of M: (log2 of a thread's points, forward, backward), each of these (rows, blocks), and for backward what it keeps in
+#: shared memory. A spectrum serves both.
 _CUDA = {
-    5: (3, (32, False, 4), (32, False, 4, 2)),
-    6: (3, (16, False, 4), (16, False, 4, 2)),
-    7: (4, (16, False, 4), (16, False, 4, 2)),
-    8: (4, (8, False, 4), (8, False, 4, 2)),
-    9: (4, (4, False, 4), (4, False, 4, 2)),
-    10: (4, (2, False, 4), (2, False, 4, 2)),
-    11: (4, (1, False, 4), (1, False, 4, 2)),
-    12: (4, (1, False, 4), (1, False, 2, 2)),
-    13: (5, (1, False, 2), (1, False, 1, 2)),
-    14: (5, (1, False, 1), (1, False, 1, 0)),
+    5: (3, (32, 4), (32, 4, 2)),
+    6: (3, (16, 4), (16, 4, 2)),
+    7: (4, (16, 4), (16, 4, 2)),
+    8: (4, (8, 4), (8, 4, 2)),
+    9: (4, (4, 4), (4, 4, 2)),
+    10: (4, (2, 4), (2, 4, 2)),
+    11: (4, (1, 4), (1, 4, 2)),
+    12: (4, (1, 4), (1, 2, 2)),
+    13: (5, (1, 2), (1, 1, 2)),
+    14: (5, (1, 1), (1, 1, 0)),
 }
 
 
@@ -189,8 +189,8 @@ def metal_plan(log_m: int) -> Plan | LongPlan | None:
     log_m, longest = max(log_m, min(_METAL)), max(_METAL)
     if log_m > LONGEST:
         return None
-    *shape, padded = _METAL[min(log_m, longest)]
-    plan = Plan(min(log_m, longest), *shape, padded=padded)
+    points, rows, split, padded = _METAL[min(log_m, longest)]
+    plan = Plan(min(log_m, longest), points, rows, split=split, padded=padded)
     return plan if log_m <= longest else LongPlan(log_m - longest, plan)
 
 

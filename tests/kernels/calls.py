@@ -37,7 +37,8 @@ def _shortconv(machine, dtype):
 
 #: stem -> functions of (machine, dtype)
 MORE = {"shortconv": [_shortconv],
-        "fftconv": [_fftconv(66), _fftconv(1000), _fftconv(200, ""), _fftconv(256, plan=plans.CudaPlan(8, 4, split=True)),
+        "fftconv": [_fftconv(66), _fftconv(1000), _fftconv(200, ""),
+                    _fftconv(256, plan=plans.CudaPlan(8, 4), metal=plans.Plan(8, 4, split=True)),
                     _fftconv(512, plan=plans.LongPlan(1, plans.CudaPlan(8, 4)), head_dim=2),
                     _fftconv(2000, plan=plans.LongPlan(3, plans.CudaPlan(8, 4)), metal=plans.LongPlan(6, plans.Plan(5, 3)), head_dim=2)]}
 
