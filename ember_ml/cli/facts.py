@@ -16,7 +16,7 @@ from ember_ml import backend as engines
 from ember_ml.cli.display import told
 from ember_ml.errors import ConfigError
 from ember_ml.nn.pipeline.training.config import RunConfig
-from ember_ml.nn.pipeline.training.run_folder import RunFolder, put
+from ember_ml.nn.pipeline.training.run_folder import RunFolder, are_numbers, put
 from ember_ml.nn.pipeline.training.supervised import SupervisedTraining
 from ember_ml.registry.strict_json import dumps, numbers
 
@@ -72,8 +72,23 @@ class Facts:
 def read(path: Path) -> Facts:
     """The Facts of a run. Raises ConfigError for a folder that holds none, or a file in it that is no JSON."""
     folder = RunFolder.existing(path)
-    return Facts(folder.path, folder.config.read_text(encoding="utf-8"), folder.rows(), _json(folder.path / "summary.json", {}),
-                 _json(folder.path / "parity.json", []))
+    summary, parity = _json(folder.path / "summary.json", {}), _json(folder.path / "parity.json", [])
+    if summary and not (_has(summary, _SUMMARY) and all(_has(file, _FILE) for file in summary["fingerprint"])
+                        and all(are_numbers(numbers(summary.get(scores, {}))) for scores in ("held_out", "baselines"))):
+        raise ConfigError(f"{folder.path / 'summary.json'}: expected what ember train writes there; delete it")
+    if not all(_has(row, _ROW) and isinstance(row.get("error"), (int, float, type(None))) for row in parity):
+        raise ConfigError(f"{folder.path / 'parity.json'}: expected what ember parity writes there; delete it, and compare again")
+    return Facts(folder.path, folder.config.read_text(encoding="utf-8", errors="replace"), folder.rows(), summary, parity)
+
+
+#: what is read of summary.json, of each file in it, and of each row of parity.json
+_SUMMARY = {"family": str, "parameters": int, "data": str, "backend": str, "versions": dict, "fingerprint": list, "unit": str}
+_FILE = {"name": str, "size": int, "sha256": str}
+_ROW = {"engine": str, "quantity": str, "tolerance": (int, float), "pass": bool}
+
+
+def _has(table, kinds: dict) -> bool:
+    return isinstance(table, dict) and all(isinstance(table.get(name), kind) for name, kind in kinds.items())
 
 
 def summarize(run: RunConfig, stage: SupervisedTraining) -> dict[str, Any]:
@@ -95,7 +110,7 @@ def _json(path: Path, default: Any) -> Any:
         return default
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ConfigError(f"{path}: is no JSON: {e}; delete it, and train or compare again") from None
     if not isinstance(found, type(default)):
         raise ConfigError(f"{path}: expected a {type(default).__name__}, got a {type(found).__name__}; delete it")

@@ -17,12 +17,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ember_ml.data.files import check_fingerprint
-from ember_ml.errors import ConfigError, StorageError
+from ember_ml.errors import ConfigError, StorageError, show
 from ember_ml.nn.pipeline.training.checkpoints import Checkpoints
 from ember_ml.nn.pipeline.training.lock import FolderLock
 from ember_ml.nn.pipeline.training.progress import Progress
 from ember_ml.registry.strict_json import dumps, numbers
 from ember_ml.weights.atomic import replace
+
+
+_NUMBERS = ("loss", "rate", "grad_norm", "seconds", "tokens", "tokens_per_second", "memory")
 
 
 @contextmanager
@@ -56,6 +59,17 @@ def unmake(folders: list[Path]):
     with suppress(OSError):
         for path in folders:
             path.rmdir()
+
+
+def _is_row(row) -> bool:
+    """Whether it is a row as the trainer writes them, see `Trainer`."""
+    return isinstance(row, dict) and type(row.get("step")) is int and all(
+        isinstance(row[name], (int, float)) for name in _NUMBERS if name in row) and are_numbers(row.get("eval", {}))
+
+
+def are_numbers(table) -> bool:
+    """Whether it is a table of numbers."""
+    return isinstance(table, dict) and all(isinstance(v, (int, float)) for v in table.values())
 
 
 class RunFolder:
@@ -159,15 +173,18 @@ class RunFolder:
             f.write(dumps(row) + "\n")
 
     def rows(self) -> list[dict]:
-        """All rows of metrics.jsonl, a null as nan; a last line that a crash cut short is left out."""
+        """All rows of metrics.jsonl, a null as nan; a last line that a crash cut short is left out. Raises ConfigError for a line that is no row."""
         if not self.metrics.exists():
             return []
         rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for number, line in enumerate(self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             try:
-                rows.append(numbers(json.loads(line)))
-            except json.JSONDecodeError:
+                row = numbers(json.loads(line))
+            except (ValueError, RecursionError):
                 break
+            if not _is_row(row):
+                raise ConfigError(f"{self.metrics}, line {number}: expected a row of a run, with its step and numbers by name; got {show(line)}")
+            rows.append(row)
         return rows
 
     def rewind(self, step: int):

@@ -104,7 +104,7 @@ class Trainer:
         self._check_state()
         self.folder.rewind(self.progress.step)
         rows = self.folder.rows()
-        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        self.seconds = rows[-1].get("seconds", 0.0) if rows else 0.0
 
     def train(self) -> dict:
         """Runs the updates that are left. Returns the last row: the last evaluation's, or the last logged one's.
