@@ -93,3 +93,10 @@ def test_a_model_with_a_wiring_survives_its_file(backend, tmp_path):
     x = put(numbers(0, 1, 4, 3))
     model.save(tmp_path / "m.safetensors")
     assert get(nn.Model.load(tmp_path / "m.safetensors")(x)[0]).tolist() == get(model(x)[0]).tolist()
+
+
+@pytest.mark.parametrize("wiring", [{"kind": "auto_ncp", "units": 2 ** 31 - 1, "d_output": 4}, {"kind": "fully_connected", "units": 2 ** 31 - 1},
+                                    {"kind": "fully_connected", "units": 50_000}])
+def test_a_wiring_that_no_memory_holds_is_refused(wiring):
+    with pytest.raises(ConfigError, match=r"wiring: expected fewer than 2\^31 synapses"):
+        LTC(LTCConfig(8, wiring))

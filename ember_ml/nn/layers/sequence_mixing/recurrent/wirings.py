@@ -159,6 +159,8 @@ WiringConfig = Annotated[FullyConnected | RandomWiring | NCP | AutoNCP, pydantic
 
 
 def _none(units: int, d_input: int):
+    if units * (units + d_input) >= 1 << 31:
+        raise ConfigError(f"wiring: expected fewer than 2^31 synapses, as the matrices of {units:,} neurons and {d_input:,} inputs have places for")
     current()[0].reserve(units * (units + d_input))         # an engine in outline has limits, before the matrices are made
     return np.zeros((units, units), np.int32), np.zeros((d_input, units), np.int32)
 
