@@ -61,19 +61,39 @@ def trusted(spec: KernelSpec, language: str, engine: str, device: str, version: 
     A mismatch, or any error of `compare`, gives False for the rest of the process, one KernelWarning, and an entry in
     `outcomes()`.
     """
+    key, missing = _key(spec, language, engine, device, version)
+    with _comparing:
+        if key not in _outcomes:
+            _note(key, missing or fault(compare, spec.dtypes))
+        return not _outcomes[key].reason
+
+
+def distrust(spec: KernelSpec, language: str, engine: str, device: str, version: str, error: Exception):
+    """Notes that a kernel which agreed has failed to launch since: it asks for more than the device has, at some size.
+
+    From here on `trusted` gives False for the same arguments. One KernelWarning.
+    """
+    key, _ = _key(spec, language, engine, device, version)
+    with _comparing:
+        if key not in _outcomes or not _outcomes[key].reason:
+            _note(key, told(error))
+
+
+def _key(spec, language, engine, device, version) -> tuple[tuple[str, ...], str]:
+    """(what an outcome is known by, why there is no text)."""
     try:
         text, missing = digest(language, spec.stem), ""
     except OSError as error:
         text, missing = "", str(error)
-    key = (spec.name, engine, device, version, text)
-    with _comparing:
-        if key not in _outcomes:
-            reason = missing or fault(compare, spec.dtypes)
-            _outcomes[key] = Outcome(*key, reason)
-            if reason:
-                warnings.warn(f"kernel {spec.name} ({engine} {version}, {device}) is not used, the op runs its composite: "
-                              f"{reason}", KernelWarning, stacklevel=2)
-        return not _outcomes[key].reason
+    return (spec.name, engine, device, version, text), missing
+
+
+def _note(key, reason: str):
+    _outcomes[key] = Outcome(*key, reason)
+    if reason:
+        name, engine, device, version, _ = key
+        warnings.warn(f"kernel {name} ({engine} {version}, {device}) is not used, the op runs its composite: {reason}",
+                      KernelWarning, stacklevel=3)
 
 
 def fault(compare: Compare, dtypes: Sequence[str] = DTYPES) -> str:
@@ -86,9 +106,14 @@ def fault(compare: Compare, dtypes: Sequence[str] = DTYPES) -> str:
                     return (f"{name} in {dtype} differs from the composite by {difference:.1e} of its largest element, "
                             f"allowed are {TOLERANCE[dtype]:.1e}")
         except Exception as error:  # compilers and drivers raise what they like; none of it may stop the caller's model
-            lines = str(error).strip().splitlines()
-            return f"{dtype}: {type(error).__name__}: {lines[0] if lines else ''}"
+            return f"{dtype}: {told(error)}"
     return ""
+
+
+def told(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _relative_difference(got: Sequence[float], expected: Sequence[float]) -> float:

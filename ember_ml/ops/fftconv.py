@@ -160,8 +160,6 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
         raise ShapeError(f"fftconv: expected a length of at least 1, got u of shape {u.shape}")
     heads = u.shape[1] // head_dim
     for name, t in (("u", u), ("k", both_filters(k, k_reverse)[0]), ("D", D), ("v", v), ("q", q), ("k_reverse", k_reverse)):
-        if t is not None and not isinstance(t, EmberTensor):
-            raise TypeError(f"fftconv: expected {name} to be an EmberTensor, got {type(t).__name__}; make one with em.tensor(...)")
         if t is not None and t.dtype.kind != "float":
             raise UnsupportedDtype(f"fftconv: expected {name} in float32, float64, float16 or bfloat16, got {t.dtype}; "
                                    f"cast it with .astype('float32')")

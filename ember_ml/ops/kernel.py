@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ember_ml.errors import EmberError
 from ember_ml.kernels import selfcheck
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
@@ -13,14 +14,28 @@ def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
     """The native function that launches the op's kernel where it can, and elsewhere runs `otherwise`, or the body.
 
     "Can" is decided by the first argument's device and dtype, by the spec's `serves`, and by the first-use check of that
-    device (see `ember_ml.kernels.selfcheck`). None if the engine launches no such kernel on any device here.
+    device (see `ember_ml.kernels.selfcheck`). A launch that fails later, as one may that asks for more than the device has, counts as
+    if the check had failed. None if the engine launches no such kernel on any device here.
     """
     spec = op.kernel
     if not any(spec.name in backend.launchers(device) for device in backend.devices()):
         return None
 
     def launch(*args, **kw):
-        return launchers[backend.device_of(args[0])](*args, **kw)
+        device = backend.device_of(args[0])
+        if launchers[device] is not None:
+            try:
+                return launchers[device](*args, **kw)
+            except EmberError:
+                raise
+            except Exception as error:                     # compilers and drivers raise what they like
+                if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+                    raise                                  # the composite takes more
+                out = body(op, backend, args, kw)          # raises too where it is the arguments that are wrong
+                selfcheck.distrust(spec, backend.language, backend.name, *_machine(backend, device), error)
+                launchers[device] = None
+                return out
+        return body(op, backend, args, kw)                 # a graph was recorded when the kernel was in use
 
     if backend.runtime.operator is not None:
         launch = backend.runtime.operator(op.name, op.signature, launch, lambda *args, **kw: body(op, backend, args, kw),
@@ -59,10 +74,14 @@ def agrees(op, backend, device: str) -> bool:
         pairs = zip(_tuple(launcher(*args, **static)), _tuple(body(op, backend, args, static)))
         return [(f"output {i}", _numbers(a, backend), _numbers(b, backend)) for i, (a, b) in enumerate(pairs)]
 
-    about = backend.runtime.describe()
-    where = f"{device}, {about['device']}" if device not in about["device"] else about["device"]
     with backend.runtime.untraced():
-        return selfcheck.trusted(op.kernel, backend.language, backend.name, where, about["version"], compare)
+        return selfcheck.trusted(op.kernel, backend.language, backend.name, *_machine(backend, device), compare)
+
+
+def _machine(backend, device: str) -> tuple[str, str]:
+    """(the device's name, the engine's version), as outcomes are known by them."""
+    about = backend.runtime.describe()
+    return f"{device}, {about['device']}" if device not in about["device"] else about["device"], about["version"]
 
 
 def body(op, backend, args, kw):

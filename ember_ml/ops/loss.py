@@ -5,6 +5,7 @@ from __future__ import annotations
 from ember_ml.errors import ShapeError
 from ember_ml.ops.activation import softmax
 from ember_ml.ops.declare import op
+from ember_ml.ops.dispatch import expect_tensors
 from ember_ml.ops.elementwise import clip, where
 from ember_ml.ops.index import checks_values, gather_along, one_hot
 from ember_ml.ops.reduce import logsumexp
@@ -55,9 +56,7 @@ def cross_entropy(logits: EmberTensor, labels: EmberTensor, ignore: int | None =
 
     Raises ShapeError if labels do not have the leading shape of logits; TypeError, IndexError for labels as in `checked_labels`.
     """
-    for name, x in (("logits", logits), ("labels", labels)):
-        if not isinstance(x, EmberTensor):
-            raise TypeError(f"cross_entropy: expected {name} to be an EmberTensor, got {type(x).__name__}; make one with em.tensor(...)")
+    expect_tensors("cross_entropy", logits=logits, labels=labels)
     if labels.shape != logits.shape[:-1]:
         raise ShapeError(f"cross_entropy: expected labels of shape {logits.shape[:-1]} for logits of shape "
                          f"{logits.shape}, got {labels.shape}")

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from ember_ml.kernels import KernelWarning
 from ember_ml.ops import REGISTRY
 from tests.conftest import require_engine
 from tests.simt import unavailable
@@ -66,6 +68,14 @@ def _mlx_to_numpy(x):
 def _mlx_from_numpy(x):
     import mlx.core as mx
     return mx.array(x.view(np.uint16)).view(mx.bfloat16) if x.dtype == ml_dtypes.bfloat16 else mx.array(x)
+
+
+@pytest.fixture(autouse=True)
+def no_kernel_is_given_up():
+    """An op that falls back would pass its tests by its composite; those of falling back itself wait for the warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KernelWarning)
+        yield
 
 
 @pytest.fixture

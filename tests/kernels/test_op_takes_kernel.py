@@ -264,6 +264,38 @@ def test_a_kernel_that_is_wrong_is_left_alone(engine, fault, words, monkeypatch)
     assert words in doctor.kernel_state(OPS[0], found, found.default_device, False)["reason"]
 
 
+@pytest.mark.parametrize("error, falls_back", [(RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument"), True),
+                                               (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), False), (MemoryError("none left"), False)])
+def test_a_kernel_that_fails_at_some_size_is_left_alone_from_there_on(engine, error, falls_back, monkeypatch):
+    """As where a block asks for more shared memory than a smaller GPU has. Where memory is at its end the composite would take more."""
+    found, machine, _ = engine
+    launcher = machine.kernels.KERNELS["moe_combine"]
+    _, expert_out, inverse, weights = case(5, 3, 33)
+    rows, index, w = tensors(found, expert_out, inverse, weights)
+    em.ops.moe_combine(rows, index, w)                             # agrees
+    asked = []
+
+    def fails(*args):
+        asked.append(args)
+        if args[0].shape == rows.shape:
+            raise error
+        return launcher(*args)
+
+    kernel = REGISTRY["moe_combine_rows"]
+    kernel.resolved.clear()
+    monkeypatch.setitem(machine.kernels.KERNELS, "moe_combine", fails)
+    if not falls_back:
+        with pytest.raises(Exception, match="out of memory|none left"):
+            em.ops.moe_combine(rows, index, w)
+        return
+    with pytest.warns(KernelWarning, match="moe_combine .* is not used, .*: RuntimeError: CUDA_ERROR_INVALID_VALUE"):
+        y = em.ops.moe_combine(rows, index, w)
+    again = em.ops.moe_combine(rows, index, w)
+    for got in (y, again):
+        np.testing.assert_allclose(got.numpy(), forward(expert_out, inverse, weights), atol=1e-5)
+    assert len(asked) == 1 and doctor.kernel_state(kernel, found, found.default_device, False)["path"] == "failed"
+
+
 @pytest.mark.parametrize("planted, words", [("1.01f *", "differs from the composite"), ("no_such_name *", "no_such_name")])
 def test_a_kernel_whose_text_is_wrong_is_left_alone(engine, planted, words, tmp_path, monkeypatch, request):
     """A factor too much, and a text that does not compile."""
