@@ -55,7 +55,7 @@ def test_a_wrong_kernel_fails_the_command(engine, broken, words, monkeypatch, tm
     found, device, launchers = engine
     right = launchers["moe_combine"]
     monkeypatch.setitem(launchers, "moe_combine", lambda *args: broken(right, *args))
-    monkeypatch.setattr(engines, "names", lambda: (found.name,))
+    monkeypatch.setattr(engines, "names", lambda: ("numpy", found.name))
     monkeypatch.setattr(parity_kernels, "REGISTRY", {name: op for name, op in REGISTRY.items() if op.kernel and op.kernel.stem == "moe"})
     with pytest.warns(selfcheck.KernelWarning, match="moe_combine .* is not used"):
         assert doctor.run(True, tmp_path / "selftest.json", Output()) == 1

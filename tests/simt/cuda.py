@@ -177,6 +177,7 @@ def stand_in() -> dict[str, types.ModuleType]:
     """Modules for sys.modules: cupy, and of cupyx what Ember's CuPy engine imports; the CPU poses as cuda:0."""
     import cupy as real                                        # it needs a GPU only once it computes
     cupy, cupyx, scipy = Namespace(real, np), types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
+    cupy.__spec__ = real.__spec__                              # it counts as installed
     cupy.RawModule, cupy.ndarray, cupy.empty, cupy.asnumpy = RawModule, ndarray, _empty, np.array
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0, free_all_blocks=lambda: None)
     cupy.cuda = types.SimpleNamespace(
