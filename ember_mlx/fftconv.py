@@ -28,7 +28,7 @@ SMALL, ALONE = 1 << 15, 1 << 16
 MANY, PARTS = 1 << 18, 32
 
 #: numbers from which blocks are as fast as the graph: beyond, up to two times as fast, gradients up to four times
-WORTH = {"convolve_rows": 1 << 18, "convolve_grad": 1 << 12}
+WORTH = {"fftconv_rows": 1 << 18, "convolve_rows": 1 << 18, "convolve_grad": 1 << 12}
 
 
 @lru_cache(maxsize=1)
@@ -193,14 +193,22 @@ class _Prepared:
 
 
 def _in_blocks_or(as_graph, in_blocks):
-    def call(*args):
+    def call(*args, **static):
         if args[0].size < WORTH[in_blocks.__name__] or not at_hand([a for a in args if isinstance(a, mx.array)]):
-            return as_graph(*args)
+            return as_graph(*args, **static)
         results = Results()
-        found = in_blocks(*(_Prepared(a) if hasattr(a, "spectrum") else view(a) for a in args), empty=results.empty)
+        found = in_blocks(*(_Prepared(a) if hasattr(a, "spectrum") else view(a) for a in args), **static, empty=results.empty)
         return tuple(map(results.native, found)) if isinstance(found, tuple) else results.native(found)
     return call
 
 
+_gated_in_blocks = _in_blocks_or(lambda *args, **static: NotImplemented, blocks.fftconv_rows)
+
+
+def fftconv_rows(u, *args, **static):
+    """As `ember_ml.ops.fftconv` defines it, with its gates in the blocks; a graph is made of its body."""
+    return _gated_in_blocks(u, *args, **static) if u.dtype == mx.float32 else NotImplemented
+
+
 TABLE = {"convolve_rows": _in_blocks_or(_rows_as_graph, blocks.convolve_rows),
-         "convolve_grad": _in_blocks_or(_grad_as_graph, blocks.convolve_grad)}
+         "convolve_grad": _in_blocks_or(_grad_as_graph, blocks.convolve_grad), "fftconv_rows": fftconv_rows}

@@ -9,7 +9,8 @@ which every engine's table must provide.
         \"\"\"e**x ...\"\"\"
         ...
 
-Resolution, once per op and engine: the engine's native function -> the composite body -> UnsupportedOp.
+Resolution, once per op and engine: the engine's native function -> the composite body -> UnsupportedOp. A native function that
+returns NotImplemented leaves that call to the body (two operands alone, the most frequent calls, are not asked).
 """
 
 from __future__ import annotations

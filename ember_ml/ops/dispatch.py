@@ -136,7 +136,10 @@ def _slow(op, native, backend, args, raw, kw, taped):
             out = native(*raw, **kw)
         except _FROM_ENGINES as e:
             raise _explain(op, e, args, kw) from e
-        out = tuple(None if o is None else EmberTensor(o, backend) for o in out) if isinstance(out, tuple) else EmberTensor(out, backend)
+        if out is NotImplemented:
+            out = op.body(*_rewrap(args, raw, backend, False), **kw)
+        else:
+            out = tuple(None if o is None else EmberTensor(o, backend) for o in out) if isinstance(out, tuple) else EmberTensor(out, backend)
     if op.vjp != CONSTANT:
         record(op, args, kw, out)
     return out

@@ -150,15 +150,17 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
     """
     expect_tensors("fftconv", {"D": D, "v": v, "q": q, "k_reverse": k_reverse, "dropout_mask": dropout_mask}, u=u,
                    k=both_filters(k, k_reverse)[0])
-    if u.ndim != 3:
-        raise ShapeError(f"fftconv: expected u of shape (batch, channels, length), got {u.shape}")
-    if not hasattr(head_dim, "__index__") or head_dim < 1 or u.shape[1] % head_dim:
-        raise ShapeError(f"fftconv: expected head_dim to divide the {u.shape[1]} channels, got {head_dim!r}")
+    whole = u.shape
+    if len(whole) != 3:
+        raise ShapeError(f"fftconv: expected u of shape (batch, channels, length), got {whole}")
+    batch, channels, length = whole
+    if not hasattr(head_dim, "__index__") or head_dim < 1 or channels % head_dim:
+        raise ShapeError(f"fftconv: expected head_dim to divide the {channels} channels, got {head_dim!r}")
     if head_dim > 1 and (v is None or q is None):
-        raise ShapeError(f"fftconv: head_dim={head_dim} needs both gates v and q of shape {u.shape}")
-    if u.shape[2] == 0:
-        raise ShapeError(f"fftconv: expected a length of at least 1, got u of shape {u.shape}")
-    heads = u.shape[1] // head_dim
+        raise ShapeError(f"fftconv: head_dim={head_dim} needs both gates v and q of shape {whole}")
+    if length == 0:
+        raise ShapeError(f"fftconv: expected a length of at least 1, got u of shape {whole}")
+    heads = channels // head_dim
     for name, t in (("u", u), ("k", both_filters(k, k_reverse)[0]), ("D", D), ("v", v), ("q", q), ("k_reverse", k_reverse)):
         if t is not None and t.dtype.kind != "float":
             raise UnsupportedDtype(f"fftconv: expected {name} in float32, float64, float16 or bfloat16, got {t.dtype}; "
@@ -175,9 +177,9 @@ def fftconv(u: EmberTensor, k: EmberTensor | PreparedFilter, D: EmberTensor | No
     for name, t in zip(("k", "k_reverse"), both_filters(k, k_reverse)):
         if t is not None and (t.ndim != 2 or t.shape[0] != heads or t.shape[1] == 0):
             raise ShapeError(f"fftconv: expected {name} of shape (channels / head_dim, length) = ({heads}, K), "
-                             f"K >= 1 (usually {u.shape[2]}), got {t.shape}; pass one filter per head")
-    for name, t, shape in (("D", D, (heads,)), ("v", v, u.shape), ("q", q, u.shape),
-                           ("dropout_mask", dropout_mask, (u.shape[0], heads))):
+                             f"K >= 1 (usually {length}), got {t.shape}; pass one filter per head")
+    for name, t, shape in (("D", D, (heads,)), ("v", v, whole), ("q", q, whole),
+                           ("dropout_mask", dropout_mask, (batch, heads))):
         if t is not None and t.shape != shape:
             raise ShapeError(f"fftconv: expected {name} of shape {shape}, got {t.shape}")
     if u.size == 0:                                        # no sequences, or no channels

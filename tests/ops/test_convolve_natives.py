@@ -15,7 +15,7 @@ from ember_ml.ops.convolve import convolve_grad, convolve_rows
 RNG = np.random.default_rng(5)
 
 #: MLX on a CPU takes NumPy's blocks for any number of numbers
-ALWAYS = {"convolve_rows": 0, "convolve_grad": 0}
+ALWAYS = {"fftconv_rows": 0, "convolve_rows": 0, "convolve_grad": 0}
 
 
 def definition(x, k, D=None, k_reverse=None):
@@ -51,6 +51,18 @@ def as_graph(monkeypatch):
         monkeypatch.setattr(module, name, value)
     with em.using("mlx"):
         yield
+
+
+@pytest.fixture
+def blocks_on_mlx(monkeypatch):
+    """MLX's blocks, for any number of numbers; a list of the calls that took them."""
+    module, taken = pytest.importorskip("ember_mlx.fftconv", reason="needs mlx"), []
+    if module.mx.default_device() != module.mx.cpu:
+        pytest.skip("blocks are for a CPU")
+    monkeypatch.setattr(module, "WORTH", ALWAYS)
+    monkeypatch.setattr(module, "Results", lambda made=module.Results: taken.append("blocks") or made())
+    with em.using("mlx"):
+        yield taken
 
 
 def dtypes(engine):
@@ -116,7 +128,7 @@ def test_which_form_mlx_takes(monkeypatch):
         assert taken
         for a, b in zip(eager, compiled):
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-4)
-        for few in ({"convolve_rows": x.size + 1}, {"convolve_grad": x.size + 1}):
+        for few in ({"fftconv_rows": x.size + 1, "convolve_rows": x.size + 1}, {"convolve_grad": x.size + 1}):
             taken.clear()
             monkeypatch.setattr(fftconv, "WORTH", ALWAYS | few)
             for a, b in zip(eager, em.value_and_grad(loss)(k)):
@@ -225,6 +237,18 @@ def test_gates_in_blocks(gated, options, length, taps):
     grads = em.grad(lambda *a: loss(prepared, **{**{n: x for n, x in t.items() if n != "k"}, **dict(zip(rest, a))}), tuple(range(len(rest))))
     for n, grad in zip(rest, grads(*[t[n] for n in rest])):
         np.testing.assert_allclose(grad.numpy(), found[n].numpy(), atol=1e-11, err_msg=n)
+
+
+@pytest.mark.parametrize("options", GATED)
+def test_gates_in_blocks_on_mlx(blocks_on_mlx, options):
+    """Forward; strided gates too."""
+    arrays, static = gated_case(GATED[options], 18, 18)
+    t = {n: em.tensor(a.astype(np.float32)) for n, a in arrays.items()}
+    t |= {n: em.ops.swap_axes(em.tensor(arrays[n].swapaxes(1, 2).astype(np.float32))) for n in "uvq" if n in t}
+    y = em.ops.fftconv(t.pop("u"), t.pop("k"), t.pop("D", None), **t, **static).numpy()
+    want = gated_definition(**arrays, **static)
+    np.testing.assert_allclose(y, want, atol=3e-6 * np.abs(want).max())
+    assert blocks_on_mlx == ["blocks"]
 
 
 @pytest.mark.parametrize("options", ["both", "all"])

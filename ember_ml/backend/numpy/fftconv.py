@@ -1,4 +1,5 @@
-"""The right-angle convolution on NumPy: blocks of rows in buffers that stay in the cache, shared out over the cores.
+"""`fftconv` on NumPy by the right-angle convolution: blocks of rows in buffers that stay in the cache, with gates and gelu while they
+are there, shared out over the cores.
 
 Every transform here divides by M, once too often; the spectrum of the filter makes up for it. NumPy 2 takes a
 transform without a scale for one in float64 and computes it there, in five times the time. The gradient needs correlations, whose
@@ -246,12 +247,10 @@ def _forward(u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False
         a = out.reshape(*wide.shape[:2], call.by_head[2], -1, call.length)
         if mask is not None:
             a *= call.mask[at]
-        if q is not None and call.many:
-            np.einsum("bhdel,bhdl->bhel", a, call.q[at][:, :, :, 0], out=by_head[at], dtype=call.work, casting="unsafe")
-        elif q is not None:
+        if q is not None:
             np.multiply(a, call.q[at], out=a, dtype=call.work)
-        if apart and not call.many:
-            by_head[at][...] = a[:, :, :, 0]
+        if apart:
+            by_head[at][...] = a.sum(axis=2) if call.many else a[:, :, :, 0]
 
     rows.run([block for task in rows.tasks for block in task], work, 3 if apart else 1 if v is None else 2)
     return y
@@ -360,9 +359,9 @@ def _per_row(D, head_dim):
     return None if D is None else np.repeat(D, head_dim * head_dim)
 
 
-def fftconv_rows(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
+def fftconv_rows(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1, empty=np.empty):
     """As `ember_ml.ops.fftconv` defines it, block by block with all that stands around the convolution."""
-    return _forward(u, k, _per_row(D, head_dim), v, q, k_reverse, dropout_mask, gelu, head_dim)
+    return _forward(u, k, _per_row(D, head_dim), v, q, k_reverse, dropout_mask, gelu, head_dim, empty)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):

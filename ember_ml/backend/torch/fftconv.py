@@ -1,9 +1,10 @@
-"""The convolution inside `fftconv` on torch: transforms of padded rows, on a CPU in blocks that stay in the caches.
+"""`fftconv` on torch: transforms of padded rows, on a CPU in blocks that stay in the caches, with gates and gelu while they are there.
 
 A whole-array transform allocates several times the input, and the operating system clears all of it first; that, and not
 arithmetic, is what long rows take their time for. Blocks of rows in one buffer do without. They are padded to 2 M real
 numbers, M and what wraps round from `right_angle.plan`: MKL transforms those in little more time than M complex
-ones, and they need no twist. Where MKL is not, and on GPUs, torch.fft does the same in memory of its own.
+ones, and they need no twist. Where MKL is not, and on GPUs, torch.fft does the same in memory of its own. Compilers and second
+derivatives take the op's body, of which the convolution alone is here.
 
 Conjugates are computed, never lazy: inside an operator of ours torch forgets to resolve the lazy ones.
 """
@@ -83,23 +84,24 @@ def _spectrum(k, k_reverse, like, length):
 
     In the dtype and on the device of `like`.
     """
-    both = [None if f is None else f[:, :length].to(like.dtype) for f in filters_of(k, k_reverse)]
-    how = plan(length, max(f.shape[1] for f in both if f is not None), both[1] is not None)
+    k_past, k_future = filters_of(k, k_reverse)
+    taps = max(0 if f is None else f.shape[1] for f in (k_past, k_future))
+    how = plan(length, min(taps, length), k_future is not None)
     size = 2 * how.points
 
     def spectra(f):
-        shape = 1, len(f), 1, 1, f.shape[1]
+        shape = 1, len(f), 1, 1, min(f.shape[1], length)
         memory = _new_memory(len(f), size, like)
-        memory.rows(shape).copy_(f[None, :, None, None])
+        memory.rows(shape).copy_(f[None, :, None, None, :length])
         return memory.forward(shape)[0]
 
     def make():
-        made, other = (None if f is None else spectra(f) for f in both)
-        made = made / size if other is None else made.add_(other.conj_physical_()) / size
+        made = spectra(k_past)
+        made = made / size if k_future is None else made.add_(spectra(k_future).conj_physical_()) / size
         if not how.left:
             return (made,)
         places, there = _edge_places(how.left, like.device)
-        return made, both[0][:, both[0].shape[1] - how.left:][:, places] * there
+        return made, k_past[:, :length].to(like.dtype)[:, -how.left:][:, places] * there
 
     made = k.spectrum(("torch", how, length, like.dtype), make) if hasattr(k, "spectrum") else make()
     return how, made[0], made[1] if how.left else None
