@@ -57,7 +57,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(what, out, place, command):
 
 
 @pytest.mark.parametrize("what", SETS)
-@pytest.mark.parametrize("way", ["--overwrite", "--resume"])
+@pytest.mark.parametrize("way", ["--overwrite", pytest.param("--resume", marks=pytest.mark.slow)])
 def test_a_run_that_is_there_stays_as_it_was(what, way, place, command):
     before = tree(place)
     done = command("train", "job.toml", "--backend", "numpy", "--out", "done", way, "--set", SETS[what])
