@@ -42,8 +42,8 @@ def cases():
     yield "moe_combine_grad", f"{tokens} tokens, {slots} slots, {width} columns", [real(tokens, width), *routed], {}
     ids = np.argsort(RNG.random((tokens, 8)), axis=1)[:, :slots].astype(np.int32)
     logits = real(tokens, 8)
-    yield "softmax_choice", f"{tokens} tokens, {slots} of 8 experts", [logits, real(8)], {"k": slots}
-    yield ("softmax_weights", f"{tokens} tokens, {slots} of 8 experts", [logits, ids],
+    yield "softmax_choice_rows", f"{tokens} tokens, {slots} of 8 experts", [logits, real(8)], {"k": slots}
+    yield ("softmax_weights_rows", f"{tokens} tokens, {slots} of 8 experts", [logits, ids],
            {"normalize": True, "eps": 1e-20, "scale": 1.0})
     yield "moe_plan_rows", f"{tokens} tokens, {slots} of 8 experts", [ids], {"experts": 8, "block": 8, "rows": 24 * 8, "last": 7}
     yield "moe_gather_rows", f"{tokens} tokens, {slots} slots, {width} columns", [real(tokens, width), order.reshape(-1), order], {}

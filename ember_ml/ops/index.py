@@ -51,17 +51,23 @@ def checked_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor
 
     Raises IndexError naming the op, the range and the offending value; UnsupportedOp for indices that are no integers.
     """
+    indices = check_indices(name, indices, length)
+    return indices if indices.backend.name == "numpy" else bounded_indices(indices, length=length)
+
+
+def check_indices(name: str, indices: EmberTensor, length: int) -> EmberTensor:
+    """Indices as int32 or int64, checked where that is on. Raises as `checked_indices`."""
     if not indices.dtype.is_integer:
         raise UnsupportedOp(f"{name}: expected integer indices, got dtype {indices.dtype}; cast with .astype('int32')")
+    if length == 0 and indices.size:                       # nothing to move them to
+        raise IndexError(f"{name}: expected no indices into an axis of length 0, got {indices.size}")
     if checks_values(indices) and indices.size:
         low, high = smallest(indices).item(), largest(indices).item()
         if low < -length or high >= length:
             raise IndexError(f"{name}: expected indices in [{-length}, {length - 1}], got {low if low < -length else high}")
-    if indices.backend.name == "numpy":
-        return indices
-    if indices.dtype not in (dt.int32, dt.int64):          # narrow ones cannot hold every length, unsigned ones torch does not compare
-        indices = indices.astype(dt.int64)
-    return bounded_indices(indices, length=length)
+    if indices.dtype not in (dt.int32, dt.int64):
+        return indices.astype(dt.int64)                    # narrow ones cannot hold every length, unsigned ones torch does not compare
+    return indices
 
 
 @op(vjp=CONSTANT)

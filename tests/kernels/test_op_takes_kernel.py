@@ -10,6 +10,8 @@ from ember_ml import backend as engines
 from ember_ml.cli import doctor
 from ember_ml.kernels import selfcheck, source, source_text
 from ember_ml.kernels.selfcheck import KernelWarning
+from ember_ml.nn.moe.experts.base import weighted_sum
+from ember_ml.nn.moe.routing import Routing
 from ember_ml.ops import REGISTRY
 from ember_ml.registry import layers
 from tests.kernels import long_convolution, test_scan, test_selective_scan, test_shortconv
@@ -67,6 +69,31 @@ def test_value_and_gradients_come_from_the_kernels(engine, mode):
     assert calls.count("moe_combine") == calls.count("moe_combine_backward") == checks + 1
     assert all(op.path(found) == "kernel" for op in OPS)
     assert doctor.kernel_state(OPS[0], found, found.default_device, False) == {"path": "kernel", "reason": "agrees with the composite"}
+
+
+def test_an_index_out_of_range_does_not_write_where_another_pair_does(engine):
+    """The executor finds two writers of a row where the op moves such an index onto it before the kernel sees it."""
+    found, _, calls = engine
+    g, expert_out, inverse, weights = case(5, 3, 33)
+    inverse[0, 0], inverse[1, 1] = -2 ** 31, 2 ** 31 - 1
+    rows, index, w, upstream = tensors(found, expert_out, inverse, weights, g)
+    d_rows, d_weights = em.grad(lambda rows, w: (em.ops.moe_combine(rows, index, w) * upstream).sum(), (0, 1))(rows, w)
+    expected = backward(g, expert_out, inverse, weights)
+    np.testing.assert_allclose(d_rows.numpy(), expected[0], atol=1e-5)
+    np.testing.assert_allclose(d_weights.numpy(), expected[1], atol=1e-5)
+    assert calls.count("moe_combine_backward") == len(selfcheck.DTYPES) + 1
+
+
+def test_slots_without_an_expert_leave_the_last_experts_gradient_alone(engine):
+    """They read a row of the last expert, which a slot that chose it owns: the sum over slots must add the two up."""
+    found, _, _ = engine
+    y, weights = np.arange(1.0, 13.0, dtype=np.float32).reshape(2, 3, 2), np.float32([[0.5, 0], [0, 0.25], [0, 0]])
+    on, w, ids = tensors(found, y, weights, np.int32([[1, 2], [2, 1], [2, 2]]))
+    d_y, d_w = em.grad(lambda y, w: weighted_sum(y, Routing(ids, w, False)).sum(), (0, 1))(on, w)
+    expected = np.zeros_like(y)
+    expected[1, 0], expected[1, 1] = 0.5, 0.25
+    np.testing.assert_array_equal(d_y.numpy(), expected)
+    np.testing.assert_array_equal(d_w.numpy(), np.repeat(y[1].sum(-1, keepdims=True), 2, axis=1))
 
 
 @pytest.mark.parametrize("mode", ["auto", "tape"])

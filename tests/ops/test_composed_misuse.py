@@ -5,7 +5,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import ops
-from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype
+from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, UnsupportedOp
 
 ONES = em.ones
 RAW = np.ones((2, 3, 8), np.float32)
@@ -43,6 +43,10 @@ def _experts(**change):
     return ops.moe_mlp(**{**given, **change})
 
 
+def _weights(z, ids):
+    return ops.moe.softmax_weights(z, ids, normalize=False, eps=0.0, scale=1.0)
+
+
 #: what a person passes by mistake, on every engine alike: arrays that are not wrapped, other shapes than those said, names mistyped
 @pytest.mark.parametrize("call, error, fault", [
     (lambda: ops.fftconv(RAW, ONES((3, 8))), TypeError, "u to be an EmberTensor, got ndarray; make one with em.tensor"),
@@ -58,6 +62,19 @@ def _experts(**change):
     (lambda: ops.moe_plan(em.zeros((3, 1), dtype="int32"), 0), ShapeError, "num_experts of at least 1, got 0"),
     (lambda: ops.moe_plan(em.zeros((3, 1), dtype="int32"), 4, block=3), ShapeError, "block 1.*, or None, got 3"),
     (lambda: ops.moe_combine(em.ones((3, 5), dtype="int32"), em.zeros((3, 1), dtype="int32"), ONES((3, 1))), UnsupportedDtype, "floating"),
+    (lambda: ops.moe.softmax_choice(RAW[0], ONES((8,)), k=2), TypeError, "z to be an EmberTensor"),
+    (lambda: ops.moe.softmax_choice(ONES((8,)), ONES((8,)), k=2), ShapeError, r"z \(T, E\)"),
+    (lambda: ops.moe.softmax_choice(ONES((3, 8)), ONES((2,)), k=2), ShapeError, r"bias \(E,\) = \(8,\) .* got \(2,\)"),
+    (lambda: ops.moe.softmax_choice(ONES((3, 8)), ONES((8,)), k=9), ShapeError, "k from 1 to E = 8, got 9"),
+    (lambda: ops.moe.softmax_choice(ONES((3, 8), dtype="float16"), ONES((8,)), k=1), UnsupportedDtype, "float32 or float64, got float16"),
+    (lambda: _weights(ONES((3, 8)), em.zeros((2, 2), dtype="int32")), ShapeError, r"ids \(T, k\)"),
+    (lambda: _weights(ONES((3, 8)), ONES((3, 2))), UnsupportedOp, "softmax_weights: expected integer indices, got dtype float32"),
+    (lambda: _weights(ONES((3, 0)), em.zeros((3, 1), dtype="int32")), ShapeError, "E >= 1"),
+    (lambda: ops.moe_gather(ONES((3, 5)), em.zeros((3, 1), dtype="int32")), TypeError, r"plan to be a Plan.*moe_plan\(ids"),
+    (lambda: ops.grouped_linear(ONES((3, 5)), ONES((2, 5, 5)), None), TypeError, "plan to be a Plan, got NoneType"),
+    (lambda: ops.grouped_outer(ONES((3, 5)), RAW[0], None), TypeError, "b to be an EmberTensor"),
+    (lambda: ops.moe_combine(ONES((0, 5)), em.zeros((3, 1), dtype="int32"), ONES((3, 1))), IndexError, "moe_combine: .* axis of length 0"),
+    (lambda: _experts(plan=ONES((3, 1))), UnsupportedOp, "integer ids, got dtype float32"),
     (lambda: _experts(activation="relo"), ConfigError, "identity, relu.*got 'relo'"),
     (lambda: _experts(b1=ONES((4, 5))), ShapeError, r"b1 of shape \(4, 12\), got \(4, 5\)"),
     (lambda: _experts(b2=ONES((1, 5))), ShapeError, r"b2 of shape \(4, 5\), got \(1, 5\)"),
@@ -73,3 +90,35 @@ def test_what_was_meant_is_told(backend, call, error, fault):
 def test_segments_out_of_range():
     with em.using("numpy"), pytest.raises(IndexError, match="segment_sum: expected indices in"):
         ops.segment_sum(em.ones((2, 1)), em.tensor([0, 2]), 2)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_experts_out_of_range(backend, dtype):
+    """They raise where values are looked at, and are moved to the nearest expert elsewhere: no foreign memory is read."""
+    z, ids = em.tensor(np.log([[1.0, 2.0, 5.0]]).astype(np.float32)), em.tensor(np.array([[3, 2 ** 31 - 1, -4, 1]], dtype))
+    with em.debug_checks(), pytest.raises(IndexError, match=r"softmax_weights: expected indices in \[-3, 2\]"):
+        _weights(z, ids)
+    if backend != "numpy":
+        np.testing.assert_allclose(_weights(z, ids)[0].numpy(), [[0.625, 0.625, 0.125, 0.25]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_rows_out_of_range_read_the_nearest_and_get_no_gradient(backend, dtype):
+    """As in the kernels. NumPy raises, and so does every engine that checks."""
+    rows, w = em.tensor(np.arange(1.0, 9.0, dtype=np.float32).reshape(4, 2)), em.tensor(np.float32([[1, 2], [4, 8]]))
+    inverse = em.tensor(np.array([[3, 4], [-5, 2 ** 31 - 1]], dtype))
+    with em.debug_checks(), pytest.raises(IndexError, match=r"moe_combine: expected indices in \[-4, 3\]"):
+        ops.moe_combine(rows, inverse, w)
+    if backend == "numpy":
+        return
+    for mode in ("auto", "tape"):
+        loss = em.value_and_grad(lambda rows, w: ops.moe_combine(rows, inverse, w).sum(), (0, 1), mode=mode)
+        value, (d_rows, d_w) = loss(rows, w)
+        assert value.item() == 15 * 1 + 15 * 2 + 3 * 4 + 15 * 8
+        assert d_rows.tolist() == [[0, 0]] * 3 + [[1, 1]] and d_w.tolist() == [[15, 15], [3, 15]]
+
+
+def test_a_row_of_two_pairs_is_told_where_values_are_looked_at(backend):
+    inverse = em.tensor(np.array([[0, -1], [3, 2]], np.int8))
+    with em.debug_checks(), pytest.raises(IndexError, match="every row at most once in inverse, got row 3 2 times"):
+        ops.moe_combine(ONES((4, 5)), inverse, ONES((2, 2)))

@@ -31,11 +31,11 @@ def _probabilities(z, nothing: float):
     return torch.softmax(known, -1).masked_fill(known != z, nothing)
 
 
-def softmax_choice(z, bias, *, k):
+def softmax_choice_rows(z, bias, *, k):
     return topk_indices(_probabilities(z, NEVER).add(bias), k=k)
 
 
-def softmax_weights(z, ids, *, normalize, eps, scale):
+def softmax_weights_rows(z, ids, *, normalize, eps, scale):
     scores = _probabilities(z, 0.0)
     weights = torch.gather(scores, 1, ids.to(torch.int64))
     if normalize:
@@ -58,6 +58,7 @@ def moe_combine_rows(expert_out, inverse, weights):
     if not (expert_out.shape[0] and inverse.numel()):
         return expert_out.new_zeros((inverse.shape[0], expert_out.shape[1]))
     kind = expert_out.dtype if expert_out.is_cuda else _wide(expert_out.dtype)
+    inverse = inverse.clamp(0, expert_out.shape[0] - 1)
     summed = F.embedding_bag(inverse, expert_out.to(kind), mode="sum", per_sample_weights=weights.to(kind))
     return summed.to(expert_out.dtype)
 
@@ -145,5 +146,5 @@ _rows_op.register_autograd(_rows_grad, setup_context=_save_groups)
 _outer_op.register_autograd(_outer_grad, setup_context=_save_groups)
 
 
-TABLE = {"softmax_choice": softmax_choice, "softmax_weights": softmax_weights, "moe_plan_rows": moe_plan_rows,
+TABLE = {"softmax_choice_rows": softmax_choice_rows, "softmax_weights_rows": softmax_weights_rows, "moe_plan_rows": moe_plan_rows,
          "moe_combine_rows": moe_combine_rows, "grouped_rows": grouped_rows, "grouped_outer_rows": grouped_outer_rows}

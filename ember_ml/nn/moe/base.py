@@ -10,9 +10,9 @@ from ember_ml.nn.layers.channel_mixing.dense import Dense, DenseConfig
 from ember_ml.nn.module import Module
 from ember_ml.nn.moe.combination import combiners
 from ember_ml.nn.moe.experts import LayerExperts, LayerExpertsConfig, experts
-from ember_ml.nn.moe.experts.base import picked
+from ember_ml.nn.moe.experts.base import weighted_sum
 from ember_ml.nn.moe.routing import routers
-from ember_ml.ops import arange, broadcast_to, mean, moe_combine, random, reshape, sigmoid
+from ember_ml.ops import arange, broadcast_to, mean, random, reshape, sigmoid
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
 
@@ -243,5 +243,4 @@ class _Computed:
 
     def mixed(self, x: EmberTensor, routing) -> EmberTensor:
         flat = reshape(self.outputs, (self.outputs.shape[0], x.shape[0], self.outputs.shape[-1]))
-        rows, where_to = picked(flat, routing)
-        return moe_combine(rows, where_to, routing.weights)
+        return weighted_sum(flat, routing)

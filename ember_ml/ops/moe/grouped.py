@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ember_ml.errors import ShapeError
 from ember_ml.ops.declare import op
-from ember_ml.ops.moe.plan import Plan
+from ember_ml.ops.dispatch import expect_tensors
+from ember_ml.ops.moe.plan import Plan, expect_plan
 from ember_ml.ops.shape import swap_axes
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
@@ -35,6 +36,8 @@ def grouped_linear(x: EmberTensor, w: EmberTensor, plan: Plan) -> EmberTensor:
     How: per expert on a CPU, torch's grouped_mm on NVIDIA GPUs, one gathered product of whole blocks on MLX. The gradient
     with respect to w is `grouped_outer`: w is never sliced, which would cost a whole w of zeros per expert.
     """
+    expect_tensors("grouped_linear", x=x, w=w)
+    expect_plan("grouped_linear", plan)
     if x.ndim != 2 or w.ndim != 3 or x.shape != (plan.order.shape[0], w.shape[2]) or w.shape[0] != plan.num_experts:
         raise ShapeError(f"grouped_linear: expected x (R, d_in) and w (E, d_out, d_in) for R = {plan.order.shape[0]} rows "
                          f"and E = {plan.num_experts} experts; got {x.shape} and {w.shape}")
@@ -47,6 +50,8 @@ def grouped_outer(a: EmberTensor, b: EmberTensor, plan: Plan) -> EmberTensor:
 
     Args: a: (R, m). b: (R, n). Returns: (E, m, n), summed in float32 at least.
     """
+    expect_tensors("grouped_outer", a=a, b=b)
+    expect_plan("grouped_outer", plan)
     rows = plan.order.shape[0]
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rows or b.shape[0] != rows:
         raise ShapeError(f"grouped_outer: expected a (R, m) and b (R, n) for R = {rows}; got {a.shape} and {b.shape}")

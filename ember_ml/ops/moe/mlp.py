@@ -219,7 +219,7 @@ def moe_mlp(x: EmberTensor, weights: EmberTensor, plan: Plan | EmberTensor, w1: 
     watched = any(t is not None and _is_watched(t) for t in args)
     host = "moe_mlp_host" in x.backend.table and activation in _ON_HOST
     if routed:
-        if host and not watched and "moe_mlp_routed" in x.backend.table and not checks_values(plan) and _at_hand(x):
+        if plan.dtype is dt.int32 and host and not watched and "moe_mlp_routed" in x.backend.table and not checks_values(plan) and _at_hand(x):
             return moe_mlp_routed(x, weights, plan, w1, b1, w2, b2, **kw)
         plan = moe_plan(plan, experts)
     args, kw = (*args, *plan[:3]), {**kw, "block": plan.block, "complete": plan.complete}

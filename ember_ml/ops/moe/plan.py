@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     block: every expert's rows begin at a multiple of it (1, but where an engine's matrix product wants whole blocks).
     complete: every pair has an expert, so that with block 1 no row is nobody's.
 
-    All shapes follow from those of the ids, so a plan lives inside a compiled step; nothing waits for a device.
+    `moe_plan` makes it, and what takes one relies on its values. All shapes follow from those of the ids, so a plan lives inside a compiled step; nothing waits for a device.
     """
 
     order: EmberTensor
@@ -132,11 +132,18 @@ def moe_gather(x: EmberTensor, plan: Plan) -> EmberTensor:
     Args: x: (T, D), floating point. Returns: (R, D). Gradient: each token's rows are added, in the order of its slots.
     """
     expect_tensors("moe_gather", x=x)
+    expect_plan("moe_gather", plan)
     if x.ndim != 2 or x.shape[0] != plan.inverse.shape[0]:
         raise ShapeError(f"moe_gather: expected x (tokens, channels) for {plan.inverse.shape[0]} tokens, got {x.shape}")
     if x.shape[0] == 0:
         return zeros((plan.order.shape[0], x.shape[1]), x.dtype, like=x)
     return moe_gather_rows(x, plan.order, plan.inverse)
+
+
+def expect_plan(name: str, plan):
+    """Raises TypeError for what is no plan."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"{name}: expected plan to be a Plan, got {type(plan).__name__}; make one with moe_plan(ids, num_experts)")
 
 
 def pair_values(values: EmberTensor, plan: Plan) -> EmberTensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ember_ml import ops
-from ember_ml.ops.moe.combine import moe_combine_grad
+from ember_ml.ops.moe.combine import moe_combine_grad, row_indices
 from ember_ml.ops.moe.mlp import expert_activation, expert_activation_grad, moe_down, moe_mlp_grad, moe_mlp_host, moe_mlp_routed, moe_up
 from ember_ml.ops.moe.route import softmax_choice, softmax_weights, softmax_weights_grad
 from ember_ml.parity.cases.case import WIDENED, at_least_single, draws, row
@@ -17,6 +17,8 @@ row("moe_combine_rows", ops.moe_combine, [real(6, 5), _INVERSE, real(3, 2)],
     lambda e, i, w: np.einsum("tkd,tk->td", e[i], w), empty=(1, 2))
 row("moe_combine_grad", lambda g, e, i, w: moe_combine_grad(g, e, i, at_least_single(w))[1], [real(3, 5), real(6, 5), _INVERSE, real(3, 2)],
     lambda g, e, i, w: np.einsum("td,tkd->tk", g, e[i]), (), result=WIDENED, empty=(0, 2, 3))
+row("row_indices", lambda i: row_indices(i, rows=5), [np.arange(-9, 9, dtype=np.int32)],
+    lambda i: np.clip(np.where(i < 0, i + 5, i), -1, 5).astype(np.int32), (), empty=(0,))
 _IDS = np.array([[2, 0], [3, 2], [0, 4], [2, 3], [4, 4]], np.int32)               # 4 of 4 experts: none; expert 1 has nothing
 
 
@@ -141,11 +143,11 @@ def _share(z, i):
 
 
 _LOGITS, _CHOSEN, _HOW = real(5, 4), np.array([[2, 0], [3, 1], [0, 1], [2, 3], [1, 0]], np.int32), {"normalize": True, "eps": 0.1, "scale": 1.5}
-row("softmax_choice", lambda z, b: softmax_choice(at_least_single(z), at_least_single(b), k=2), [_LOGITS, real(4)],
+row("softmax_choice_rows", lambda z, b: softmax_choice(at_least_single(z), at_least_single(b), k=2), [_LOGITS, real(4)],
     lambda z, b: np.argsort(-(_softmax(z) + b), axis=-1, kind="stable")[:, :2].astype(np.int32), (), empty=(0,))
-row("softmax_weights", lambda z, i: softmax_weights(at_least_single(z), i, **_HOW)[0], [_LOGITS, _CHOSEN], _share, result=WIDENED,
+row("softmax_weights_rows", lambda z, i: softmax_weights(at_least_single(z), i, **_HOW)[0], [_LOGITS, _CHOSEN], _share, result=WIDENED,
     empty=(0, 1))
-row("softmax_weights", lambda z, i: softmax_weights(at_least_single(z), i, **_HOW)[1], [_LOGITS, _CHOSEN], lambda z, i: _softmax(z),
+row("softmax_weights_rows", lambda z, i: softmax_weights(at_least_single(z), i, **_HOW)[1], [_LOGITS, _CHOSEN], lambda z, i: _softmax(z),
     result=WIDENED, label="scores", empty=(0, 1))
 row("softmax_weights_grad", lambda g, s, i: softmax_weights_grad(at_least_single(g), at_least_single(s) * 0, i, at_least_single(s),
                                                                 normalize=False, eps=0.0, scale=1.5), [real(5, 2), real(5, 4), _CHOSEN],

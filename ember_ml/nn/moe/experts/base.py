@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ember_ml.nn.module import Module
 from ember_ml.nn.moe.routing import Routing
-from ember_ml.ops import arange, expand_dims, minimum, moe_combine, reshape, take
+from ember_ml.ops import arange, expand_dims, minimum, moe_combine, multiply, reshape, take
+from ember_ml.ops import sum as total
 from ember_ml.registry import Registry
 from ember_ml.tensor import EmberTensor
 
@@ -33,8 +34,16 @@ class Experts(Module):
 
     def mixed(self, x: EmberTensor, routing: Routing) -> EmberTensor:
         """The weighted sum over slots: x (T, d_input) to (T, d_output)."""
-        rows, where_to = picked(self.forward(x), routing)
+        return weighted_sum(self.forward(x), routing)
+
+
+def weighted_sum(y: EmberTensor, routing: Routing) -> EmberTensor:
+    """(N, d): the sum over slots of y (E, N, d), every expert's output on every item, summed in the weights' dtype."""
+    rows, where_to = picked(y, routing)
+    if routing.complete:
         return moe_combine(rows, where_to, routing.weights)
+    chosen = take(rows, where_to).astype(routing.weights.dtype)     # a row of the last expert may have several slots: nobody's and its own
+    return total(multiply(chosen, expand_dims(routing.weights, -1)), axis=1).astype(y.dtype)
 
 
 def picked(y: EmberTensor, routing: Routing) -> tuple[EmberTensor, EmberTensor]:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from ember_ml.errors import ConfigError
-from ember_ml.nn.moe.experts.base import Experts, picked
+from ember_ml.nn.moe.experts.base import Experts, weighted_sum
 from ember_ml.ops import concat, moe_combine, moe_gather, moe_plan, random, reshape, split, stack
 from ember_ml.registry import Size, config, layers
 from ember_ml.tensor import EmberTensor
@@ -65,9 +65,9 @@ class LayerExperts(Experts):
         plan = moe_plan(routing.ids, self.config.num_experts, routing.complete, block=1)
         ends = x.backend.runtime.read(plan.offsets.data)
         if ends is None or x.shape[0] == 0:
-            rows, where_to = picked(self.forward(x), routing)
-            y = moe_combine(_flat(rows), where_to, routing.weights)
-            return reshape(y, (x.shape[0], *rows.shape[1:]))
+            every = self.forward(x)
+            y = weighted_sum(reshape(every, (*every.shape[:2], math.prod(every.shape[2:]))), routing)
+            return reshape(y, every.shape[1:])
         rows = moe_gather(_flat(x), plan)
         sizes = [hi - lo for lo, hi in zip(ends, ends[1:])]
         nobodys = rows.shape[0] - ends[-1]

@@ -8,7 +8,7 @@ from ember_ml.nn.moe.routing.base import NEVER, Router, RouterConfig, Routing, r
 from ember_ml.autodiff import stop_gradient
 from ember_ml.ops import isfinite, linear, put_add_along_axis, random, softmax, softplus, topk, where, zeros
 from ember_ml.ops import sum as total
-from ember_ml.ops.moe.route import softmax_choice, softmax_weights
+from ember_ml.ops.moe.route import softmax_choice, softmax_weights_rows
 from ember_ml.registry import config
 from ember_ml.tensor import EmberTensor
 
@@ -35,8 +35,8 @@ class SoftmaxRouter(Router):
     def route(self, x: EmberTensor):
         """As the rule above, in two ops that have kernels."""
         c, z = self.config, self.raw_logits(x)
-        ids = softmax_choice(stop_gradient(z), stop_gradient(self.bias.astype(z.dtype)), k=c.k)
-        weights, scores = softmax_weights(z, ids, normalize=self._normalizes(c.k), eps=c.eps, scale=c.scale)
+        ids = softmax_choice(stop_gradient(z), stop_gradient(self.bias), k=c.k)          # in range, as the native form wants them
+        weights, scores = softmax_weights_rows(z, ids, normalize=self._normalizes(c.k), eps=c.eps, scale=c.scale)
         if scope.current() is not None and c.z_loss:
             z = where(isfinite(z), z, NEVER)
         return z, scores, Routing(ids, weights, self.complete)
