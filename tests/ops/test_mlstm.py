@@ -64,7 +64,10 @@ def test_values_equal_the_loop(backend, length, chunk):
 @pytest.mark.parametrize("length, chunk", [(1, 64), (21, 8), (37, 16)])
 def test_gradients_equal_the_loop_s(backend, length, chunk, state):
     """Without eps, since that is added in m's scale."""
-    check(backend, h_alone(ours(chunk, eps=0.0)), h_alone(lambda **kw: loop(**kw, eps=0.0)), case(length, state=state), slack=4.0)
+    arrays = case(length, state=state)
+    if not state:
+        arrays["q"][:, 0] *= 0.1                           # a large one makes h = v or -v: its gradient is zero, and errors relative to nothing
+    check(backend, h_alone(ours(chunk, eps=0.0)), h_alone(lambda **kw: loop(**kw, eps=0.0)), arrays, slack=4.0)
 
 
 def test_many_segments_are_one(backend, monkeypatch):
