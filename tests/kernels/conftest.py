@@ -1,5 +1,6 @@
 """The machines that kernels are tested on: a GPU where one is, else the executor on the CPU (tests/simt)."""
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -36,18 +37,33 @@ def _warm() -> Path:
     return place("warm", [path.read_text() for path in sorted(files)])
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """This folder as a whole runs on several cores, if nobody says otherwise: pytest-xdist's -n."""
+    workers, options = min(4, os.cpu_count()), config.option
+    whole = any(Path(argument).resolve() == HERE for argument in config.args)
+    if whole and workers > 1 and getattr(options, "numprocesses", 0) is None and not (hasattr(config, "workerinput") or unavailable()
+                                                                                     or options.usepdb or options.collectonly):
+        options.numprocesses, options.dist = workers, "worksteal"
+
+
+def pytest_collection_modifyitems(config, items):
     if HELPER in os.environ:
         items.reverse()
+    if hasattr(config, "workerinput"):                         # the slowest first, and together: they bring in torch and its compiler
+        items.sort(key=lambda item: "torch" not in item.nodeid)
+        gc.freeze()                                            # what imports have made stays
+        gc.set_threshold(50_000)
 
 
 def pytest_collection_finish(session):
-    """While nothing is compiled yet, a second process runs the tests of this folder from the last to the first: when they
-    meet, everything is in the cache, in half the time."""
+    """While nothing is compiled yet and all tests run in one process, a second one runs those of this folder from the last to the
+    first: when they meet, everything is in the cache, in half the time."""
     many = sum(item.path.parent == HERE for item in session.items) > 200
-    able = many and not unavailable() and importlib.util.find_spec("ziglang") and os.cpu_count() > 1
-    if able and HELPER not in os.environ and not _warm().exists():
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE)]
+    alone = not hasattr(session.config, "workerinput") and HELPER not in os.environ
+    able = many and alone and not unavailable() and importlib.util.find_spec("ziglang") and os.cpu_count() > 1
+    if able and not _warm().exists():
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(HERE)]
         session.config.stash[_helper] = subprocess.Popen(command, env={**os.environ, HELPER: "1"}, cwd=HERE.parents[1],
                                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

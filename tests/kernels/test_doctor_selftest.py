@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 
 from ember_ml import backend as engines
-from ember_ml.backend.torch import cuda as torch_cuda
 from ember_ml.cli import doctor
 from ember_ml.cli.output import Output
 from ember_ml.kernels import DTYPES, selfcheck
@@ -24,12 +23,15 @@ KERNELS = {op.kernel.name: op.kernel for op in REGISTRY.values() if op.kernel is
 def engine(request, monkeypatch):
     """(engine, device, its launchers by name): MLX and CuPy on their stand-ins, torch's CPU in the part of a GPU."""
     monkeypatch.setattr(selfcheck, "_outcomes", {})
+    for name in engines.KNOWN:                             # remembered from here on, and tests hide engines and put others in their place
+        engines.installed(name)
     for op in REGISTRY.values():                           # what the ops resolve to here, no later test may meet
         monkeypatch.setattr(op, "resolved", {})
     machine = request.getfixturevalue("metal" if request.param == "mlx" else "cuda")
     if request.param == "cupy":
         monkeypatch.setitem(engines._loaded, "cupy", importlib.import_module("ember_ml.backend.cupy").backend)
     if request.param == "torch":
+        from ember_ml.backend.torch import cuda as torch_cuda  # not by those who only collect the tests
         table = {name: partial(torch_cuda._launch, kernel) for name, kernel in machine.kernels.KERNELS.items()}
         on_the_stand_in(monkeypatch)
         monkeypatch.setattr(type(engines.get("torch")), "launchers", lambda self, device: table)
@@ -57,6 +59,7 @@ def test_a_wrong_kernel_fails_the_command(engine, broken, words, monkeypatch, tm
     monkeypatch.setitem(launchers, "moe_combine", lambda *args: broken(right, *args))
     monkeypatch.setattr(engines, "names", lambda: ("numpy", found.name))
     monkeypatch.setattr(parity_kernels, "REGISTRY", {name: op for name, op in REGISTRY.items() if op.kernel and op.kernel.stem == "moe"})
+    monkeypatch.setattr(doctor.machine, "gflops", lambda device: 1.0)   # tests/cli/test_machine.py measures
     with pytest.warns(selfcheck.KernelWarning, match="moe_combine .* is not used"):
         assert doctor.run(True, tmp_path / "selftest.json", Output()) == 1
     report = json.loads((tmp_path / "selftest.json").read_text(), parse_constant=pytest.fail)

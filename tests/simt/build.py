@@ -21,7 +21,7 @@ KERNEL = ("-O1", "-Xclang", "-disable-llvm-passes", "-emit-llvm", "-fPIC", "-gdw
 
 #: The linker's: variables into registers and out what nobody uses, then the sanitizer's calls, which land in checker.c, then plain
 #: machine code. So little takes a quarter of -O1's time, and leaves every access of the source where it stands.
-_LINK = ("--lto-O0", "--lto-CGO0",
+_LINK = ("--lto-O0", "--lto-CGO0", "--disable-verify",
          "--lto-newpm-passes=always-inline,globaldce,function(sroa,early-cse,dce,simplifycfg),tsan-module,function(tsan)",
          "-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-instrument-read-before-write=1")
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import types
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from itertools import takewhile
 
 import ml_dtypes
@@ -48,6 +49,8 @@ def _on_device(x):
     return np.asarray(x).view(ndarray) if isinstance(x, np.generic | np.ndarray) and not isinstance(x, ndarray) else x
 
 
+_signature = cache(inspect.signature)
+
 #: what atomicAdd takes
 _ATOMIC = "int32 float16 float32 float64 complex64 complex128 uint32 uint64".split()
 
@@ -65,7 +68,7 @@ class Function:
         if self.real.__name__ == "at" and args[0].dtype.name not in _ATOMIC:
             raise TypeError(f"cupy.add.at: only supports {', '.join(_ATOMIC)} as data type, got {args[0].dtype}")
         if isinstance(self.real, types.FunctionType):
-            inspect.signature(self.real).bind(*args, **kw)
+            _signature(self.real).bind(*args, **kw)
         return _on_device(self.numpy(*args, **kw))
 
     def __getattr__(self, name):
