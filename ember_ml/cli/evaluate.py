@@ -12,10 +12,10 @@ from ember_ml.cli.display import scores
 from ember_ml.cli.generate import existing_model
 from ember_ml.cli.output import Output
 from ember_ml.data.sources import config_class
-from ember_ml.errors import ConfigError
+from ember_ml.errors import ConfigError, UnsupportedOp
 from ember_ml.nn.models import Model
+from ember_ml.nn.pipeline.training.fit import check_fit
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
-from ember_ml.nn.pipeline.training.supervised import model_fields
 
 
 def run(path: Path, other: Path | None, sets: list[str], backend: str | None, output: Output):
@@ -27,7 +27,10 @@ def run(path: Path, other: Path | None, sets: list[str], backend: str | None, ou
     engine, device = engines.parse(backend)
     where = f"{engine.name}:{device}"
     model, source = Model.load(file, device=where), data.open_source(table, config.seed)
-    _check(model, source)
+    try:
+        check_fit(model, source)
+    except (ConfigError, UnsupportedOp) as e:
+        raise type(e)(f"eval: {e}") from None
     if hasattr(source, "alphabet") and _identity(source.alphabet) != _identity(data.alphabet(config.data)):
         raise ConfigError("eval: the data's tokens mean other things than those that the model was trained on; give [data] the tokenizer, or "
                           f"the letters, of {path}/config.toml")
@@ -36,17 +39,6 @@ def run(path: Path, other: Path | None, sets: list[str], backend: str | None, ou
     output.say(f"{path} on {where}, {source.describe()}")
     scores(output, found, baselines, source.unit)
     output.result({"run": str(path), "backend": where, "data": table, "scores": found, "baselines": baselines})
-
-
-def _check(model: Model, source):
-    """Raises ConfigError if the data is for a model of another kind."""
-    if source.task == "next_token" and model.config.head not in ("tied", "dense"):
-        raise ConfigError(f"eval: the data asks for the next {source.unit}; this model has head={model.config.head!r}")
-    for field, value in model_fields(source, {}).items():
-        have = getattr(model.config, field, value)
-        fits = have is not None and have >= value if field == "vocab_size" else have == value
-        if field != "family" and not fits:
-            raise ConfigError(f"eval: the data is for a model with {field}={value!r}; this one has {have!r}")
 
 
 def _identity(alphabet) -> tuple:

@@ -28,7 +28,7 @@ class LabelledDocuments:
     Documents are cut to `length`. Classes are numbered in the order of their sorted names, `class_names`.
     """
 
-    task, unit = "classification", "document"
+    task, unit, divided = "classification", "document", True
 
     def __init__(self, train: Documents, labels: list[str], held: Documents, held_labels: list[str], tokenizer, config, seed: int,
                  files: list[Path], skipped: list[str]):
@@ -66,6 +66,11 @@ class LabelledDocuments:
         """Accuracy on the held-out documents of always saying the commonest class of the training documents, and of naive Bayes."""
         return {"commonest class": float((self._held_y == Counter(self._y.tolist()).most_common(1)[0][0]).mean()),
                 "naive Bayes of token pairs": self._naive_bayes()}
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest batch."""
+        return min(self.config.length, padded_width(int(self.lengths().max())))
 
     @property
     def settled(self) -> dict[str, Any]:

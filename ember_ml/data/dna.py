@@ -108,7 +108,7 @@ class DnaSource:
     Raises DataError for a file that is no FASTA, or too short for the windows.
     """
 
-    task, unit, alphabet, vocab_size = "next_token", "base", Bases, Bases.size
+    task, unit, alphabet, vocab_size, divided = "next_token", "base", Bases, Bases.size, False
 
     def __init__(self, fields: DnaConfig, seed: int):
         self.config = c = fields
@@ -118,7 +118,8 @@ class DnaSource:
                             f"and held_out={c.held_out}")
         self._train, self._test = tokens[:-c.held_out], tokens[-c.held_out:]
         self._windows = Windows(self._train, c.length, c.batch, seed)
-        self.length, self.per_epoch = c.length, self._windows.per_epoch
+        self.length = self.longest = c.length
+        self.per_epoch = self._windows.per_epoch
 
     def batch(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of update i, int32 (batch, length)."""

@@ -13,7 +13,7 @@ from ember_ml.data.documents import Documents
 from ember_ml.data.files import fingerprint
 from ember_ml.data.markov import interpolated_bits
 from ember_ml.data.packing import Packed
-from ember_ml.data.padding import Padded
+from ember_ml.data.padding import Padded, padded_width
 from ember_ml.data.text.tokenizers import Characters
 from ember_ml.data.windows import Windows, in_order
 from ember_ml.errors import DataError
@@ -49,7 +49,7 @@ class NextTokenSource:
                                 "more, or lower length")
         else:
             self._batches = (Packed if layout == "packed" else Padded)(train, length, batch, seed)
-        self.per_epoch = self._batches.per_epoch
+        self.per_epoch, self.divided = self._batches.per_epoch, layout == "packed"
 
     def batch(self, i: int) -> tuple[np.ndarray, ...]:
         """Batch of update i, int32 (batch, length) each: inputs, targets (-100 where nothing is asked), and segments if packed."""
@@ -77,6 +77,11 @@ class NextTokenSource:
         highest = int(62 / math.log2(self.vocab_size)) - 1
         bits = interpolated_bits(counted, judged, tuple(k for k in (0, 1, 2, 3, 4, 5) if k <= highest), self.vocab_size)
         return {"uniform": math.log2(self.vocab_size), **{f"counting, order {k}": b for k, b in bits.items()}}
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest batch."""
+        return min(self.length, padded_width(int(self.lengths().max()) - 1)) if self.layout == "padded" else self.length
 
     @property
     def settled(self) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def open_source(table: dict[str, Any], seed: int):
     """The data source of a [data] table, its order seeded.
 
     A source has `task` ("next_token", "classification" or "regression") and `unit`; `vocab_size` and `alphabet`, or `channels`; and
-    `classes` or `outputs` by its task. Its methods:
+    `classes` or `outputs` by its task; `longest`, positions of its longest batch, held out or not; `divided`, whether rows hold several
+    documents, or one and padding, which its batches tell. Its methods:
 
         batch(i)        arrays of update i, batch first: a pure function of i
         held_out()      batches to judge on, in order

@@ -72,12 +72,17 @@ def packed(segments: EmberTensor, module: Module, pooled: bool = False):
         got = f"{segments.dtype}{list(segments.shape)}" if isinstance(segments, EmberTensor) else type(segments).__name__
         raise ShapeError(f"packed: expected segments of integers, (batch, length): documents 1, 2, ... along a row, 0 for padding; got {got}")
     _check_order(segments)
+    check_packs(module, pooled)
+    with again(segments):
+        yield
+
+
+def check_packs(module: Module, pooled: bool):
+    """Raises UnsupportedOp, with the layer and why, if a module cannot keep the documents of a row apart. pooled: see `packed`."""
     for name, part in module.modules().items():
         if part.cannot_pack is not None and not (pooled and part.only_looks_back):
             raise UnsupportedOp(f"packed: {name or 'the module'} ({type(part).__name__}) cannot keep the documents of a row apart: "
                                 f"{part.cannot_pack}; give it a row a document")
-    with again(segments):
-        yield
 
 
 def _check_order(segments: EmberTensor):

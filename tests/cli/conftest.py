@@ -1,5 +1,7 @@
 """A small job to run, and the command in this process."""
 
+import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -57,3 +59,19 @@ def command(job, monkeypatch, capsys):
             main([str(a) for a in arguments])
         return Done(left.value.code or 0, *capsys.readouterr())
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder for the job and a run of it, which `done` fills."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def done(trained, job, command) -> Path:
+    """The folder "done" in the job's, a copy of a run that is trained once."""
+    if not (trained / "done").exists():
+        assert command("train", "job.toml", "--backend", "numpy", "--out", trained / "done").code == 0
+        shutil.copytree(job, trained, dirs_exist_ok=True)    # the data, whose fingerprint the run remembers
+    shutil.copytree(trained, job, dirs_exist_ok=True)
+    return job / "done"

@@ -1,9 +1,11 @@
 """What a refused command leaves: exit code 2, one line on standard error, and every file as it was before."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -14,26 +16,29 @@ def tree(folder: Path) -> dict[str, tuple]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder with the job and a run of it, to copy."""
-    return tmp_path_factory.mktemp("trained")
+def made(tmp_path_factory):
+    """The folder that `place` fills once: what is refused changes nothing, so that all tests may have the same."""
+    return tmp_path_factory.mktemp("place") / "here"
 
 
 @pytest.fixture
-def place(trained, job, command):
-    """The job's folder with the run "done", a file "file", an empty folder "empty", and a folder "mine" that holds no run."""
-    if not (trained / "done").exists():
-        assert command("train", "job.toml", "--backend", "numpy", "--out", trained / "done").code == 0
-        shutil.copytree(job, trained, dirs_exist_ok=True)    # the data, whose fingerprint the run remembers
-    shutil.copytree(trained, job, dirs_exist_ok=True)
-    (job / "file").write_text("a file")
-    (job / "empty").mkdir()
-    (job / "mine").mkdir()
-    (job / "mine" / "thesis.txt").write_text("years of work")
-    (job / "broken.toml").write_text("[data\n")
-    (job / "latin.toml").write_bytes(b'x = "\xe9"')
-    (job / "x.npz").write_bytes(b"PK\x03\x04")
-    return job
+def place(made, command, request, monkeypatch):
+    """A folder to be in, with the job, its run "done", a file "file", an empty folder "empty", and a folder "mine" that holds no run."""
+    if not made.exists():
+        shutil.copytree(request.getfixturevalue("done").parent, made)
+        (made / "file").write_text("a file")
+        (made / "empty").mkdir()
+        (made / "mine").mkdir()
+        (made / "mine" / "thesis.txt").write_text("years of work")
+        (made / "broken.toml").write_text("[data\n")
+        (made / "latin.toml").write_bytes(b'x = "\xe9"')
+        (made / "x.npz").write_bytes(b"PK\x03\x04")
+        x = np.random.default_rng(0).normal(size=(12, 5, 2)).astype(np.float32)
+        np.savez(made / "rows.npz", x=x, y=np.arange(12) % 2, z=x[:, 0, 0], n=np.arange(12) % 4 + 1)
+        (made / "words.txt").write_text("to be or not to be, that is the question. " * 20)
+    monkeypatch.setenv("EMBER_BACKEND", "numpy")
+    monkeypatch.chdir(made)
+    return made
 
 
 SETS = {
@@ -63,6 +68,36 @@ def test_a_run_that_is_there_stays_as_it_was(what, way, place, command):
     done = command("train", "job.toml", "--backend", "numpy", "--out", "done", way, "--set", SETS[what])
     assert done.code == 2 and done.err.startswith("ember: "), done.err
     assert tree(place) == before, done.err
+
+
+GRU = "model={blocks=[{layer='gru', d_input=8}], "
+CLASSES, NUMBERS = "data={kind='arrays', files='rows.npz', batch=1}", "data={kind='arrays', files='rows.npz', y='z', task='regression', batch=1}"
+RAGGED = "data={kind='arrays', files='rows.npz', lengths='n', batch=1}"
+PACKED = "data={kind='text', files='words.txt', length=16, batch=1, layout='packed'}"
+MISFITS = {
+    "longer than l_max": (["model.l_max=15"], "the data has sequences of 16 positions; this model takes at most l_max = 15"),
+    "fewer tokens": (["model.vocab_size=3"], "vocab_size=5 or more; this one has 3"),
+    "no language model": ([GRU + "head='features'}"], "asks for the next base; this model has head='features'"),
+    "no head": (["model={blocks=[{layer='gru', d_input=8}]}"], "asks for the next base; this model has head=None"),
+    "tokens for channels": ([CLASSES, GRU + "vocab_size=4}"], "inputs and vocab_size|inputs are channels where there are no tokens"),
+    "other channels": ([CLASSES, GRU + "inputs=3}"], "inputs=2; this one has 3"),
+    "fewer classes": ([CLASSES, GRU + "outputs=1}"], "outputs=2 or more; this one has 1"),
+    "another task": ([CLASSES, GRU + "head='regressor'}"], "head='classifier'; this one has 'regressor'"),
+    "other outputs": ([NUMBERS, GRU + "outputs=2}"], "outputs=1; this one has 2"),
+    "rows longer than l_max": ([CLASSES, "model={blocks=[{layer='hyena', d_input=8, layer_config={l_max=4}}]}"], "sequences of 5 positions; .* l_max = 4"),
+    "a file of another model": (["model={file='done/model.safetensors'}", CLASSES], "inputs=2; this one has None"),
+    "packed where no border is kept": ([PACKED, "model={blocks=[{layer='hyena', d_input=8, layer_config={l_max=16}}], head='tied'}"], r"packed: blocks.0.layer \(Hyena\) cannot keep"),
+    "padding that is seen": ([RAGGED, "model={blocks=[{layer='long_conv', d_input=8, layer_config={l_max=8, bidirectional=true}}]}"], r"packed: blocks.0.layer \(LongConv\) cannot keep"),
+}
+
+
+@pytest.mark.parametrize("what, way", [*((what, "--out done --overwrite") for what in MISFITS), ("longer than l_max", "--out new/run")])
+def test_a_model_that_does_not_take_the_data_is_refused_before_anything_is_written(what, way, place, command):
+    sets, message = MISFITS[what]
+    before = tree(place)
+    done = command("train", "job.toml", "--backend", "numpy", *way.split(" "), *(arg for text in sets for arg in ("--set", text)))
+    assert done.code == 2 and re.search(message, done.err), done.err
+    assert tree(place) == before
 
 
 REFUSED = [

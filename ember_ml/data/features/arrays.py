@@ -77,7 +77,7 @@ class ArraySource:
         self.channels = train.x.shape[2]
         if held.x.shape[2] != self.channels:
             raise DataError(f"arrays: expected {self.channels} channels to judge on, as in {c.x!r}, got {held.x.shape[2]}")
-        self.ragged = bool((train.lengths != train.x.shape[1]).any() or (held.lengths != held.x.shape[1]).any())
+        self.ragged = self.divided = bool((train.lengths != train.x.shape[1]).any() or (held.lengths != held.x.shape[1]).any())
         self.scale = Standardise(train.x[np.arange(train.x.shape[1]) < train.lengths[:, None]], c.standardise)
         if self.task == "classification":
             self.classes = int(train.y.max()) + 1
@@ -113,6 +113,11 @@ class ArraySource:
         return (f"{len(self._train.x):,} sequences of length {length}, {self.channels} channels, {kind} to train on, "
                 f"{len(self._held.x):,} held out")
 
+    @property
+    def longest(self) -> int:
+        """Positions of the longest batch."""
+        return max(self._width(part, part.lengths) for part in (self._train, self._held))
+
     def lengths(self) -> np.ndarray:
         """True lengths, int64, the training sequences first."""
         return np.concatenate([self._train.lengths, self._held.lengths]).astype(np.int64)
@@ -128,13 +133,17 @@ class ArraySource:
 
     def _lay(self, part: _Part, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         lengths = part.lengths[rows]
-        width = min(part.x.shape[1], padded_width(int(lengths.max()))) if self.ragged else part.x.shape[1]
+        width = self._width(part, lengths)
         x = self.scale(part.x[rows, :width])
         y = part.y[rows] if self.task == "classification" else self.target_scale(part.y[rows])
         if not self.ragged:
             return x, y
         x[np.arange(width) >= lengths[:, None]] = 0.0
         return x, lengths, y
+
+    def _width(self, part: _Part, lengths: np.ndarray) -> int:
+        """Of a batch of sequences of these lengths."""
+        return min(part.x.shape[1], padded_width(int(lengths.max()))) if self.ragged else part.x.shape[1]
 
     def _flat(self, part: _Part, width: int) -> tuple[np.ndarray, np.ndarray]:
         x = self.scale(part.x)

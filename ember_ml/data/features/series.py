@@ -49,7 +49,7 @@ class SeriesSource:
     Raises DataError for files that cannot be read, columns that are not there, and series too short.
     """
 
-    task, unit = "regression", "window"
+    task, unit, divided = "regression", "window", False
 
     def __init__(self, fields: SeriesConfig, seed: int):
         self.config = c = fields
@@ -73,6 +73,7 @@ class SeriesSource:
             raise DataError(f"{self.path}: expected finite numbers; column {names[used[column]]!r} has another at step {step}")
         self.target_names = [names[i] for i in asked]
         self.channels, self.outputs = len(seen), c.horizon * len(asked)
+        self.longest = c.length
         self._cut, self._seed, self.per_epoch = cut, seed, self._count // c.batch
 
     def batch(self, i: int) -> tuple[np.ndarray, np.ndarray]:

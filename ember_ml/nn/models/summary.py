@@ -44,6 +44,11 @@ class Summary(NamedTuple):
         return "\n".join([*lines, f"FLOPs and state at {self.length:,} positions, one sequence; a multiply-add is two"])
 
 
+def longest(model) -> int | None:
+    """The longest sequence that all layers of a model take, the smallest l_max; None if none of them has one."""
+    return min((m.config.l_max for m in model.modules().values() if hasattr(getattr(m, "config", None), "l_max")), default=None)
+
+
 def summarize(model, length: int | None = None) -> Summary:
     """The Summary of a Model. FLOPs are those of the portable algorithms, counted op by op; what runs natively may take fewer.
 
@@ -53,7 +58,7 @@ def summarize(model, length: int | None = None) -> Summary:
     Raises ShapeError for a length that is none, or that the layers do not take.
     """
     if length is None:
-        length = min([256, *(m.config.l_max for m in model.modules().values() if hasattr(getattr(m, "config", None), "l_max"))])
+        length = min(256, longest(model) or 256)
     if not isinstance(length, int) or length < 1:
         raise ShapeError(f"summary: expected a length of at least 1, received {length!r}")
     outline = engine("numpy").outline()

@@ -11,11 +11,12 @@ from typing import Any
 from ember_ml import autodiff, data
 from ember_ml.backend import using
 from ember_ml.data.files import fingerprint
-from ember_ml.errors import ConfigError, WeightsError
+from ember_ml.errors import ConfigError, UnsupportedOp, WeightsError
 from ember_ml.nn.adapters import adapt, adapters, fuse, save_peft
 from ember_ml.nn.models.base import Model
 from ember_ml.nn.pipeline.training.callbacks import Callback
 from ember_ml.nn.pipeline.training.config import RunConfig, build_optimizer, read
+from ember_ml.nn.pipeline.training.fit import check_fit, known_fields
 from ember_ml.nn.pipeline.training.objectives import OBJECTIVES
 from ember_ml.nn.pipeline.training.run_folder import RunFolder
 from ember_ml.nn.pipeline.training.trainer import Trainer
@@ -26,28 +27,18 @@ from ember_ml.tensor import EmberTensor
 
 def model_fields(source, table: dict[str, Any]) -> dict[str, Any]:
     """The fields of the model of a run: those of its [model] table, and what the data source knows where they do not say otherwise."""
-    known: dict[str, Any] = {"family": "model"}
-    if getattr(source, "vocab_size", None):
-        known["vocab_size"] = source.vocab_size
-    elif getattr(source, "channels", None):
-        known["inputs"] = source.channels
-    if source.task == "classification":
-        known |= {"head": "classifier", "outputs": source.classes}
-    elif source.task == "regression":
-        known |= {"head": "regressor", "outputs": source.outputs}
-    return known | table
+    return {"family": "model", **known_fields(source), **table}
 
 
 def build_model(source, table: dict[str, Any], key: EmberTensor) -> Model:
-    """The model of a [model] table. Raises ConfigError for a file beside other fields, or whose model has fewer tokens than the data."""
-    if "file" not in table:
-        return Model.from_config(model_fields(source, table), key=key)
-    if len(table) > 1:
+    """The model of a [model] table. Raises ConfigError for a file beside other fields, or a model that does not take the data."""
+    if "file" in table and len(table) > 1:
         raise ConfigError(f"[model]: expected file alone, since the file has the model's config; received {', '.join(table)} beside it")
-    model = Model.load(table["file"])
-    tokens, known = getattr(source, "vocab_size", None), model.config.vocab_size
-    if tokens and (known or 0) < tokens:
-        raise ConfigError(f"[model]: expected a model of at least the data's {tokens} tokens; {table['file']} has {known}")
+    model = Model.load(table["file"]) if "file" in table else Model.from_config(model_fields(source, table), key=key)
+    try:
+        check_fit(model, source)
+    except (ConfigError, UnsupportedOp) as e:
+        raise type(e)(f"[model]: {e}") from None
     return model
 
 
