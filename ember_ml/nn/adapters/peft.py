@@ -89,7 +89,7 @@ def load_peft(model: Module, folder: str | Path, names: dict[str, str] | None = 
     attach(model, {name: pair["A"].shape[0] for name, pair in pairs.items()}, config, random.key(0, device=device))
     for name, pair in pairs.items():
         dense, part = every[name]
-        A, B = (pair[m].astype("float32") if pair[m].dtype.bits < 32 else pair[m] for m in "AB")
+        A, B = (pair[m].astype("float32") for m in "AB")  # as new pairs are; wider ones could not be saved again
         dense.adapter.pairs[part].A = A
         dense.adapter.pairs[part].B = stack([B[:, j] for j in range(B.shape[1])])     # transposed and laid out anew, as a checkpoint gives it
     return list(pairs)
@@ -113,10 +113,10 @@ def _read_config(folder: Path):
         raise WeightsError(f"{folder}: expected a folder with {CONFIG} and {TENSORS}; there is no {CONFIG}")
     values = read_table(folder / CONFIG)
     if values.get("peft_type") != "LORA":
-        raise ConfigError(f"{folder / CONFIG}: expected peft_type 'LORA', received {values.get('peft_type')!r}")
+        raise ConfigError(f"{folder / CONFIG}: expected peft_type 'LORA', received {show(values.get('peft_type'))}")
     for name, plain in _PLAIN.items():
         if name in values and values[name] not in plain:
-            raise ConfigError(f"{folder / CONFIG}: expected {name} to be {plain[0]!r}, for which Ember computes the same; received {values[name]!r}")
+            raise ConfigError(f"{folder / CONFIG}: expected {name} to be {plain[0]!r}, for which Ember computes the same; received {show(values[name])}")
     fields = {"rank": values.get("r"), "alpha": values.get("lora_alpha"), "dropout": values.get("lora_dropout", 0.0),
               "rank_stabilized": values.get("use_rslora", False)}
     try:
@@ -124,6 +124,6 @@ def _read_config(folder: Path):
     except ConfigError as e:
         raise ConfigError(f"{folder / CONFIG}: {e}") from None
     pattern = values.get("rank_pattern") or {}
-    if not isinstance(pattern, dict) or not all(isinstance(r, int) and r > 0 for r in pattern.values()):
-        raise ConfigError(f"{folder / CONFIG}: expected rank_pattern to map names to ranks, received {pattern!r}")
+    if not isinstance(pattern, dict) or not all(type(r) is int and r > 0 for r in pattern.values()):
+        raise ConfigError(f"{folder / CONFIG}: expected rank_pattern to map names to ranks, received {show(pattern)}")
     return config, lambda place: next((r for name, r in pattern.items() if place == name or place.endswith(f".{name}")), config.rank)
