@@ -97,5 +97,5 @@ def test_misuse_is_told_before_anything_is_trained(fasta, base, model, adapter, 
 def test_a_model_with_too_few_tokens_is_told(fasta, tmp_path):
     with em.using("numpy"):
         nn.Model.from_config({**MODEL, "vocab_size": 2}).save(tmp_path / "small.safetensors")
-    with pytest.raises(ConfigError, match=r"at least the data's \d tokens; .*small.safetensors has 2"):
+    with pytest.raises(ConfigError, match=r"file .*small.safetensors: the data is for a model with vocab_size=\d+ or more; this one has 2"):
         SupervisedTraining(run(fasta, {"file": str(tmp_path / "small.safetensors")}, {}))

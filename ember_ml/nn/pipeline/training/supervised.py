@@ -38,7 +38,7 @@ def build_model(source, table: dict[str, Any], key: EmberTensor) -> Model:
     try:
         check_fit(model, source)
     except (ConfigError, UnsupportedOp) as e:
-        raise type(e)(f"[model]: {e}") from None
+        raise type(e)(f"[model]{' file ' + table['file'] if 'file' in table else ''}: {e}") from None
     return model
 
 
