@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 
 from ember_ml.backend.numpy import fftconv as blocks
-from ember_ml.backend.numpy.fftconv import cores, edge_places, filters_of, twist
+from ember_ml.backend.numpy.right_angle import cores, edge_places, filters_of, twist
 from ember_ml.backend.right_angle import plan
 from ember_mlx.host import from_numpy
 from ember_mlx.lent import Results, at_hand, view

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ember_ml as em
+from tests.ops.small_blocks import force_small_blocks
 
 RNG = np.random.default_rng(7)
 
@@ -46,11 +47,7 @@ def blockwise(request, monkeypatch):
     """An engine with its ways for long rows forced upon short ones: a few rows a block, on three threads."""
     engine = request.param.partition(":")[0]
     pytest.importorskip({"mlx": "mlx.core"}.get(engine, engine))
-    module = importlib.import_module(f"ember_ml.backend.{'torch' if engine == 'torch' else 'numpy'}.fftconv")
-    for name, value in {"BLOCK": 60, "ROWS": 1, "PLANNED": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
-        monkeypatch.setattr(module, name, value, raising=False)
-    if engine == "mlx":
-        monkeypatch.setattr("ember_mlx.fftconv.WORTH", {"fftconv_rows": 0, "convolve_rows": 0, "convolve_grad": 0})
+    force_small_blocks(monkeypatch, request.param, points=60)
     with em.using(request.param):
         yield request.param
 

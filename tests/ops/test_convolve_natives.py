@@ -1,6 +1,5 @@
 """The engines' own convolutions: folding, mending, blocks and threads, at sizes where each of them takes its special ways."""
 
-import importlib
 import math
 import platform
 import sys
@@ -11,6 +10,7 @@ import pytest
 import ember_ml as em
 from ember_ml.backend import right_angle
 from ember_ml.ops.convolve import convolve_grad, convolve_rows
+from tests.ops.small_blocks import force_small_blocks
 
 RNG = np.random.default_rng(5)
 
@@ -34,12 +34,7 @@ def definition(x, k, D=None, k_reverse=None):
 @pytest.fixture
 def blockwise(backend, monkeypatch):
     """The current engine with its ways for long rows forced upon short ones, a few rows a block, on several threads."""
-    modules = {"numpy": "ember_ml.backend.numpy.fftconv", "torch": "ember_ml.backend.torch.fftconv", "mlx": "ember_ml.backend.numpy.fftconv"}
-    module = importlib.import_module(modules[backend])
-    for name, value in {"BLOCK": 10, "ROWS": 1, "PLANNED": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
-        monkeypatch.setattr(module, name, value, raising=False)
-    if backend == "mlx":
-        monkeypatch.setattr("ember_mlx.fftconv.WORTH", ALWAYS)
+    force_small_blocks(monkeypatch, backend, points=10)
     return backend
 
 
@@ -198,9 +193,7 @@ GATED = {"before": ("v",), "after": ("q", "D"), "both": ("v", "q", "D"), "gelu":
 @pytest.fixture(params=["numpy", "torch:cpu"])
 def gated(request, monkeypatch):
     """An engine that has all of `fftconv` in blocks, of a few rows."""
-    module = pytest.importorskip(f"ember_ml.backend.{request.param.partition(':')[0]}.fftconv")
-    for name, value in {"BLOCK": 60, "ROWS": 1, "ALONE": 0, "EACH": 1, "cores": lambda: 3}.items():
-        monkeypatch.setattr(module, name, value, raising=False)
+    force_small_blocks(monkeypatch, request.param, points=60)
     with em.using(request.param):
         yield
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ember_ml.backend.numpy.fftconv import edge_places, filters_of
+from ember_ml.backend.numpy.right_angle import edge_places, filters_of
 from ember_ml.backend.right_angle import blocks, plan
 from ember_ml.backend.torch.cpu import mkl
 
