@@ -23,9 +23,9 @@ _WORKER = """
 import json, sys
 from ember_ml.backend.cupy import kernels
 from ember_ml.kernels.spec import TemplateEntry
-for name, types, template, most_shared in json.load(sys.stdin):
+for name, types, template, *of_launch in json.load(sys.stdin):
     try:
-        kernels._template(TemplateEntry(name, (), (), ()), tuple(types), template, most_shared)
+        kernels._template(TemplateEntry(name, (), (), ()), tuple(types), template, *of_launch)
     except Exception as error:
         print(name, template, type(error).__name__, str(error)[:300].replace(chr(10), " "))
 """

@@ -64,9 +64,9 @@ def test_what_the_gradient_keeps_may_be_in_device_memory(cuda_machine, monkeypat
     module, asked = sys.modules["ember_ml.backend.cupy.kernels"], {}
     real = module._template
 
-    def noted(entry, types, template, most_shared):
+    def noted(entry, types, template, most_shared, device):
         asked.setdefault((entry.name, template), set()).add(most_shared)
-        return real(entry, types, template, most_shared)
+        return real(entry, types, template, most_shared, device)
 
     monkeypatch.setattr(module, "_template", noted)
     monkeypatch.setattr(plans.CudaPlan, "parts", lambda self, batch, heads: 3)
@@ -76,6 +76,17 @@ def test_what_the_gradient_keeps_may_be_in_device_memory(cuda_machine, monkeypat
         monkeypatch.setattr(plans, "cuda_plans", lambda log_m, both=both: both)
         check(run(cuda_machine, *arrays), definition(*arrays), "float32")
     assert len(asked) == 6 and all(len(sizes) == 1 for sizes in asked.values())
+
+
+def test_each_device_is_told_what_a_kernel_may_ask_for(cuda, monkeypatch):
+    """CuPy has a function of a kernel for each device, and sets its limit of shared memory on the current one alone."""
+    module, told = sys.modules["ember_ml.backend.cupy.kernels"], {0: [], 1: []}
+    real, library = module._compiled, sys.modules["ember_ml.backend.cupy.arrays"].CupyArrays
+    for device in (0, 0, 1):
+        monkeypatch.setattr(module, "_compiled", lambda *kernel, device=device: told[device].append(kernel) or real(*kernel))
+        monkeypatch.setattr(library, "device", lambda self, x, device=device: device)
+        run(cuda, *case(50, 50, OPTIONS["plain"], batch=1, heads=1))
+    assert len(told[0]) == 4 and told[0] == told[1]
 
 
 @pytest.mark.parametrize("heads, head_dim", [(5, 1), (2, 2)])

@@ -46,8 +46,11 @@ def _kernel(entry: Entry, dtype: str):
 
 
 @cache
-def _template(entry: TemplateEntry, types: tuple[str, ...], template: str, most_shared: int):
-    """One kernel, compiled by itself: a process needs few of the many. It may ask for so many bytes of shared memory."""
+def _template(entry: TemplateEntry, types: tuple[str, ...], template: str, most_shared: int, device: int):
+    """One kernel, compiled by itself: a process needs few of the many. It may ask for so many bytes of shared memory.
+
+    `device`, the current one: CuPy sets what a kernel may ask for there alone.
+    """
     arguments = ", ".join(filter(None, (*(C_TYPES[dtype] for dtype in types), template)))
     expression = f"{entry.name}<{arguments}>" if arguments else entry.name
     kernel = _compiled(entry.stem, [expression]).get_function(expression)
@@ -137,7 +140,7 @@ class Cuda:
         library, made = library_of(like), _made(outputs, like)
         strided = [_strided(library, x, entry.strides) for x in inputs[:entry.strided]]
         arrays = [*(x for x, _ in strided), *inputs[entry.strided:], *made]
-        _template(entry, types, template, max(4 * shared, _SHARED_MEMORY))(
+        _template(entry, types, template, max(4 * shared, _SHARED_MEMORY), library.device(like))(
             *grid.cuda, (*(_NULL if x is None else library.argument(x) for x in arrays), *map(np.uint32, numbers),
                          *(s for _, strides in strided for s in strides)), shared_mem=4 * shared)
         return tuple(made)
