@@ -22,7 +22,7 @@ SPECTRUM = TemplateEntry("fftconv_spectrum", _f32("k k_reverse table"), ("out",)
 FORWARD = TemplateEntry("fftconv_forward", (*_U, *_f32("filter tails D mask table")), ("y",), (), "float", _SIZES, strided=3, strides=2)
 BACKWARD = TemplateEntry("fftconv_backward", (*_GU, *_f32("filter tails ends D mask table")), ("du", "dv", "dq", "partial", "kept"), (),
                          "float", (*_SIZES, "parts"), strided=4, strides=2)
-FILTER_GRAD = TemplateEntry("fftconv_filter_grad", _f32("partial tap_ends table"), ("dk", "dk_reverse"), (), "float",
+FILTER_GRAD = TemplateEntry("fftconv_filter_grad", _f32("partial ends table"), ("dk", "dk_reverse"), (), "float",
                             ("heads", "taps", "taps_reverse", "parts"))
 MEND = TemplateEntry("fftconv_tail", (*_GU, *_f32("k D mask")), ("tails", "ends", "tap_ends"), (), "float",
                      ("batch", "heads", "length", "taps", "points"), strided=4, strides=2)

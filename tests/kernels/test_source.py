@@ -5,6 +5,7 @@ import re
 import pytest
 
 from ember_ml.kernels import ALL_SPECS, LANES, SPECS, THREADS, digest, gpu, scan, source, source_text
+from ember_ml.kernels import fftconv_launch as fftconv
 from ember_ml.ops import REGISTRY
 
 
@@ -74,6 +75,31 @@ def test_the_twins_have_the_same_functions(spec):
     for entry in spec.entries:
         assert entry.name.removeprefix(f"{spec.stem}_") in functions(metal, spec.stem)
         assert f"__global__ void {entry.name}(" in cuda
+
+
+ENTRIES = {*(entry for spec in ALL_SPECS for entry in spec.entries), fftconv.SPECTRUM, fftconv.FILTER_GRAD, fftconv.MEND,
+           fftconv.COLUMNS["cuda"], fftconv.ROWS["cuda"]}
+
+
+@pytest.mark.parametrize("stem", sorted({spec.stem for spec in ALL_SPECS}))
+def test_a_cuda_kernel_takes_what_its_entry_says(stem):
+    """Names and types, one by one: CuPy passes any numbers by position, and a kernel reads them as it likes."""
+    text = re.sub(r"//.*|#define.*", "", source_text("cuda", stem))
+    text = text.replace("FFTCONV_KERNEL", "__global__ void").replace("FFTCONV_WRITTEN", "T")
+    found = dict(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)", text))
+    entries = {entry.name: entry for entry in ENTRIES if entry.stem == stem}
+    assert found.keys() == entries.keys()
+    for name, entry in entries.items():
+        parameters = [" ".join(parameter.split()) for parameter in found[name].split(",")]
+        c_types = {"float32": "float", "int32": "int"}
+        expected = [re.escape(f"const {c_types.get(kind, kind)}* {of}") for of, kind in entry.inputs]
+        expected += [rf"(T|float|int)\* {of}" for of in entry.outputs]
+        expected += [r"unsigned \w+"] * len(entry.sizes)
+        expected += [rf"{'float' if of in ('eps', 'scale') else 'unsigned'} {of}" for of in entry.numbers]
+        expected += [r"size_t \w+"] * (getattr(entry, "strided", 0) * getattr(entry, "strides", 0))
+        assert len(parameters) == len(expected), name
+        for parameter, one in zip(parameters, expected):
+            assert re.fullmatch(one, parameter), f"{name}: {parameter}"
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 64, 65, 255, 256, 257, 100_000])
