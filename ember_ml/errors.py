@@ -4,7 +4,9 @@ Every class also is the built-in error that a caller would expect (a `ValueError
 them are `EmberError`, so that `except EmberError` catches what Ember found and nothing else.
 """
 
+import re
 import reprlib
+from collections.abc import Callable
 
 
 class _Short(reprlib.Repr):
@@ -73,5 +75,49 @@ class StorageError(EmberError, OSError):
     """A file that cannot be written: no space is left, or it is not allowed."""
 
 
+class OutOfMemory(EmberError, MemoryError):
+    """An engine or the machine has less memory left than a step asks for."""
+
+
 class DataError(EmberError, ValueError):
     """Input data that cannot be read as what it claims to be."""
+
+
+#: what engines, drivers and Metal write where memory is at its end; CuPy and NumPy raise MemoryErrors
+_NO_MEMORY = re.compile(r"out.?of.?memory|not enough memory|insufficient memory|(unable|failed|can't|cannot) (to )?allocate|"
+                        r"maximum allowed buffer size|alloc_failed", re.IGNORECASE)
+_ASKED = re.compile(r"allocat(?:e|ing) (\d[\d,.]*) ?(bytes|[KMGTPE]iB)")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, an engine's or Ember's own, says that memory is at its end."""
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+
+
+def out_of_memory(what: str, engine: str, error: BaseException) -> OutOfMemory:
+    """The engine's error told as what it is. `what`: the op, and what it was given."""
+    text = str(error).strip()
+    asked = _ASKED.search(text)
+    number, unit = (float(asked[1].replace(",", "")), asked[2]) if asked else (0.0, "bytes")
+    if unit == "bytes":
+        power = min((int(number).bit_length() - 1) // 10, 6) if number else 0
+        number, unit = number / 1024 ** power, ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")[power]
+    return OutOfMemory(f"{what}: out of memory on {engine}{f', asked for {number:.4g} {unit}' if asked else ''}; take a smaller batch or a "
+                       "shorter length, keep less for the gradient (em.checkpoint, recompute in configs), or go chunk by chunk"
+                       f"{f' (the engine: {text.splitlines()[0]})' if text else ''}")
+
+
+class memory_told:
+    """`with memory_told(engine, what):` an engine's error that says that memory is at its end leaves as OutOfMemory; what() says where."""
+
+    __slots__ = ("engine", "what")
+
+    def __init__(self, engine: str, what: Callable[[], str]):
+        self.engine, self.what = engine, what
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _trace):
+        if error is not None and not isinstance(error, EmberError) and is_out_of_memory(error):
+            raise out_of_memory(self.what(), self.engine, error) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ember_ml.autodiff import tape, tree
 from ember_ml.autodiff.transform import transforming
-from ember_ml.errors import ShapeError
+from ember_ml.errors import ShapeError, memory_told
 from ember_ml.tensor import EmberTensor
 
 MODES = ("auto", "tape")
@@ -158,7 +158,8 @@ def _native(call, inputs, runtime):
         form["is_tensor"] = [isinstance(x, EmberTensor) for x in leaves]
         return value.data, [x.data for x in leaves if isinstance(x, EmberTensor)]
 
-    value, aux, grads = runtime.value_and_grad(raw, [x.data for x in inputs])
+    with memory_told(backend.name, lambda: "the gradient"):
+        value, aux, grads = runtime.value_and_grad(raw, [x.data for x in inputs])
     rest = iter(aux)
     leaves = [EmberTensor(next(rest), backend) if t else s for t, s in zip(form["is_tensor"], form["static"])]
     return (EmberTensor(value, backend), tree.unflatten(form["structure"], leaves),

@@ -15,7 +15,7 @@ try:
 except ImportError:
     sys.exit('ember: the command needs the extra "train"; run: pip install "ember-ml[train]"')
 
-from ember_ml.errors import EmberError
+from ember_ml.errors import EmberError, OutOfMemory, is_out_of_memory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Trains sequence models on a Mac, runs them anywhere, and shows that the results agree.",
@@ -191,21 +191,24 @@ def _doctor(selftest: Annotated[bool, typer.Option("--selftest", help="Also run 
     raise typer.Exit(doctor.run(selftest, out, Output(json)))
 
 
+#: what a run needs less memory by
+_LESS = "lower data.batch or data.length, or set training.recompute; ember plan CONFIG tells what fits"
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: runs the command line, by default this process's own, and exits. What went wrong is told in one line."""
     try:
         app(arguments, prog_name="ember")
     except EmberError as e:
-        _fail(str(e), 2)
+        _fail(f"{e}; {_LESS}" if isinstance(e, OutOfMemory) else str(e), 2)
     except OSError as e:                                     # a file that cannot be read or written, a full disk
         _fail(f"{e.filename}: {e.strerror}" if e.filename is not None else str(e), 2)
     except FloatingPointError as e:
         _fail(str(e), 3)
     except (MemoryError, RuntimeError) as e:                 # torch and MLX raise RuntimeErrors when memory is at its end
-        if not isinstance(e, MemoryError) and "memory" not in str(e).lower() and "allocate" not in str(e).lower():
+        if not is_out_of_memory(e):
             raise
-        _fail(f"out of memory ({str(e).splitlines()[0] if str(e) else type(e).__name__}); lower data.batch or data.length, or set "
-              "training.recompute; ember plan CONFIG tells what fits", 2)
+        _fail(f"out of memory ({str(e).splitlines()[0] if str(e) else type(e).__name__}); {_LESS}", 2)
 
 
 def _fail(text: str, code: int) -> NoReturn:

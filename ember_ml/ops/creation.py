@@ -7,7 +7,7 @@ from functools import lru_cache, reduce
 from operator import index
 
 from ember_ml import backend as engines
-from ember_ml.errors import BackendMismatch, ShapeError
+from ember_ml.errors import BackendMismatch, ShapeError, memory_told
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -136,8 +136,9 @@ def from_dlpack(x, device: str | None = None, copy: bool | None = None) -> Ember
 def full(shape, fill_value, dtype=None, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:
     """A tensor of that shape, every element `fill_value` (a Python number)."""
     backend, where = _place(device, like)
-    chosen = dt.dtype(dtype) if dtype is not None else dt.of_scalar(fill_value)
-    return EmberTensor(backend.full(check_shape(shape), fill_value, chosen, where), backend)
+    chosen, shape = dt.dtype(dtype) if dtype is not None else dt.of_scalar(fill_value), check_shape(shape)
+    with memory_told(backend.name, lambda: f"full, a tensor of {chosen}{list(shape)}"):
+        return EmberTensor(backend.full(shape, fill_value, chosen, where), backend)
 
 
 def zeros(shape, dtype=dt.float32, device: str | None = None, like: EmberTensor | None = None) -> EmberTensor:

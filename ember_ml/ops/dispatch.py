@@ -1,7 +1,7 @@
 """From a call to an engine: unwrap, apply the dtype rule, run, wrap, and record on the tape where one is watching.
 
 This is the hot path: every op of every eager step passes here, so the two common shapes (one tensor; two operands)
-have a version of their own. Errors of the engines leave here as ShapeError or TypeError with the op's name and shapes.
+have a version of their own. Errors of the engines leave here as ShapeError, TypeError or OutOfMemory with the op's name and shapes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ember_ml.autodiff.tape import record
-from ember_ml.errors import BackendMismatch, EmberError, ShapeError
+from ember_ml.errors import BackendMismatch, EmberError, ShapeError, UnsupportedDtype, is_out_of_memory, out_of_memory
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
@@ -21,8 +21,8 @@ RULES = (None, "float", "promote", "promote_rest", "float_promote")
 #: the `vjp` of ops whose output is constant almost everywhere (comparisons, rounding, indices): no gradient flows back
 CONSTANT = ()
 
-#: what engines raise at arguments that do not fit
-_FROM_ENGINES = (ValueError, RuntimeError, IndexError, TypeError, AttributeError)
+#: what engines raise at arguments that do not fit, and where memory is at its end
+_FROM_ENGINES = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, MemoryError)
 
 _SCALARS = (bool, int, float, complex)
 _REAL = (float, int)
@@ -179,6 +179,9 @@ def _apply_dtype_rule(op, rule, backend, args, raw):
     if rule == "float":
         return [_floats(backend, a) if type(x) is EmberTensor else a for x, a in zip(args, raw)]
     first = 1 if rule == "promote_rest" else 0
+    if first and not (type(args[0]) is EmberTensor and args[0].dtype.kind == "bool"):      # engines differ in what else they take
+        got = f"one of {args[0].dtype}" if type(args[0]) is EmberTensor else type(args[0]).__name__
+        raise UnsupportedDtype(f"{op.name}: expected {op.parameters[0]} to be an EmberTensor of dtype bool, got {got}; compare, as in x != 0")
     common = None
     for x in args[first:]:
         if type(x) is EmberTensor:
@@ -237,6 +240,8 @@ def _explain(op, error: Exception, args, kw) -> Exception:
         return _no_tensor(op, (foreign,))
     given = ", ".join(f"{n}={_describe(a)}" for n, a in zip(op.parameters or [f"x{i}" for i in range(len(args))], args))
     static = "".join(f", {k}={v!r}" for k, v in kw.items())
+    if is_out_of_memory(error):
+        return out_of_memory(f"{op.name}, given {given}{static}", next(a.backend.name for a in args if type(a) is EmberTensor), error)
     kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return kind(f"{op.name}: expected arguments that fit {op.name}{op.signature}; got {given}{static}: {reason}")

@@ -305,7 +305,7 @@ def complex(x, y):  # noqa: A001 - the field's name for it
 @op(rule="promote_rest",
     vjp=(None, lambda g, _y, c, _a, _b: where(c, g, 0.0), lambda g, _y, c, _a, _b: where(c, 0.0, g)))
 def where(condition, x, y):
-    """x where condition holds, else y, elementwise; x and y in their common dtype, either may be a number.
+    """x where condition, a tensor of bools, holds, else y, elementwise; x and y in their common dtype, either may be a number.
 
     Gradients pass only where the value was chosen, so an infinite value that was not chosen does no harm.
     """

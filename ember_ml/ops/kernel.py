@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ember_ml.errors import EmberError
+from ember_ml.errors import EmberError, is_out_of_memory
 from ember_ml.kernels import selfcheck
 from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
@@ -29,7 +29,7 @@ def kernel_function(op, backend, otherwise: Callable | None) -> Callable | None:
             except EmberError:
                 raise
             except Exception as error:                     # compilers and drivers raise what they like
-                if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+                if is_out_of_memory(error):
                     raise                                  # the composite takes more
                 out = body(op, backend, args, kw)          # raises too where it is the arguments that are wrong
                 selfcheck.distrust(spec, backend.language, backend.name, *_machine(backend, device), error)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ember_ml.errors import memory_told
 from ember_ml.tensor.common.tensor import EmberTensor
 
 
 def numpy(x: EmberTensor):
     """The values as a NumPy array of the same shape and dtype (bfloat16 through ml_dtypes), a copy."""
-    return x.backend.to_numpy(x.data)
+    with memory_told(x.backend.name, lambda: f"reading {x.dtype}{list(x.shape)}"):          # MLX computes what is read when it is read
+        return x.backend.to_numpy(x.data)
 
 
 def item(x: EmberTensor):
