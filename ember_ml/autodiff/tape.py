@@ -170,7 +170,7 @@ def _useful(roots, targets: set[int]) -> set[int]:
 def _apply(node: Node, g, nested: bool, useful: set[int]):
     op = node.op
     if op.vjp is None:
-        raise UnsupportedOp(f"{op.name}: has no gradient{': ' + op.no_grad if op.no_grad else ''}")
+        raise UnsupportedOp(f"{op.public}: has no gradient{': ' + op.no_grad if op.no_grad else ''}")
 
     needs = [p is not None and id(p) in useful for p in node.parents]
     args, out = node.args, node.out

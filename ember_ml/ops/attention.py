@@ -27,7 +27,7 @@ def _seen(length: int, keys: int, window: int | None, like: EmberTensor) -> Embe
     return seen if window is None else logical_and(seen, columns > rows - window)
 
 
-@op(rule="promote")
+@op(public="attention", rule="promote")
 def attention_rows(q, k, v, mask=None, *, causal, scale):
     """Native form of `scaled_dot_product_attention`: checked shapes, no window, and a mask of numbers."""
     if k.shape[-3] != q.shape[-3]:

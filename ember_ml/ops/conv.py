@@ -53,7 +53,7 @@ def _rule(g, _y, x, weight, bias=None, *, anticausal=False, silu=False, channels
     return swap_axes(dx), *rest
 
 
-@op(rule="promote", vjp=_rule, owns_gradient=True, kernel=SHORT_CONV)
+@op(public="short_conv", rule="promote", vjp=_rule, owns_gradient=True, kernel=SHORT_CONV)
 def depthwise_rows(x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False):
     """Native form of `short_conv`, for checked shapes and one segment; anticausal looks forward in time: it is the adjoint."""
     y = _convolved(x, weight, anticausal)
@@ -130,7 +130,7 @@ def short_conv(x: EmberTensor, weight: EmberTensor, bias: EmberTensor | None = N
     return swap_axes(y) if channels_last else y
 
 
-@op(rule="promote")
+@op(public="conv1d", rule="promote")
 def conv1d_rows(x, weight, bias=None, *, stride=1, dilation=1, groups=1):
     """Native form of `conv1d`, for checked shapes and without padding."""
     (batch, channels, length), (out, _, taps) = x.shape, weight.shape

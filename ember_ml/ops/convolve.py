@@ -113,7 +113,7 @@ def _rule(g, _y, x, k, D=None, k_reverse=None):
     return [next(found) if isinstance(a, EmberTensor) else None for a in (x, k, D, k_reverse)]
 
 
-@op(vjp=_rule, owns_gradient=True)
+@op(public="convolve", vjp=_rule, owns_gradient=True)
 def convolve_rows(x, k, D=None, k_reverse=None):
     """y[b, c, t] = sum_{j <= t} k[h, t - j] x[b, c, j] + sum_{j >= t} k_reverse[h, j - t] x[b, c, j] + D[c] x[b, c, t].
 

@@ -48,10 +48,11 @@ class Op:
         owns_gradient: the rule is the gradient on every engine (less memory or a kernel), not only on the tape.
         kernel: the KernelSpec of an op that has Metal and CUDA kernels.
         ignores: keywords that are taken and dropped: what they choose, no caller can tell (whether a value is copied, say).
+        public: the name of the function that people call, where that is another one, for messages.
     """
 
-    def __init__(self, name, body, rule, vjp, no_grad, owns_gradient, kernel, ignores=()):
-        self.name, self.body, self.rule, self.ignores = name, body, rule, ignores
+    def __init__(self, name, body, rule, vjp, no_grad, owns_gradient, kernel, ignores=(), public=None):
+        self.name, self.body, self.rule, self.ignores, self.public = name, body, rule, ignores, public or name
         self.vjp, self.no_grad, self.owns_gradient, self.kernel = vjp, no_grad, owns_gradient, kernel
         self.is_composite = body.__code__.co_code != _empty.__code__.co_code
         self.signature = inspect.signature(body)
@@ -161,7 +162,8 @@ def _loaded_tables() -> dict:
 
 
 def op(*, rule: str | None = None, vjp=None, no_grad: str | None = None, owns_gradient: bool = False, kernel=None,
-       operator: str | None = None, reflected: str | None = None, method: bool | str = False, ignores: tuple[str, ...] = ()):
+       operator: str | None = None, reflected: str | None = None, method: bool | str = False, ignores: tuple[str, ...] = (),
+       public: str | None = None):
     """Declares an op. See `Op` for the arguments that describe it.
 
     Args:
@@ -172,7 +174,7 @@ def op(*, rule: str | None = None, vjp=None, no_grad: str | None = None, owns_gr
     def declare(body):
         if body.__name__ in REGISTRY:
             raise ValueError(f"op {body.__name__!r} is declared twice")
-        record = Op(body.__name__, body, rule, vjp, no_grad, owns_gradient, kernel, ignores)
+        record = Op(body.__name__, body, rule, vjp, no_grad, owns_gradient, kernel, ignores, public)
         REGISTRY[record.name] = record
         call = make_dispatch(record)
         call.__name__, call.__qualname__, call.__doc__, call.__module__ = (

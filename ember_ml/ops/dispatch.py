@@ -165,7 +165,7 @@ def _with_scalar(op, backend, a, scalar):
         return backend.weak_scalar(a, scalar.item() if hasattr(scalar, "item") else scalar)
     if hasattr(scalar, "item") and getattr(scalar, "ndim", None) == 0 and not hasattr(scalar, "backend"):
         return backend.weak_scalar(a, scalar.item())
-    raise TypeError(f"{op.name}: expected EmberTensors or Python numbers, got {type(scalar).__name__}; "
+    raise TypeError(f"{op.public}: expected EmberTensors or Python numbers, got {type(scalar).__name__}; "
                     f"wrap arrays with em.tensor(...)")
 
 
@@ -181,7 +181,7 @@ def _apply_dtype_rule(op, rule, backend, args, raw):
     first = 1 if rule == "promote_rest" else 0
     if first and not (type(args[0]) is EmberTensor and args[0].dtype.kind == "bool"):      # engines differ in what else they take
         got = f"one of {args[0].dtype}" if type(args[0]) is EmberTensor else type(args[0]).__name__
-        raise UnsupportedDtype(f"{op.name}: expected {op.parameters[0]} to be an EmberTensor of dtype bool, got {got}; compare, as in x != 0")
+        raise UnsupportedDtype(f"{op.public}: expected {op.parameters[0]} to be an EmberTensor of dtype bool, got {got}; compare, as in x != 0")
     common = None
     for x in args[first:]:
         if type(x) is EmberTensor:
@@ -222,12 +222,12 @@ def expect_tensors(name: str, optional: dict | None = None, **given):
 
 def _mismatch(op, args) -> BackendMismatch:
     found = list(dict.fromkeys(x.backend.name for x in args if type(x) is EmberTensor))
-    return BackendMismatch(f"{op.name}: expected tensors of one engine, got {' and '.join(found)}; "
+    return BackendMismatch(f"{op.public}: expected tensors of one engine, got {' and '.join(found)}; "
                            f"move one of them, for example x.to({found[0]!r})")
 
 
 def _no_tensor(op, args) -> TypeError:
-    return TypeError(f"{op.name}: expected at least one EmberTensor, got {', '.join(type(a).__name__ for a in args) or 'nothing'}; "
+    return TypeError(f"{op.public}: expected at least one EmberTensor, got {', '.join(type(a).__name__ for a in args) or 'nothing'}; "
                      f"wrap arrays with em.tensor(...)")
 
 
@@ -241,10 +241,11 @@ def _explain(op, error: Exception, args, kw) -> Exception:
     given = ", ".join(f"{n}={_describe(a)}" for n, a in zip(op.parameters or [f"x{i}" for i in range(len(args))], args))
     static = "".join(f", {k}={v!r}" for k, v in kw.items())
     if is_out_of_memory(error):
-        return out_of_memory(f"{op.name}, given {given}{static}", next(a.backend.name for a in args if type(a) is EmberTensor), error)
+        return out_of_memory(f"{op.public}, given {given}{static}", next(a.backend.name for a in args if type(a) is EmberTensor), error)
     kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return kind(f"{op.name}: expected arguments that fit {op.name}{op.signature}; got {given}{static}: {reason}")
+    fit = f"{op.name}{op.signature}" if op.public == op.name else "together"      # an inner op's signature is nobody's business
+    return kind(f"{op.public}: expected arguments that fit {fit}; got {given}{static}: {reason}")
 
 
 def _describe(a) -> str:

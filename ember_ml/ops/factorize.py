@@ -77,7 +77,7 @@ def _cholesky_grad(g, low, _x):
     return ((s + H(s)) * 0.5,)
 
 
-@op(rule="float", vjp=_cholesky_grad, owns_gradient=True)
+@op(public="cholesky", rule="float", vjp=_cholesky_grad, owns_gradient=True)
 def cholesky_lower(x):
     """Native form of `cholesky`: the lower factor L of x = L L^H."""
     ...
@@ -105,7 +105,7 @@ def _solve_grad(g, y, a, _b):
     return -matmul(to_b, H(y)), to_b
 
 
-@op(rule="float_promote", vjp=_solve_grad, owns_gradient=True)
+@op(public="solve", rule="float_promote", vjp=_solve_grad, owns_gradient=True)
 def solve_rows(a, b):
     """Native form of `solve`: (..., n, n) and (..., n, k)."""
     ...
@@ -135,7 +135,7 @@ def _slogdet_grad(g, out, x):
     return (expand_dims(expand_dims(g[1], -1), -1) * H(inv(x)),)
 
 
-@op(rule="float", vjp=_slogdet_grad, owns_gradient=True)
+@op(public="slogdet", rule="float", vjp=_slogdet_grad, owns_gradient=True)
 def slogdet_parts(x):
     """Native form of `slogdet`: (sign, logabsdet)."""
     ...
@@ -157,7 +157,7 @@ def _eigh_grad(g, out, _x):
     return ((grad + H(grad)) * 0.5,)
 
 
-@op(rule="float", vjp=_eigh_grad, owns_gradient=True)
+@op(public="eigh", rule="float", vjp=_eigh_grad, owns_gradient=True)
 def eigh_parts(x):
     """Native form of `eigh`: (eigenvalues, eigenvectors)."""
     ...
@@ -180,7 +180,7 @@ def eigvalsh(x: EmberTensor) -> EmberTensor:
 _NO_EIG = "eigenvectors of a general matrix have no scale and no phase of their own; eigh has a gradient"
 
 
-@op(rule="float", no_grad=_NO_EIG)
+@op(public="eig", rule="float", no_grad=_NO_EIG)
 def eig_parts(x):
     """Native form of `eig`: complex (eigenvalues, eigenvectors)."""
     ...
@@ -207,7 +207,7 @@ def _qr_grad(g, out, _x, *, complete=False):
     return (H(solve_rows(r, H(inner))),)
 
 
-@op(rule="float", vjp=_qr_grad, owns_gradient=True)
+@op(public="qr", rule="float", vjp=_qr_grad, owns_gradient=True)
 def qr_parts(x, *, complete=False):
     """Native form of `qr`: (Q, R)."""
     ...

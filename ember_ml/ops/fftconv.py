@@ -117,7 +117,7 @@ def _rule(g, _y, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None
     return (*fftconv_grad(g, u, k, D, v, q, k_reverse, dropout_mask, gelu=gelu, head_dim=head_dim), None)
 
 
-@op(vjp=_rule, owns_gradient=True, kernel=FFTCONV)
+@op(public="fftconv", vjp=_rule, owns_gradient=True, kernel=FFTCONV)
 def fftconv_rows(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
     """Native form of `fftconv`, for checked shapes."""
     out_dtype = u.dtype

@@ -76,7 +76,7 @@ def bounded_indices(indices, *, length):
     return clip(where(indices < 0, indices + length, indices), 0, length - 1)
 
 
-@op(vjp=(lambda g, _y, x, indices, *, axis=0: scatter_add(x.zeros_like(), indices, g, axis=axis), None))
+@op(public="take", vjp=(lambda g, _y, x, indices, *, axis=0: scatter_add(x.zeros_like(), indices, g, axis=axis), None))
 def take_axis(x, indices, *, axis=0):
     """Native form of `take`: indices of any shape take the place of `axis`; the caller has checked them."""
     ...
@@ -105,7 +105,7 @@ def scatter_add(x, indices, updates, *, axis=0):
     ...
 
 
-@op(vjp=(lambda g, _y, x, indices, *, axis: put_add_along_axis(x.zeros_like(), indices, g, axis=axis), None))
+@op(public="take_along_axis", vjp=(lambda g, _y, x, indices, *, axis: put_add_along_axis(x.zeros_like(), indices, g, axis=axis), None))
 def gather_along(x, indices, *, axis):
     """Native form of `take_along_axis`; the caller has checked the indices."""
     ...
@@ -125,13 +125,13 @@ def put_add_along_axis(x, indices, updates, *, axis):
     ...
 
 
-@op(vjp=lambda g, _y, x, *tensors, index: (add_at(x.zeros_like(), g, *tensors, index=index),))
+@op(public="index", vjp=lambda g, _y, x, *tensors, index: (add_at(x.zeros_like(), g, *tensors, index=index),))
 def get_at(x, *tensors, index):
     """x[index], where each `Slot(i)` in the static index stands for tensors[i]."""
     ...
 
 
-@op(vjp=lambda g, _y, _x, v, *tensors, index: (set_at(g, v * 0, *tensors, index=index),
+@op(public="index", vjp=lambda g, _y, _x, v, *tensors, index: (set_at(g, v * 0, *tensors, index=index),
                                                                       get_at(g, *tensors, index=index)))
 def set_at(x, values, *tensors, index):
     """x with x[index] replaced by `values`, which broadcast, as a new tensor in x's dtype."""
@@ -190,7 +190,7 @@ def _places(x, part, axis) -> list[EmberTensor]:
     return [part] if x.backend.masks else list(nonzero_places(part))
 
 
-@op(vjp=CONSTANT)
+@op(public="nonzero", vjp=CONSTANT)
 def nonzero_places(x):
     """Native form of `nonzero`, for a tensor with at least one axis."""
     ...

@@ -42,7 +42,7 @@ def addmm(c, x, y):
     return c + matmul(x, y)
 
 
-@op(rule="promote")
+@op(public="linear", rule="promote")
 def linear_rows(x, weight, bias=None):
     """Native form of `linear`, for checked shapes."""
     y = matmul(x, swap_axes(weight))

@@ -61,7 +61,7 @@ def _grad(g, _y, x, weight, labels, bias=None, *, cap=None, chunk):
     return (dxs[0] if len(dxs) == 1 else concat(dxs, axis=0)), dw, None, db
 
 
-@op(vjp=_grad, owns_gradient=True)
+@op(public="linear_cross_entropy", vjp=_grad, owns_gradient=True)
 def linear_cross_entropy_rows(x, weight, labels, bias=None, *, cap=None, chunk):
     """Native form of `linear_cross_entropy`: x (N, D) of at least one row, labels in range."""
     out = []

@@ -20,7 +20,7 @@ def _cross_entropy_grad(g, _y, logits, labels):
     return (p - one_hot(labels, logits.shape[-1], p.dtype)) * expand_dims(g, -1), None
 
 
-@op(vjp=_cross_entropy_grad)
+@op(public="cross_entropy", vjp=_cross_entropy_grad)
 def cross_entropy_rows(logits, labels):
     """Native form of `cross_entropy`, one value a row; labels are in range."""
     picked = squeeze(gather_along(logits, expand_dims(labels, -1), axis=-1), -1)

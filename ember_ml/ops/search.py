@@ -43,7 +43,7 @@ class UniqueInverse(NamedTuple):
     inverse_indices: EmberTensor
 
 
-@op(vjp=CONSTANT)
+@op(public="unique_values", vjp=CONSTANT)
 def unique_parts(x):
     """Native form of `unique_all`: (values, indices, inverse_indices, counts), the last three int32."""
     ...
@@ -82,7 +82,7 @@ def isin(x: EmberTensor, values: EmberTensor | float, invert: bool = False) -> E
     return logical_not(found) if invert else found
 
 
-@op(vjp=CONSTANT)
+@op(public="searchsorted", vjp=CONSTANT)
 def searchsorted_rows(x, values, *, right=False):
     """Native form of `searchsorted`: both of one dtype."""
     ...

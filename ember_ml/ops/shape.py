@@ -86,7 +86,7 @@ def _concat_grad(g, _y, *xs, axis=0):
     return out
 
 
-@op(rule="promote", vjp=_concat_grad)
+@op(public="concat", rule="promote", vjp=_concat_grad)
 def concat_all(*xs, axis=0):
     """The tensors one after the other along `axis`."""
     ...
@@ -110,8 +110,11 @@ def concat(xs, axis: int | None = 0) -> EmberTensor:
 
 
 def stack(xs, axis: int = 0) -> EmberTensor:
-    """The tensors of a list, all of one shape, along a new axis."""
-    return concat_all(*[expand_dims(x, axis) for x in _listed("stack", xs)], axis=axis)
+    """The tensors of a list, all of one shape, along a new axis. Raises ShapeError for several shapes."""
+    xs = _listed("stack", xs)
+    if len({x.shape for x in xs}) > 1:
+        raise ShapeError(f"stack: expected tensors of one shape, got {', '.join(str(x.shape) for x in xs)}")
+    return concat_all(*[expand_dims(x, axis) for x in xs], axis=axis)
 
 
 @op(vjp=(lambda g, _y, x, start, stop, *, axis=0:
@@ -121,7 +124,7 @@ def cut(x, start, stop, *, axis=0):
     ...
 
 
-@op(vjp=lambda g, _y, _x, _sizes, *, axis=0: (concat_all(*g, axis=axis),))
+@op(public="split", vjp=lambda g, _y, _x, _sizes, *, axis=0: (concat_all(*g, axis=axis),))
 def split_all(x, sizes, *, axis=0):
     """Native form of `split`, for lengths that add up."""
     out, start = [], 0

@@ -32,7 +32,7 @@ def sort(x: EmberTensor, axis: int = -1, descending: bool = False, stable: bool 
     return gather_along(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
 
-@op(vjp=CONSTANT, kernel=MOE_TOPK)
+@op(public="topk", vjp=CONSTANT, kernel=MOE_TOPK)
 def topk_indices(x, *, k=2):
     """int32 indices of the k largest elements along the last axis, by falling value, ties to the lower index.
 

@@ -31,7 +31,7 @@ def _windows(x, size, stride, dilation):
     return stack(found, axis=2)
 
 
-@op(rule="promote")
+@op(public="conv2d", rule="promote")
 def conv2d_rows(x, weight, bias=None, *, stride=(1, 1), dilation=(1, 1), groups=1):
     """Native form of `conv2d`, for checked shapes and without padding."""
     (batch, channels), (out, _, *size) = x.shape[:2], weight.shape

@@ -5,7 +5,7 @@ import pytest
 
 import ember_ml as em
 from ember_ml import ops
-from ember_ml.errors import ConfigError, ShapeError, UnsupportedDtype, UnsupportedOp
+from ember_ml.errors import BackendMismatch, ConfigError, ShapeError, UnsupportedDtype, UnsupportedOp
 
 ONES = em.ones
 RAW = np.ones((2, 3, 8), np.float32)
@@ -61,6 +61,12 @@ def _weights(z, ids):
     (lambda: ops.where(ONES((3,)), ONES((3,)), 0.0), UnsupportedDtype, "where: expected condition .* bool, got one of float32; compare"),
     (lambda: ops.where(em.zeros((3,), dtype="int32"), ONES((3,)), ONES((3,))), UnsupportedDtype, "got one of int32"),
     (lambda: ops.where(1.0, ONES((3,)), ONES((3,))), UnsupportedDtype, "got float"),
+    (lambda: ops.concat([ONES((2, 3)), ONES((3, 2))], axis=1), ShapeError, r"^concat: expected arguments that fit together; got x0=float32"),
+    (lambda: ops.stack([ONES((2, 3)), ONES((3, 2))]), ShapeError, r"^stack: expected tensors of one shape, got \(2, 3\), \(3, 2\)"),
+    (lambda: ops.concat([ONES((2,)), em.ones((2,), device="torch" if em.zeros(()).backend.name == "numpy" else "numpy")]), BackendMismatch,
+     "^concat: expected tensors of one engine"),
+    (lambda: em.zeros((3, 2)).__setitem__(slice(0, 2), ONES((5, 2))), ShapeError, "^index: expected"),
+    (lambda: ops.linalg.solve(ONES((2, 2)), ONES((3, 3))), ShapeError, "^solve: expected"),
     (lambda: ops.moe_plan(RAW[0], 4), TypeError, "ids to be an EmberTensor"),
     (lambda: ops.moe_plan(em.zeros((3, 1), dtype="int32"), 0), ShapeError, "num_experts of at least 1, got 0"),
     (lambda: ops.moe_plan(em.zeros((3, 1), dtype="int32"), 4, block=3), ShapeError, "block 1.*, or None, got 3"),
@@ -125,3 +131,12 @@ def test_a_row_of_two_pairs_is_told_where_values_are_looked_at(backend):
     inverse = em.tensor(np.array([[0, -1], [3, 2]], np.int8))
     with em.debug_checks(), pytest.raises(IndexError, match="every row at most once in inverse, got row 3 2 times"):
         ops.moe_combine(ONES((4, 5)), inverse, ONES((2, 2)))
+
+
+def test_messages_name_what_people_call():
+    """An inner op either says whose it is, or no arguments of a person's reach it."""
+    inside = {"cut", "bounded_indices", "row_indices", "add_at", "chunked_scan", "layered_scan_rows", "unit_inverse", "expert_activation"}
+    places = (ops, ops.random, ops.fft, ops.linalg, ops.moe)
+    for name, record in ops.REGISTRY.items():
+        known = record.public == "index" or any(hasattr(place, record.public) for place in places)
+        assert known != (name in inside or name.endswith("_grad")), f"{name} is told as {record.public}"

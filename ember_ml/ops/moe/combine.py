@@ -38,7 +38,7 @@ def _grad(g, _y, expert_out, inverse, weights):
     return d_expert_out, None, d_weights
 
 
-@op(vjp=_grad, owns_gradient=True, kernel=MOE_COMBINE)
+@op(public="moe_combine", vjp=_grad, owns_gradient=True, kernel=MOE_COMBINE)
 def moe_combine_rows(expert_out, inverse, weights):
     """Native form of `moe_combine`, for checked shapes and int32 indices. Those out of range read the nearest row."""
     rows = take_axis(expert_out, clip(inverse, 0, expert_out.shape[0] - 1), axis=0).astype(dt.promote(expert_out.dtype, dt.float32))

@@ -11,7 +11,7 @@ from ember_ml.tensor import EmberTensor
 from ember_ml.tensor.common import dtypes as dt
 
 
-@op(vjp=(lambda g, _y, _x, w, offsets, *, block, complete:
+@op(public="grouped_linear", vjp=(lambda g, _y, _x, w, offsets, *, block, complete:
          grouped_rows(g, swap_axes(w), offsets, block=block, complete=complete),
          lambda g, _y, x, _w, offsets, *, block, complete: grouped_outer_rows(g, x, offsets, block=block, complete=complete),
          None), owns_gradient=True)
@@ -20,7 +20,7 @@ def grouped_rows(x, w, offsets, *, block, complete):
     ...
 
 
-@op(vjp=(lambda g, _y, _a, b, offsets, *, block, complete: grouped_rows(b, g, offsets, block=block, complete=complete),
+@op(public="grouped_outer", vjp=(lambda g, _y, _a, b, offsets, *, block, complete: grouped_rows(b, g, offsets, block=block, complete=complete),
          lambda g, _y, a, _b, offsets, *, block, complete:
          grouped_rows(a, swap_axes(g), offsets, block=block, complete=complete), None), owns_gradient=True)
 def grouped_outer_rows(a, b, offsets, *, block, complete):

@@ -74,7 +74,7 @@ def _bias_grad(d_rows, plan):
     return reshape(cut(sums, 0, 1, axis=2), (plan.num_experts, d_rows.shape[1]))
 
 
-@op(vjp=lambda g, _y, x, w1, b1, order, inverse, offsets, **kw: _up_grad(g, x, w1, b1, order, inverse, offsets, **kw),
+@op(public="moe_mlp", vjp=lambda g, _y, x, w1, b1, order, inverse, offsets, **kw: _up_grad(g, x, w1, b1, order, inverse, offsets, **kw),
     owns_gradient=True)
 def moe_up(x, w1, b1, order, inverse, offsets, *, block, complete):
     """(R, hidden): w1_e x + b1_e for the rows of a plan, x (T, D). Its gradient keeps x, not the rows."""
@@ -91,7 +91,7 @@ def _up_grad(g, x, w1, b1, order, inverse, offsets, *, block, complete):
     return d_x, d_w1, None if b1 is None else _bias_grad(g, plan)
 
 
-@op(vjp=lambda g, _y, h, weights, w2, b2, order, inverse, offsets, **kw: _down_grad(g, h, weights, w2, b2, order, inverse,
+@op(public="moe_mlp", vjp=lambda g, _y, h, weights, w2, b2, order, inverse, offsets, **kw: _down_grad(g, h, weights, w2, b2, order, inverse,
                                                                                    offsets, **kw), owns_gradient=True)
 def moe_down(h, weights, w2, b2, order, inverse, offsets, *, activation, glu, block, complete):
     """(T, D_out): the weighted sum of w2_e a(h) + b2_e over each token's rows. Its gradient keeps h, not a or the outputs."""
@@ -156,7 +156,7 @@ def _host_rule(g, out, x, weights, w1, b1, w2, b2, *plan, keep, **kw):
     return d_x, d_weights, d_w1, None if b1 is None else d_b1, d_w2, None if b2 is None else d_b2
 
 
-@op(vjp=_host_rule, owns_gradient=True)
+@op(public="moe_mlp", vjp=_host_rule, owns_gradient=True)
 def moe_mlp_host(x, weights, w1, b1, w2, b2, order, inverse, offsets, *, activation, glu, block, complete, keep):
     """`moe_mlp` on a CPU, where an expert's rows go through both layers while they are in the cache. Returns (y, h), with h the
     rows before the activation, for the gradient, laid out as `moe_mlp_grad` of the same engine reads them; h is empty without keep."""
@@ -173,7 +173,7 @@ def _is_watched(t) -> bool:
     return t.node is not None or t.backend.runtime.is_watched(t.data)
 
 
-@op(no_grad="moe_mlp makes a plan where a gradient is wanted")
+@op(public="moe_mlp", no_grad="moe_mlp makes a plan where a gradient is wanted")
 def moe_mlp_routed(x, weights, ids, w1, b1, w2, b2, *, activation, glu):
     """`moe_mlp` without a gradient, by the ids (T, K), int32, of a complete routing: few tokens need no plan where an engine can wait."""
     return moe_mlp(x, weights, moe_plan(ids, w2.shape[0]), w1, w2, b1, b2, activation, glu)

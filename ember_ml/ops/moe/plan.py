@@ -54,7 +54,7 @@ def _places(keys, where_to, values):
     return scatter_add(keys.zeros_like(), where_to, values, axis=0)
 
 
-@op(vjp=CONSTANT, kernel=MOE_PLAN)
+@op(public="moe_plan", vjp=CONSTANT, kernel=MOE_PLAN)
 def moe_plan_rows(ids, *, experts: int, block: int, rows: int, last: int):
     """(order, inverse, offsets) of `moe_plan`. Ids are moved into [0, last]; `experts` is nobody."""
     from ember_ml.ops.sort import argsort
@@ -110,7 +110,7 @@ def moe_plan(ids: EmberTensor, num_experts: int, complete: bool = True, block: i
     return Plan(order, inverse, offsets, block, complete)
 
 
-@op(vjp=(lambda g, _y, x, _order, inverse: moe_combine_rows(g, inverse, _weight_one(inverse, g)), None, None),
+@op(public="moe_gather", vjp=(lambda g, _y, x, _order, inverse: moe_combine_rows(g, inverse, _weight_one(inverse, g)), None, None),
     owns_gradient=True, kernel=MOE_GATHER)
 def moe_gather_rows(x, order, inverse):
     """Native form of `moe_gather`."""

@@ -19,7 +19,7 @@ def _scores(z, valid):
     return where(valid, softmax(where(valid, z, NEVER), axis=-1), 0.0)
 
 
-@op(vjp=CONSTANT, kernel=MOE_CHOOSE)
+@op(public="softmax_choice", vjp=CONSTANT, kernel=MOE_CHOOSE)
 def softmax_choice_rows(z, bias, *, k: int):
     """Native form of `softmax_choice`, for checked arguments."""
     valid = isfinite(z)
@@ -59,7 +59,7 @@ def _rule(g, out, _z, ids, *, normalize, eps, scale):
     return softmax_weights_grad(g[0], g[1], ids, out[1], normalize=normalize, eps=eps, scale=scale), None
 
 
-@op(vjp=_rule, owns_gradient=True, kernel=MOE_WEIGH)
+@op(public="softmax_weights", vjp=_rule, owns_gradient=True, kernel=MOE_WEIGH)
 def softmax_weights_rows(z, ids, *, normalize: bool, eps: float, scale: float):
     """Native form of `softmax_weights`, for checked arguments and ids int32 in [0, E - 1]."""
     scores = _scores(z, isfinite(z))

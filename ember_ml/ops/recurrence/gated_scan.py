@@ -197,7 +197,7 @@ def _rule(g, out, x, weight, bias, R, *state, cell, chunk, resets=False):
     return [dx.get(), d_weight, d_bias, dR, *(None for _ in keep), *ds]
 
 
-@op(vjp=_rule, owns_gradient=True)
+@op(public="gated_scan", vjp=_rule, owns_gradient=True)
 def gated_scan_rows(x, weight, bias, R, *state, cell, chunk, resets=False):
     """Native form of `gated_scan`, all in one dtype; with `resets` the state is preceded by what it is multiplied with before each step,
     (B, L, 1), a constant to the gradient. Returns the states (B, L, D) after every step, part by part, then the last ones.

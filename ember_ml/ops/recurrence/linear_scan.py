@@ -77,7 +77,7 @@ def _rule(g, out, a, _b, initial):
     return linear_scan_grad(g[0], g[1], a, out[0], initial)
 
 
-@op(vjp=_rule, owns_gradient=True, kernel=LINEAR_SCAN)
+@op(public="linear_scan", vjp=_rule, owns_gradient=True, kernel=LINEAR_SCAN)
 def linear_scan_rows(a, b, initial):
     """Native form of `linear_scan`: a and b (B, L, D) of one dtype, initial (B, D) in the state's dtype."""
     kind = state_dtype(b.dtype)

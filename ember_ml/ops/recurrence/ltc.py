@@ -156,7 +156,7 @@ def _rule(g, out, *tensors, unfolds, timed, chunk):
     return [*joined, d, *totals]
 
 
-@op(vjp=_rule, owns_gradient=True)
+@op(public="ltc", vjp=_rule, owns_gradient=True)
 def ltc_rows(*tensors, unfolds, timed, chunk):
     """Native form of `ltc`, after its sensory synapses, all in one dtype.
 

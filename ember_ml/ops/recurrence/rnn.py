@@ -25,7 +25,7 @@ def _rnn(x, weight_ih, weight_hh, bias, h, relu, reset=None):
     return y, h
 
 
-@op()
+@op(public="rnn")
 def rnn_rows(x, weight_ih, weight_hh, bias, h, *, relu=False):
     """Native form of `rnn`, for checked shapes and without resets."""
     return _rnn(x, weight_ih, weight_hh, bias, h, relu)
@@ -36,7 +36,7 @@ def _lstm(x, weight_ih, weight_hh, bias, h, c, reset=None):
     return y, h, c
 
 
-@op()
+@op(public="lstm")
 def lstm_rows(x, weight_ih, weight_hh, bias, h, c):
     """Native form of `lstm`, for checked shapes and without resets."""
     return _lstm(x, weight_ih, weight_hh, bias, h, c)
@@ -55,7 +55,7 @@ def _gru(x, weight_ih, weight_hh, bias, bias_inner, h, reset=None):
     return y, h
 
 
-@op()
+@op(public="gru")
 def gru_rows(x, weight_ih, weight_hh, bias, bias_inner, h):
     """Native form of `gru`, for checked shapes and without resets."""
     return _gru(x, weight_ih, weight_hh, bias, bias_inner, h)

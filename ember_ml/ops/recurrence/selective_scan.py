@@ -63,7 +63,7 @@ def _rule(g, _out, *inputs):
     return selective_scan_grad(*g, *inputs)
 
 
-@op(vjp=_rule, owns_gradient=True, kernel=SELECTIVE_SCAN)
+@op(public="selective_scan", vjp=_rule, owns_gradient=True, kernel=SELECTIVE_SCAN)
 def selective_scan_rows(x, dt, A, B, C, D, initial):
     """Native form of `selective_scan` with all there is, for engines with its kernel. All but x are in the dtype of the computation."""
     kind, width = dt.dtype, A.shape[1]
