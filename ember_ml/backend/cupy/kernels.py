@@ -127,9 +127,8 @@ class Cuda:
         library, like = library_of(inputs[0]), inputs[0]
         dtype = _own_dtype(entry, *map(library.name, inputs))
         inputs = [*map(library.aligned, inputs)]
-        made = _made(outputs, like)
-        if filled is not None:
-            made[0] = library.full(outputs[0][0], filled, outputs[0][1], like)
+        (shape, kind), *others = outputs
+        made = _made(outputs, like) if filled is None else [library.full(shape, filled, kind, like), *_made(others, like)]
         sizes = [np.uint32(inputs[i].shape[axis]) for i, axis in _sizes(entry)]
         sizes += [np.float32(n) if isinstance(n, float) else np.uint32(n) for n in numbers]
         _kernel(entry, dtype)(*grid.cuda, (*map(library.argument, (*inputs, *made)), *sizes))
