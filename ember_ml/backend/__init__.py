@@ -156,6 +156,8 @@ def current() -> tuple:
 def using(backend, device: str | None = None):
     """Inside `with em.using("torch", device="cuda:0"):`, new tensors are made there. Ops follow their inputs.
 
+    A call without `with` chooses nothing; for a whole process set EMBER_BACKEND.
+
     Args:
         backend: engine name, or "engine:device"; or an engine object, which then stands for all of its name.
         device: device of that engine; None is the engine's default.
