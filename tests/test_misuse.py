@@ -118,6 +118,14 @@ def test_misuse(call, error, message):
         call(made())
 
 
+def test_what_goes_wrong_inside_a_model_of_fields_is_not_laid_to_its_fields(monkeypatch):
+    def fail(*_, **__):
+        raise TypeError("inside")
+    monkeypatch.setattr("ember_ml.nn.models.base.Embedding", fail)
+    with em.using("numpy"), pytest.raises(TypeError, match="^inside$"):
+        nn.Model.from_config({"family": "transformer", "vocab_size": 3, "d_input": 4, "n_layer": 1, "heads": 2})
+
+
 def test_an_array_among_tensors(backend):
     with pytest.raises(TypeError, match="expected (at least one EmberTensor|EmberTensors or Python numbers), got ndarray; wrap arrays with em.tensor"):
         ops.rms_norm(np.zeros((2, 3), np.float32), em.ones((3,)), eps=1e-5)

@@ -37,7 +37,8 @@ def _explained(init: Callable) -> Callable:
             init(self, *args, **kw)
         except (TypeError, AttributeError, ShapeError) as e:
             given, wanted = args[0] if args else kw.get("config"), getattr(type(self), "Config", None)
-            if takes_fields or not dataclasses.is_dataclass(wanted) or isinstance(given, wanted):
+            inner = type(self).__init__ is not explained    # a subclass called it, with what it made itself
+            if inner or takes_fields or not dataclasses.is_dataclass(wanted) or isinstance(given, wanted):
                 raise
             said = [*map(repr, args), *(f"{k}={v!r}" for k, v in kw.items())]
             raise missing_config(type(self), ", ".join(said) or "nothing") from e
