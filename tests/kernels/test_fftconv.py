@@ -1,6 +1,7 @@
 """The kernels of the long convolution against its definition in float64, forward and gradients."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,3 +208,15 @@ def test_a_value_that_is_not_finite_stays_in_its_row(machine, value):
     np.testing.assert_array_equal(got["y"][others], whole["y"][others])
     np.testing.assert_array_equal(got["u"], whole["u"])
     np.testing.assert_array_equal(got["k"][1], whole["k"][1])
+
+
+def test_tables_that_are_kept_are_there_for_every_stream(cuda, monkeypatch):
+    """CuPy copies to the GPU in the order of one stream; the next call may be on another."""
+    cupy, waited = sys.modules["cupy"], []
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(synchronize=lambda: waited.append(True)))
+    monkeypatch.setattr(cuda.kernels, "_tables", {})
+    arrays = case(50, 50, "")
+    run(cuda, *arrays)
+    assert cuda.kernels._tables and len(waited) == len(cuda.kernels._tables)
+    run(cuda, *arrays)
+    assert len(waited) == len(cuda.kernels._tables)

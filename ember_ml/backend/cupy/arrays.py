@@ -28,7 +28,10 @@ class CupyArrays:
         return cupy.full(shape, value, dtype)
 
     def floats(self, values: list[float], like):
-        return cupy.array(values, cupy.float32)
+        """There for every stream, since launchers keep it: CuPy copies in the order of the current one alone."""
+        made = cupy.array(values, cupy.float32)
+        cupy.cuda.get_current_stream().synchronize()
+        return made
 
     def cast(self, x, dtype: str):
         return x.astype(dtype, copy=False)
