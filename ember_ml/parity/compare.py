@@ -50,7 +50,7 @@ def compare(case: str, fn: Callable, inputs: Any, engines: list[str], reference:
     for engine in engines:
         try:
             found = tree.named(fn(tree.map(lambda a: tensor(a, device=engine), inputs)))
-        except (ValueError, TypeError, RuntimeError, NotImplementedError, LookupError) as e:
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, LookupError, MemoryError) as e:
             rows.append({"case": case, "engine": engine, "dtype": "", "quantity": "run", "error": f"{type(e).__name__}: {e}",
                          "tolerance": tolerance, "pass": False})
             continue

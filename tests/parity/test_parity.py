@@ -32,6 +32,8 @@ def test_compare_runs_on_every_engine_and_reports_errors_as_rows():
     assert [r["engine"] for r in rows] == present and all(r["pass"] for r in rows)
     broken = compare("shape", lambda x: em.ops.matmul(x, em.ops.reshape(x, (1, 7, 1))[0, :3]), x, ["numpy"], x, 1e-6)
     assert not broken[0]["pass"] and "ShapeError" in broken[0]["error"] and "FAILED" in render(broken)
+    large = compare("memory", lambda x: em.zeros((1 << 20, 1 << 30)), x, ["numpy"], x, 1e-6)
+    assert not large[0]["pass"] and "OutOfMemory" in large[0]["error"]
 
 
 @pytest.fixture(scope="module")

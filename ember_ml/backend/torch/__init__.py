@@ -8,8 +8,8 @@ import torch
 
 from ember_ml.backend.base import BackendBase
 from ember_ml.backend.numpy import read_values
-from ember_ml.backend.torch import (base, cuda, elementwise, fftconv, index, linalg, moe, moe_mlp, optimizer, random, reduce, rnn, scan,
-                                    state_dict)
+from ember_ml.backend.torch import (base, convolve, cuda, elementwise, fftconv, index, linalg, moe, moe_mlp, optimizer, random, reduce, rnn,
+                                    scan, state_dict)
 from ember_ml.backend.torch.runtime import TorchRuntime
 from ember_ml.errors import UnsupportedDevice, UnsupportedDtype
 from ember_ml.tensor.common import dtypes as dt
@@ -32,7 +32,7 @@ class TorchBackend(BackendBase):
 
     def __init__(self):
         dtypes = {d: getattr(torch, d.name) for d in dt.ALL}
-        families = (base, elementwise, reduce, index, linalg, fftconv, moe, moe_mlp, scan, rnn, random, optimizer)
+        families = (base, elementwise, reduce, index, linalg, fftconv, convolve, moe, moe_mlp, scan, rnn, random, optimizer)
         table = {name: fn for family in families for name, fn in family.TABLE.items()}
         super().__init__("torch", dtypes, table, TorchRuntime())
         torch.backends.cudnn.allow_tf32 = False

@@ -4,7 +4,7 @@ A whole-array transform allocates several times the input, and the operating sys
 arithmetic, is what long rows take their time for. Blocks of rows in one buffer do without. They are padded to 2 M real
 numbers, M and what wraps round from `right_angle.plan`: MKL transforms those in little more time than M complex
 ones, and they need no twist. Where MKL is not, and on GPUs, torch.fft does the same in memory of its own. Compilers and second
-derivatives take the op's body, of which the convolution alone is here.
+derivatives take the op's body, whose convolution is in `convolve`.
 
 Conjugates are computed, never lazy: inside an operator of ours torch forgets to resolve the lazy ones.
 """
@@ -163,7 +163,8 @@ class _Call:
         return torch.bmm(tail.reshape(self.heads, -1, self.how.left), self.mend).view(tail.shape).transpose(0, 1)
 
 
-def _forward(u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False, head_dim=1):
+def forward(u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False, head_dim=1):
+    """The outputs."""
     call = _Call(u, k, D, v, q, k_reverse, mask, head_dim)
     memory, (y, by_head), wrapped = call.memory("x"), call.empty(u.dtype), call.wrapped()
     for task in call.tasks:
@@ -189,7 +190,7 @@ def _forward(u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False
 
 
 @torch.no_grad()
-def _backward(g, u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False, head_dim=1):
+def backward(g, u, k, D=None, v=None, q=None, k_reverse=None, mask=None, gelu=False, head_dim=1):
     """Gradients in u, k, D, v, q and k_reverse, None where there is none."""
     call, prepared = _Call(u, k, D, v, q, k_reverse, mask, head_dim), hasattr(k, "spectrum")
     (du, du_by_head), left, many = call.empty(u.dtype), call.how.left, head_dim > 1
@@ -277,68 +278,6 @@ def _filter_grad(sums, k, call):
     return dk
 
 
-@torch.no_grad()
-def _rows(x, k, D, k_reverse):
-    y = _forward(x, k, k_reverse=k_reverse)
-    return y if D is None else y.addcmul_(x, D[:, None])
-
-
-@torch.no_grad()
-def _grad(g, x, k, D, k_reverse):
-    dx, dk, *_, dk_reverse = _backward(g, x, k, k_reverse=k_reverse)
-    dD = None if D is None else (g * x).sum((0, 2))
-    return [t for t in (dx if D is None else dx.addcmul_(g, D[:, None]), dk, dD, dk_reverse) if t is not None]
-
-
-@torch.library.custom_op("ember::convolve_rows", mutates_args=())
-def _rows_op(x: torch.Tensor, k: torch.Tensor, D: torch.Tensor | None, k_reverse: torch.Tensor | None) -> torch.Tensor:
-    return _rows(x, k, D, k_reverse)
-
-
-@_rows_op.register_fake
-def _(x, k, D, k_reverse):
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-
-
-@torch.library.custom_op("ember::convolve_grad", mutates_args=())
-def _grad_op(g: torch.Tensor, x: torch.Tensor, k: torch.Tensor, D: torch.Tensor | None,
-             k_reverse: torch.Tensor | None) -> list[torch.Tensor]:
-    return _grad(g, x, k, D, k_reverse)
-
-
-@_grad_op.register_fake
-def _(g, x, k, D, k_reverse):
-    return [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, k, D, k_reverse) if t is not None]
-
-
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _rows_grad(ctx, g):
-    saved = ctx.saved_tensors                            # once: a checkpoint lets them go when they were read
-    found = iter(_grad_op(g, *saved))
-    return tuple(None if t is None else next(found) for t in saved)
-
-
-_rows_op.register_autograd(_rows_grad, setup_context=_save)
-
-
-def convolve_rows(x, k, D=None, k_reverse=None):
-    if get_proxy_mode() is None:
-        return _rows(x, k, D, k_reverse)
-    return _rows_op(x, filters_of(k, k_reverse)[0], D, filters_of(k, k_reverse)[1])
-
-
-def convolve_grad(g, x, k, D=None, k_reverse=None):
-    if get_proxy_mode() is None:
-        return tuple(_grad(g, x, k, D, k_reverse))
-    found = iter(_grad_op(g, x, filters_of(k, k_reverse)[0], D, filters_of(k, k_reverse)[1]))
-    found = [next(found) if t is not None else None for t in (x, k, D, k_reverse)]
-    wanted = (True, not hasattr(k, "spectrum"), True, True)
-    return tuple(t for t, keep in zip(found, wanted) if keep and t is not None)
-
-
 def _is_at_hand(*tensors) -> bool:
     """Whether there are values on a CPU, and nobody records what is computed."""
     return get_proxy_mode() is None and all(t is None or hasattr(t, "spectrum") or t.device.type == "cpu" and type(t) in _REAL for t in tensors)
@@ -348,14 +287,14 @@ def fftconv_rows(u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None
     """As `ember_ml.ops.fftconv` defines it, block by block with all that stands around the convolution; elsewhere its body serves."""
     if not _is_at_hand(u, k, D, v, q, k_reverse, dropout_mask):
         return NotImplemented
-    return _forward(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim)
+    return forward(u, k, D, v, q, k_reverse, dropout_mask, gelu, head_dim)
 
 
 def fftconv_grad(g, u, k, D=None, v=None, q=None, k_reverse=None, dropout_mask=None, *, gelu=False, head_dim=1):
     given = g, u, k, D, v, q, k_reverse, dropout_mask
     if not _is_at_hand(*given) or torch.is_grad_enabled() and any(isinstance(t, torch.Tensor) and t.requires_grad for t in given):
         return NotImplemented                              # the body has a gradient of its own
-    return _backward(*given, gelu, head_dim)
+    return backward(*given, gelu, head_dim)
 
 
-TABLE = {"convolve_rows": convolve_rows, "convolve_grad": convolve_grad, "fftconv_rows": fftconv_rows, "fftconv_grad": fftconv_grad}
+TABLE = {"fftconv_rows": fftconv_rows, "fftconv_grad": fftconv_grad}
