@@ -92,6 +92,8 @@ const void *simt_exchange(const void *value, uint32_t bytes) {
   return slots;
 }
 
+uint32_t simt_left_out(uint32_t number) { return launch->without == number; }
+
 void *simt_dynamic_shared(void) { return launch->dynamic_shared; }
 
 void simt_refuse(const char *what) {

@@ -24,6 +24,9 @@ void simt_simdgroup_barrier(uint32_t memory) SIMT_COLLECTIVE;
 // that do not exist hold ones in every bit, a NaN.
 const void *simt_exchange(const void *value, uint32_t bytes) SIMT_COLLECTIVE;
 
+// Whether the launch leaves out what the text gives this number, from 1 on: a mutation, for which nothing is compiled anew.
+uint32_t simt_left_out(uint32_t number) SIMT_EXPORT __attribute__((const));
+
 // CUDA's `extern __shared__` memory.
 void *simt_dynamic_shared(void) SIMT_EXPORT __attribute__((const));
 

@@ -26,10 +26,12 @@ class Mode:
     Args:
         check: find faults; without, a kernel is several times as fast, and may crash the process.
         schedule: the order of threads, simdgroups and groups: 0 ascending, 1 descending, others pseudo-random.
+        without: leave out what the text makes depend on `simt_left_out(without)`; 0: nothing.
     """
 
     check: bool = True
     schedule: int = 0
+    without: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ def mode() -> Mode:
 
 
 @contextmanager
-def using(check: bool = True, schedule: int = 0):
+def using(check: bool = True, schedule: int = 0, without: int = 0):
     """Runs the kernels inside in this `Mode`."""
     global _mode
-    before, _mode = _mode, Mode(check, schedule)
+    before, _mode = _mode, Mode(check, schedule, without)
     try:
         yield
     finally:
@@ -89,7 +91,7 @@ class _Launch(ctypes.Structure):
                 ("argument_count", ctypes.c_uint64), ("constants", ctypes.c_uint64), ("constants_end", ctypes.c_uint64),
                 ("dynamic_shared", ctypes.c_void_p), ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint32),
                 ("grid", ctypes.c_uint32 * 3), ("group", ctypes.c_uint32 * 3), ("check", ctypes.c_uint32), ("schedule", ctypes.c_uint32),
-                ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64), ("read", ctypes.c_uint64), ("written", ctypes.c_uint64),
+                ("without", ctypes.c_uint32), ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64), ("read", ctypes.c_uint64), ("written", ctypes.c_uint64),
                 ("where", ctypes.c_uint64), ("other", ctypes.c_uint64), ("message", ctypes.c_char * 400)]
 
 
@@ -168,7 +170,7 @@ class Module:
             arguments=(ctypes.c_void_p * len(addresses))(*addresses), argument_count=len(addresses),
             constants=self.base, constants_end=self.constants_end, dynamic_shared=arena.ctypes.data + start,
             buffers=(_Buffer * len(described))(*described), buffer_count=len(described),
-            grid=tuple(grid), group=tuple(group), check=_mode.check, schedule=_mode.schedule)
+            grid=tuple(grid), group=tuple(group), check=_mode.check, schedule=_mode.schedule, without=_mode.without)
         if _executor().simt_launch(ctypes.byref(launch)):
             raise KernelFault(self._told(launch))
         for buffer in buffers:

@@ -24,6 +24,7 @@ typedef struct {
   uint32_t grid[3], group[3];              // threads
   uint32_t check;                          // whether to look at each load and store
   uint32_t schedule;                       // 0: ascending, 1: descending, else pseudo-random
+  uint32_t without;                        // the number of what simt_left_out leaves out; 0: nothing
   uint64_t loaded, stored;                 // bytes of device memory, counted where accesses are checked
   uint64_t read, written;                  // the same, each byte counted once
   const void *where, *other;               // of the fault: instructions behind the calls; the message has %where, %other
