@@ -1,7 +1,7 @@
 """Convolutions of few taps on a GPU: `python -m benchmarks.gpu_shortconv FILE`.
 
 First the short convolution with bias and silu, as Mamba has it, (B, L, D) in and out, against torch's conv1d and silu on the same memory, forward and
-with gradients. Then the long convolution's two forms at the same filters, gated, which says whether `ember_ml.kernels.fftconv.DIRECT` is
+with gradients. Then the long convolution's two forms at the same filters, gated, which says whether `ember_ml.kernels.fftconv_form.DIRECT` is
 where they cross. Interleaved rounds, medians, CUDA events.
 """
 

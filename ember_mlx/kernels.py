@@ -65,12 +65,15 @@ def _constants(make, arguments: tuple) -> mx.array:
     return mx.array(make(*arguments), mx.float32)
 
 
+def _in_device_memory(x: mx.array | None) -> mx.array | None:
+    """x with 8 elements at least. Of fewer, MLX makes constants, and so of one kernel as many as there are cases."""
+    return x if x is None or x.size >= 8 else mx.pad(x.reshape(-1), (0, 8 - x.size))
+
+
 def _all_there(entry: TemplateEntry, inputs) -> list[mx.array]:
     """What is not there is another array, which nobody reads: so there are few kernels. Strided ones have three axes."""
-    strided, plain = inputs[:entry.strided], inputs[entry.strided:]
-    # with 8 elements at least MLX keeps it in device memory, where functions want what is no template type
-    spare = next((x for x in plain if x is not None and x.size >= 8), None)
-    spare = next(x for x in plain if x is not None) if spare is None else spare
+    strided, plain = inputs[:entry.strided], [*map(_in_device_memory, inputs[entry.strided:])]
+    spare = next(x for x in plain if x is not None)
     rows = next((x for x in strided if x is not None), None)
     rows = spare.reshape(1, 1, -1) if rows is None else rows
     return [*(rows if x is None else x for x in strided), *(spare if x is None else x for x in plain)]

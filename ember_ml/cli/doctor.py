@@ -56,11 +56,14 @@ def kernel_state(op, backend, device: str, check: bool) -> dict[str, str]:
         path = "native" if op.name in backend.table else "composite"
         return {"path": path, "reason": backend.no_launchers(device) if not launchers else "the engine has no launcher for it"}
     if check:
-        agrees(op, backend, device)
+        for dtype in op.kernel.dtypes:
+            for form in op.kernel.forms if dtype == op.kernel.dtypes[0] else op.kernel.forms[:1]:
+                agrees(op, backend, device, dtype, form)
     found = [o for o in outcomes() if o.kernel == op.kernel.name and o.engine == backend.name and device in o.device]
     if not found:
         return {"path": "unchecked", "reason": "compared with the composite at first use; --selftest does it now"}
-    return {"path": "failed" if found[-1].reason else "kernel", "reason": found[-1].reason or "agrees with the composite"}
+    wrong = [f"{o.calls}: {o.reason}" for o in found if o.reason]
+    return {"path": "failed" if wrong else "kernel", "reason": "; ".join(wrong) or "agrees with the composite"}
 
 
 def run(selftest: bool, file: Path | None, output: Output) -> int:

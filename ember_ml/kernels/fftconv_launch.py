@@ -40,11 +40,10 @@ def _floats(gpu: Gpu, x: Array | None) -> Array | None:
     return None if x is None else gpu.contiguous(gpu.cast(x, "float32"))
 
 
-def _options(plan, length: int, v, q, D, mask, gelu: bool, tail, head_dim: int) -> int:
-    """What there is: arrays or None."""
-    there = (v is not None, q is not None, D is not None, mask is not None, gelu, tail is not None, head_dim > 1)
-    bits, fold = (GATE_BEFORE, GATE_AFTER, SKIP, MASK, GELU, TAIL, PAIRS), length > plan.m
-    return sum(bit for bit, is_there in zip(bits, there) if is_there) + FOLD * fold + RAGGED * (fold or length != plan.m)
+def options(m: int, length: int, v, q, D, mask, gelu: bool, tailed: bool, head_dim: int) -> int:
+    """What there is, arrays or None, for rows of `length` in a transform of m points."""
+    return (GATE_BEFORE * (v is not None) + GATE_AFTER * (q is not None) + SKIP * (D is not None) + MASK * (mask is not None) + GELU * gelu
+            + FOLD * (length > m) + RAGGED * (length != m) + TAIL * tailed + PAIRS * (head_dim > 1))
 
 
 def _filter_options(reverse, options: int = 0) -> int:
@@ -80,11 +79,11 @@ def spectrum(gpu: Gpu, plan: Plan | LongPlan, k: Array, k_reverse: Array | None)
 def forward(gpu: Gpu, plan: Plan | LongPlan, u, f, D=None, v=None, q=None, mask=None, gelu=False, tail=None, head_dim=1) -> Array:
     """y of `fftconv` for a spectrum f of `spectrum`; `tail` is the filter where it is longer than the plan by some numbers."""
     (batch, channels, length), own = u.shape, gpu.dtype(u)
-    D, mask, options = _floats(gpu, D), _floats(gpu, mask), _options(plan, length, v, q, D, mask, gelu, tail, head_dim)
-    tails, *_ = _tails(gpu, plan, options & GATE_BEFORE, tail, None, u, v)
+    D, mask, bits = _floats(gpu, D), _floats(gpu, mask), options(plan.m, length, v, q, D, mask, gelu, tail is not None, head_dim)
+    tails, *_ = _tails(gpu, plan, bits & GATE_BEFORE, tail, None, u, v)
     if isinstance(plan, LongPlan):
-        return gpu.cast(_Long(gpu, plan, u, options, head_dim).forward(u, f, D, v, q, mask, tails), own)
-    y, = _launch_rows(gpu, FORWARD, plan, options, batch * channels, [u, v, q, f, tails, D, mask, _table(gpu, plan, u)],
+        return gpu.cast(_Long(gpu, plan, u, bits, head_dim).forward(u, f, D, v, q, mask, tails), own)
+    y, = _launch_rows(gpu, FORWARD, plan, bits, batch * channels, [u, v, q, f, tails, D, mask, _table(gpu, plan, u)],
                       [_written(gpu, u, head_dim)], (batch, channels // head_dim, head_dim, length), types=(own,))
     return gpu.cast(y, own)
 
@@ -108,18 +107,18 @@ def backward(gpu: Gpu, plan: Plan | LongPlan, g, u, f, taps: int, taps_reverse: 
     """(du, dv, dq, dk, dk_reverse) of `fftconv`, None for what is not there, or has no taps; dk and dk_reverse are float32."""
     (batch, channels, length), own = u.shape, gpu.dtype(u)
     heads, D, mask = channels // head_dim, _floats(gpu, D), _floats(gpu, mask)
-    options = _options(plan, length, v, q, D, mask, gelu, tail, head_dim)
-    edges = _tails(gpu, plan, options, tail, g, u, v, q, D, mask)
-    of_filter = _filter_options(taps_reverse, options & TAIL if taps > 1 else 0)           # a prepared filter has its skip alone
+    bits = options(plan.m, length, v, q, D, mask, gelu, tail is not None, head_dim)
+    edges = _tails(gpu, plan, bits, tail, g, u, v, q, D, mask)
+    of_filter = _filter_options(taps_reverse, bits & TAIL if taps > 1 else 0)              # a prepared filter has its skip alone
     filters = [((heads, taps), "float32") if taps else None, ((heads, taps_reverse), "float32") if taps_reverse else None]
     if isinstance(plan, LongPlan):
-        *rows, dk, dk_reverse = _Long(gpu, plan, u, options, head_dim).backward(g, u, f, D, v, q, mask, edges, filters, of_filter)
+        *rows, dk, dk_reverse = _Long(gpu, plan, u, bits, head_dim).backward(g, u, f, D, v, q, mask, edges, filters, of_filter)
         return *(None if x is None else gpu.cast(x, own) for x in rows), dk, dk_reverse
     (tails, ends, tap_ends), parts, table = edges, plan.parts(batch, heads), _table(gpu, plan, u)
     keep, template = (plan.keep, f", {plan.keep}") if gpu.language == "cuda" else (0, "")
     space = (heads, parts, plan.m, 2), "float32"
     *rows, partial, _ = _launch_rows(
-        gpu, BACKWARD, plan, options, heads * parts, [g, u, v, q, f, tails, ends, D, mask, table],
+        gpu, BACKWARD, plan, bits, heads * parts, [g, u, v, q, f, tails, ends, D, mask, table],
         [*(_written(gpu, x, head_dim) for x in (u, v, q)), space, None if keep else space], (batch, heads, head_dim, length, parts),
         template, keep, types=(own,))
     dk = _launch_rows(gpu, FILTER_GRAD, plan, of_filter, heads, [partial, tap_ends, table], filters,

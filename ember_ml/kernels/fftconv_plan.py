@@ -147,8 +147,8 @@ class LongPlan:
         return max(1, self.workspace // (8 * self.m * rows * spaces))
 
 
-#: log2 of the longest transform
-LONGEST = 20
+#: log2 of the shortest and of the longest transform
+SHORTEST, LONGEST = 5, 20
 
 
 @cache
@@ -160,7 +160,7 @@ def cuda_plans(log_m: int) -> tuple[CudaPlan, CudaPlan] | tuple[LongPlan, LongPl
         inner = 14 if log_m == LONGEST else 13             # a thread must hold a column, 64 points at most
         plan = LongPlan(log_m - inner, cuda_plans(inner)[0])
         return plan, plan
-    log_m = max(log_m, min(_CUDA))
+    log_m = max(log_m, SHORTEST)
     points, forward, backward = _CUDA[log_m]
     return CudaPlan(log_m, points, *forward), CudaPlan(log_m, points, *backward)
 
@@ -186,7 +186,7 @@ ONE_PASS = {"metal": max(_METAL), "cuda": max(_CUDA)}
 @cache
 def metal_plan(log_m: int) -> Plan | LongPlan | None:
     """The plan of all of Metal's kernels; None if they have no such row."""
-    log_m, longest = max(log_m, min(_METAL)), max(_METAL)
+    log_m, longest = max(log_m, SHORTEST), max(_METAL)
     if log_m > LONGEST:
         return None
     points, rows, split, padded = _METAL[min(log_m, longest)]
@@ -241,5 +241,5 @@ def transform_size(length: int, taps: int, exact: bool) -> tuple[int, bool]:
     """
     least = log_m(length, taps)
     left = length + taps - 1 - (1 << least)                # beyond 2 M for the next smaller M
-    tailed = not exact and least > min(_CUDA) and 0 < left <= TAILS and max(length, taps) <= 1 << least
+    tailed = not exact and least > SHORTEST and 0 < left <= TAILS and max(length, taps) <= 1 << least
     return (least - 1, True) if tailed else (least, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ember_ml.kernels.gpu import Array, Gpu, Rows, rows, simdgroups
-from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
+from ember_ml.kernels.spec import ONE_FORM, Entry, Form, KernelSpec, Sample, sample_values
 
 _ROWS, _G, _INVERSE, _WEIGHTS = ("expert_out", "T"), ("g", "T"), ("inverse", "int32"), ("weights", "float32")
 
@@ -44,15 +44,15 @@ def _combine_backward(gpu: Gpu, g: Array, expert_out: Array, inverse: Array, wei
 
 def _sample() -> tuple[list, ...]:
     """expert_out, inverse, weights: more columns than lanes, and a row that no pair owns."""
-    return sample_values(7, 37, seed=1), [[4, 0], [6, 2], [1, 3]], sample_values(3, 2, seed=2)
+    return sample_values(9, 37, seed=1), [[4, 0], [6, 2], [1, 3], [5, 8]], sample_values(4, 2, seed=2)
 
 
 #: moe_combine(expert_out (N, D), inverse int32 (T, K), weights float32 (T, K)) -> y (T, D) in expert_out's dtype
-MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _combine, _sample, registers=40)
+MOE_COMBINE = KernelSpec("moe_combine", (FORWARD,), _combine, lambda _: Sample(_sample()), registers=40)
 
 #: moe_combine_backward(g (T, D), expert_out, inverse, weights) -> d_expert_out (N, D), d_weights float32 (T, K)
 MOE_COMBINE_BACKWARD = KernelSpec("moe_combine_backward", (BACKWARD_ROWS, BACKWARD_WEIGHTS), _combine_backward,
-                                  lambda: (sample_values(3, 37, seed=3), *_sample()), registers=40)
+                                  lambda _: Sample((sample_values(4, 37, seed=3), *_sample())), registers=40)
 
 _HIDDEN = (("h", 0), ("h", 1))
 SWIGLU = Entry("moe_swiglu_forward", (("h", "T"),), ("a",), _HIDDEN)
@@ -76,18 +76,18 @@ def _swiglu_backward(gpu: Gpu, g: Array, h: Array, row_weights: Array, activatio
     return gpu.launch(SWIGLU_BACKWARD, [g, h, row_weights], outputs, simdgroups(h.shape[0]))
 
 
-def _serves_swiglu(*_, activation="silu", glu=True) -> bool:
-    return activation == "silu" and glu
+def _swiglu_form(*_, activation="silu", glu=True) -> Form | None:
+    return ONE_FORM if activation == "silu" and glu else None
 
 
 #: moe_swiglu(h (R, 2 F)) -> (R, F) in h's dtype
-MOE_SWIGLU = KernelSpec("moe_swiglu", (SWIGLU,), _swiglu, lambda: (sample_values(5, 74, seed=4),), registers=40, serves=_serves_swiglu)
+MOE_SWIGLU = KernelSpec("moe_swiglu", (SWIGLU,), _swiglu, lambda _: Sample((sample_values(8, 74, seed=4),)), registers=40, form=_swiglu_form)
 
 #: moe_swiglu_backward(g (R, F), h (R, 2 F), row_weights float32 (R, 1)) -> d_h (R, 2 F), scaled (R, F), d_weights float32 (R,)
 MOE_SWIGLU_BACKWARD = KernelSpec(
     "moe_swiglu_backward", (SWIGLU_BACKWARD,), _swiglu_backward,
-    lambda: (sample_values(5, 37, seed=5), sample_values(5, 74, seed=4), sample_values(5, 1, seed=6)), registers=64,
-    serves=_serves_swiglu)
+    lambda _: Sample((sample_values(8, 37, seed=5), sample_values(8, 74, seed=4), sample_values(8, 1, seed=6))), registers=64,
+    form=_swiglu_form)
 
 #: pairs that a threadgroup looks at together, and the most experts, as the kernels name them
 TILE, EXPERTS = 256, 1024
@@ -116,13 +116,14 @@ def _plan(gpu: Gpu, ids: Array, *, experts: int, block: int, rows: int, last: in
     return order, inverse.reshape(ids.shape), offsets
 
 
-def _serves_plan(ids, *, experts, block, rows, last) -> bool:
-    return 0 < experts < EXPERTS and 0 not in ids.shape
+def _plan_form(ids, *, experts, block, rows, last) -> Form | None:
+    return ONE_FORM if 0 < experts < EXPERTS and 0 not in ids.shape else None
 
 
 #: moe_plan(ids int32 (T, K), experts, block, rows, last) -> order int32 (rows,), inverse int32 (T, K), offsets int32 (experts + 1,)
-MOE_PLAN = KernelSpec("moe_plan", (COUNT, PLACE), _plan, lambda: ([[i * i % 5, i % 3] for i in range(301)],), registers=40,
-                      shared_bytes=8192, serves=_serves_plan, static={"experts": 4, "block": 1, "rows": 602, "last": 4})
+MOE_PLAN = KernelSpec("moe_plan", (COUNT, PLACE), _plan, lambda _: Sample(
+    ([[i * i % 5, i % 3] for i in range(301)],), {"experts": 4, "block": 1, "rows": 602, "last": 4}), registers=40, shared_bytes=8192,
+    form=_plan_form)
 
 GATHER = Entry("moe_gather", (("x", "T"), ("order", "int32"), ("inverse", "int32")), ("y",),
                (("x", 0), ("x", 1), ("order", 0), ("inverse", 1)))
@@ -138,4 +139,4 @@ def _gather(gpu: Gpu, x: Array, order: Array, inverse: Array) -> Array:
 
 #: moe_gather(x (T, D), order int32 (R,), inverse int32 (T, K)) -> (R, D) in x's dtype
 MOE_GATHER = KernelSpec("moe_gather", (GATHER,), _gather,
-                        lambda: (sample_values(3, 37, seed=7), [5, 0, 6, 2, 1, 4, 3], [[0, 0]] * 3), registers=32)
+                        lambda _: Sample((sample_values(4, 37, seed=7), [5, 0, 8, 2, 1, 4, 3, 7, 6], [[0, 0]] * 4)), registers=32)

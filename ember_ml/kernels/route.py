@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ember_ml.kernels.gpu import Array, Gpu, simdgroups
-from ember_ml.kernels.spec import Entry, KernelSpec, sample_values
+from ember_ml.kernels.spec import Entry, KernelSpec, Sample, sample_values
 
 #: what stands for a logit that is not finite, here and in the kernels: its probability is 0, and it stays finite itself
 NEVER = -1e30
@@ -22,8 +22,8 @@ def _topk(gpu: Gpu, x: Array, k: int = 2) -> Array:
 
 
 #: moe_topk(x (..., E), k) -> int32 (..., k): indices by falling value, ties to the lower one
-MOE_TOPK = KernelSpec("moe_topk", (TOPK,), _topk, lambda: ([[1.0, 3.0, 3.0, -2.0, 3.0] + [0.5 * i for i in range(40)], [0.0] * 45],),
-                      registers=40, static={"k": 3})
+MOE_TOPK = KernelSpec("moe_topk", (TOPK,), _topk, lambda _: Sample(([[1.0, 3.0, 3.0, -2.0, 3.0] + [0.5 * i for i in range(40)], [0.0] * 45],),
+                                                            {"k": 3}), registers=40)
 
 _Z, _IDS = ("z", "float32"), ("ids", "int32")
 CHOOSE = Entry("route_choose", (_Z, ("bias", "float32")), ("ids",), (("z", 0), ("z", 1)), numbers=("slots",))
@@ -37,8 +37,8 @@ def _choose(gpu: Gpu, z: Array, bias: Array, *, k: int) -> Array:
 
 
 #: moe_choose(z float32 (T, E), bias float32 (E,), k) -> int32 (T, k): the largest softmax(z) + bias
-MOE_CHOOSE = KernelSpec("moe_choose", (CHOOSE,), _choose, lambda: (sample_values(5, 37, seed=8), sample_values(37, seed=9)), registers=40,
-                        static={"k": 3})
+MOE_CHOOSE = KernelSpec("moe_choose", (CHOOSE,), _choose, lambda _: Sample((sample_values(5, 37, seed=8), sample_values(37, seed=9)), {"k": 3}),
+                        registers=40)
 
 _NUMBERS = ("normalize", "eps", "scale")
 _HOW = {"normalize": True, "eps": 1e-20, "scale": 2.5}
@@ -63,10 +63,10 @@ def _weigh_grad(gpu: Gpu, g: Array, g_scores: Array, ids: Array, scores: Array, 
 
 
 #: moe_weigh(z, ids int32 (T, k), normalize, eps, scale) -> weights float32 (T, k), scores float32 (T, E)
-MOE_WEIGH = KernelSpec("moe_weigh", (WEIGH,), _weigh, lambda: (sample_values(5, 37, seed=8), _CHOSEN), registers=40, static=_HOW)
+MOE_WEIGH = KernelSpec("moe_weigh", (WEIGH,), _weigh, lambda _: Sample((sample_values(5, 37, seed=8), _CHOSEN), _HOW), registers=40)
 
 #: moe_weigh_grad(g (T, k), g_scores (T, E), ids, scores, the same) -> d_z float32 (T, E)
 MOE_WEIGH_GRAD = KernelSpec(
     "moe_weigh_grad", (WEIGH_GRAD,), _weigh_grad,
-    lambda: (sample_values(5, 3, seed=10), sample_values(5, 37, seed=11), _CHOSEN, sample_values(5, 37, seed=12)), registers=40,
-    static=_HOW)
+    lambda _: Sample((sample_values(5, 3, seed=10), sample_values(5, 37, seed=11), _CHOSEN, sample_values(5, 37, seed=12)), _HOW),
+    registers=40)

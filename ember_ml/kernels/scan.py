@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ember_ml.kernels.gpu import Array, Channels, Gpu
-from ember_ml.kernels.spec import LANES, Entry, KernelSpec, sample_values
+from ember_ml.kernels.spec import LANES, ONE_FORM, Entry, Form, KernelSpec, Sample, sample_values
 
 #: steps that a thread walks in one tile
 STEPS = 8
@@ -61,17 +61,17 @@ def _linear_grad(gpu: Gpu, g: Array, g_final: Array, a: Array, h: Array, initial
 def _sample(*seeds: int) -> tuple[list, ...]:
     """(1, L, D) and (1, D) for each seed: tiles of both twins with one to spare, and the last one is not full."""
     length = 2 * STEPS * max(SEGMENTS.values()) + 37
-    return tuple((sample_values(1, length, 3, seed=seed), sample_values(1, 3, seed=seed)) for seed in seeds)
+    return tuple((sample_values(1, length, 9, seed=seed), sample_values(1, 9, seed=seed)) for seed in seeds)
 
 
-def _forward_sample() -> tuple[list, ...]:
+def _forward_sample(_: Form) -> Sample:
     (a, initial), (b, _) = _sample(1, 2)
-    return a, b, initial
+    return Sample((a, b, initial))
 
 
-def _backward_sample() -> tuple[list, ...]:
+def _backward_sample(_: Form) -> Sample:
     (g, g_final), (a, initial), (h, _) = _sample(3, 1, 2)
-    return g, g_final, a, h, initial
+    return Sample((g, g_final, a, h, initial))
 
 
 #: linear_scan(a (B, L, D), b (B, L, D) of a's dtype, initial float32 (B, D)) -> h (B, L, D) in a's dtype, and the state
@@ -93,22 +93,22 @@ def _selective(gpu: Gpu, x: Array, dt: Array, A: Array, B: Array, C: Array, D: A
     return gpu.launch(SELECTIVE, [x, dt, A, B, C, D, initial], [(x.shape, gpu.dtype(x)), (initial.shape, "float32")], _grid(gpu, x))
 
 
-def _selective_sample() -> tuple[list, ...]:
+def _selective_sample(_: Form) -> Sample:
     length = STEPS * max(SEGMENTS.values()) + 13
-    dt = [[[abs(v) for v in row] for row in sequence] for sequence in sample_values(1, length, 3, seed=5)]
-    rates = [[-abs(v) for v in row] for row in sample_values(3, 2, seed=6)]
-    return (sample_values(1, length, 3, seed=4), dt, rates, sample_values(1, length, 2, seed=7), sample_values(1, length, 2, seed=8),
-            sample_values(3, seed=9), sample_values(1, 3, 2, seed=10))
+    dt = [[[abs(v) for v in row] for row in sequence] for sequence in sample_values(1, length, 9, seed=5).tolist()]
+    rates = [[-abs(v) for v in row] for row in sample_values(9, 2, seed=6).tolist()]
+    return Sample((sample_values(1, length, 9, seed=4), dt, rates, sample_values(1, length, 2, seed=7), sample_values(1, length, 2, seed=8),
+                   sample_values(9, seed=9), sample_values(1, 9, 2, seed=10)))
 
 
-def _serves_selective(x, dt, A, *_) -> bool:
-    return 2 <= A.shape[1] <= STATES and 0 not in x.shape
+def _selective_form(x, dt, A, *_) -> Form | None:
+    return ONE_FORM if 2 <= A.shape[1] <= STATES and 0 not in x.shape else None
 
 
 #: selective_scan(x (B, L, D), and in float32 dt (B, L, D), A (D, N), B and C (B, L, N), D (D,), initial (B, D, N)) -> y (B, L, D)
 #: in x's dtype, and the last state, float32 (B, D, N)
 SELECTIVE_SCAN = KernelSpec("selective_scan", (SELECTIVE,), _selective, _selective_sample, registers=128, shared_bytes=16384,
-                            serves=_serves_selective)
+                            form=_selective_form)
 
 _STATES = (("x", "T"), *_FLOATS[:3], ("initial", "float32"))
 _AXES = (("x", 1), ("x", 2), ("A", 1))
@@ -133,12 +133,12 @@ def _selective_grad(gpu: Gpu, g: Array, g_last: Array, x: Array, dt: Array, A: A
     return d_x, d_dt, d_A, d_B, d_C, d_D.sum(0), d_initial
 
 
-def _selective_grad_sample() -> tuple[list, ...]:
-    given = _selective_sample()
-    return sample_values(1, len(given[0][0]), 3, seed=11), sample_values(1, 3, 2, seed=12), *given
+def _selective_grad_sample(form: Form) -> Sample:
+    given = _selective_sample(form).arrays
+    return Sample((sample_values(*given[0].shape, seed=11), sample_values(1, 9, 2, seed=12), *given))
 
 
 #: selective_scan_grad(g (B, L, D) of x's dtype, g_last float32 (B, D, N), and the arguments of selective_scan) -> gradients in
 #: these, that in x in its dtype, the others float32
 SELECTIVE_SCAN_GRAD = KernelSpec("selective_scan_grad", (SELECTIVE_BACKWARD, SELECTIVE_STATES), _selective_grad, _selective_grad_sample,
-                                 registers=128, shared_bytes=24576, serves=lambda g, g_last, *args: _serves_selective(*args))
+                                 registers=128, shared_bytes=24576, form=lambda g, g_last, *args: _selective_form(*args))

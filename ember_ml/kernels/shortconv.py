@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ember_ml.kernels.gpu import Array, Gpu, Groups
-from ember_ml.kernels.spec import KernelSpec, TemplateEntry, sample_values
+from ember_ml.kernels.spec import KernelSpec, Sample, TemplateEntry, sample_values
 
 #: sizes of a tile, as the kernels name them: steps of a thread, channels, steps, numbers from step to step
 STEPS, LANES, TILE, PITCH = 8, 16, 64, 18
@@ -66,9 +68,13 @@ def _filters(gpu: Gpu, taps, ahead, skip, bias) -> tuple[str, list[Array | None]
     return kind, arrays, [0 if f is None else f.shape[1] for f in (taps, ahead)]
 
 
-def _shared(gpu: Gpu, size: int, backward: bool) -> int:
+def _roomy(size: int) -> int:
     """Metal's kernels have their threadgroup memory in their text: there are few sizes, each of which is a kernel of its own."""
-    return shared_floats(next(s for s in (8, 32, LONGEST) if s >= size) if gpu.language == "metal" else size, backward)
+    return next(s for s in (8, 32, LONGEST) if s >= size)
+
+
+def _shared(gpu: Gpu, size: int, backward: bool) -> int:
+    return shared_floats(_roomy(size) if gpu.language == "metal" else size, backward)
 
 
 def _made(gpu: Gpu, u: Array, channels_last: bool) -> tuple[tuple, str]:
@@ -112,8 +118,8 @@ def backward(gpu: Gpu, g, u, taps, ahead=None, *, v=None, q=None, skip=None, bia
     return *rows, *sums
 
 
-def _filter_of(weight, anticausal: bool) -> tuple:
-    return (None, weight) if anticausal else (weight, None)
+def _filter_of(weight, anticausal: bool, nothing=None) -> tuple:
+    return (nothing, weight) if anticausal else (weight, nothing)
 
 
 def _depthwise(gpu: Gpu, x, weight, bias=None, *, anticausal=False, silu=False, channels_last=False) -> Array:
@@ -127,21 +133,55 @@ def _depthwise_grad(gpu: Gpu, g, x, weight, bias=None, *, anticausal=False, silu
     return dx, d_ahead if anticausal else d_taps, d_bias
 
 
-def _serves(x, weight, *_, **static) -> bool:
-    return weight.shape[1] <= LONGEST and 0 not in x.shape
+class Taps(NamedTuple):
+    """A form: the widest window that the kernel has room for, the options that say which arrays there are, and which filters."""
+
+    room: int
+    options: int
+    past: bool
+    future: bool
+
+    def __str__(self) -> str:
+        words = ((self.options & GATE_BEFORE, "a gate before"), (self.options & GATE_AFTER, "a gate after"), (self.options & SKIP, "skip"),
+                 (self.options & BIAS, "bias"), (self.future, "a filter of the future"))
+        return ", ".join((f"up to {self.room} taps", *(word for there, word in words if there)))
+
+    def sizes(self) -> tuple[int, int]:
+        """Taps of the past and of the future that nearly fill the room."""
+        whole = self.room - 3
+        return (whole // 2, whole - whole // 2 + 1) if self.past and self.future else (whole, 0) if self.past else (0, whole)
 
 
-def _sample() -> tuple[list, ...]:
+def form(taps: int, ahead: int, v=None, q=None, skip=None, bias=None) -> Taps:
+    """That of a call with so many taps of the past and of the future, and with these arrays or None."""
+    return Taps(_roomy(window(taps, ahead)), options(v, q, skip, bias, False, False, False), taps > 0, ahead > 0)
+
+
+def _form(x, weight, bias=None, *, anticausal=False, **static) -> Taps | None:
+    taps = weight.shape[1]
+    return form(*_filter_of(taps, anticausal, 0), bias=bias) if taps <= LONGEST and 0 not in x.shape else None
+
+
+def _sample(form: Taps) -> Sample:
     """Two tiles and a bit, and fewer channels than lanes."""
-    return sample_values(2, 3, TILE + 7, seed=1), sample_values(3, 5, seed=2), sample_values(3, seed=3)
+    arrays = sample_values(2, 3, TILE + 7, seed=1), sample_values(3, max(form.sizes()), seed=2)
+    return Sample((*arrays, sample_values(3, seed=3) if form.options & BIAS else None), {"silu": True, "anticausal": form.future})
+
+
+def _sample_grad(form: Taps) -> Sample:
+    arrays, static = _sample(form)
+    return Sample((sample_values(2, 3, TILE + 7, seed=4), *arrays), static)
+
+
+_FORMS = (Taps(8, BIAS, True, False), Taps(32, 0, True, False), Taps(LONGEST, BIAS, False, True))
 
 
 _TAKES = (("x", "T"), ("weight", "T"), ("bias", "T"))
 
 #: short_conv(x (B, D, L), weight (D, K), bias (D,) or None, anticausal, silu, channels_last) -> y of `depthwise_rows` in x's dtype
-SHORT_CONV = KernelSpec("short_conv", (FORWARD,), _depthwise, _sample, registers=48, serves=_serves, static={"silu": True}, takes=_TAKES)
+SHORT_CONV = KernelSpec("short_conv", (FORWARD,), _depthwise, _sample, registers=48, form=_form, forms=_FORMS, takes=_TAKES)
 
 #: short_conv_grad(g, x, weight, bias, anticausal, silu) -> dx (B, L, D) in x's dtype, d_weight and d_bias in float32, None without one
 SHORT_CONV_GRAD = KernelSpec(
-    "short_conv_grad", (BACKWARD, BACKWARD_TAPS), _depthwise_grad, lambda: (sample_values(2, 3, TILE + 7, seed=4), *_sample()),
-    registers=80, serves=lambda g, *args, **static: _serves(*args), static={"silu": True}, takes=(("g", "T"), *_TAKES))
+    "short_conv_grad", (BACKWARD, BACKWARD_TAPS), _depthwise_grad, _sample_grad, registers=80,
+    form=lambda g, *args, **static: _form(*args, **static), forms=_FORMS, takes=(("g", "T"), *_TAKES))

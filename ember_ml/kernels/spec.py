@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from math import prod, sin
+from typing import NamedTuple
 
 from ember_ml.errors import UnsupportedDtype
 
@@ -87,6 +90,27 @@ class TemplateEntry(Entry):
     strides: int = 3
 
 
+#: which of its kernels a call takes, of those that are compiled for what calls have; `str` says it to a person
+Form = Hashable
+
+#: the form of a call of a kernel that has no others
+ONE_FORM = ""
+
+
+class Sample(NamedTuple):
+    """Small inputs of a launcher: numbers as a nested list or `sample_values`, None or `Prepared` for each argument, and its keywords."""
+
+    arrays: tuple
+    static: Mapping[str, object] = {}
+
+
+class Prepared(NamedTuple):
+    """Stands in a sample for a filter of `fftconv` that was prepared, of these taps."""
+
+    k: memoryview
+    k_reverse: memoryview | None
+
+
 @dataclass(frozen=True)
 class KernelSpec:
     """The kernel of one op, as its declaration carries it.
@@ -95,27 +119,25 @@ class KernelSpec:
         name: the launcher's name in every engine's table of kernels.
         entries: the kernel functions that one call launches, all of one file.
         launch: what a launcher does, for the engine's `Gpu`, its arrays and static keywords; returns an array or a tuple of them.
-        sample: makes small inputs for the first-use check, one nested list for each argument of the launcher.
+        sample: makes a small call of a form, for the check at its first use: what is compiled for it is what is compiled for every call
+            of that form. Every array has 8 elements at least: for fewer MLX compiles another kernel.
         registers: the most that a CUDA thread may use, without spilling.
         shared_bytes: the most shared memory that a CUDA block uses.
-        serves: whether the kernel serves a call, asked with the launcher's arguments, of which it may read shapes and
-            dtypes; for others, such as sizes beyond a limit, the op runs its composite.
-        static: keyword arguments of the launcher in the first-use check.
+        form: the form of a call, asked with the launcher's arguments, of which it may read shapes and dtypes. None for a call that
+            the kernel does not serve, such as sizes beyond a limit: the op runs its composite.
+        forms: those that the self-test runs: the first in every dtype, the others in one.
         takes: (name, dtype) of the launcher's arrays, as an entry's inputs; empty where they are those of the first entry.
-        more: makes further calls for the self-test, of kernels that the sample does not reach: (what it is, the launcher's arguments,
-            its keyword arguments).
     """
 
     name: str
     entries: tuple[Entry, ...]
     launch: Callable[..., object]
-    sample: Callable[[], tuple[list, ...]]
+    sample: Callable[[Form], Sample]
     registers: int
     shared_bytes: int = 0
-    serves: Callable[..., bool] = lambda *args, **static: True
-    static: Mapping[str, object] = field(default_factory=dict)
+    form: Callable[..., Form | None] = lambda *args, **static: ONE_FORM
+    forms: Sequence[Form] = (ONE_FORM,)
     takes: tuple[tuple[str, str], ...] = ()
-    more: Callable[[], Sequence[tuple[str, tuple, Mapping[str, object]]]] = lambda: ()
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -133,11 +155,13 @@ class KernelSpec:
         return self.entries[0].stem
 
 
-def sample_values(*shape: int, seed: int) -> list:
-    """A nested list of numbers between -1 and 1, without a pattern that a wrong index could hit."""
-    if len(shape) == 1:
-        return [sin(seed + 1.7 * i ** 1.1) for i in range(shape[0])]
-    flat = sample_values(prod(shape), seed=seed)
-    for size in reversed(shape[1:]):
-        flat = [flat[i:i + size] for i in range(0, len(flat), size)]
-    return flat
+@cache
+def _period(seed: int, largest: float) -> array:
+    """Numbers after which samples begin again: as many as no size of a kernel divides."""
+    return array("f", (largest * sin(seed + (1.7 + 0.07 * seed) * i ** 1.1) for i in range(4099)))
+
+
+def sample_values(*shape: int, seed: int, largest: float = 1.0) -> memoryview:
+    """Numbers without a pattern that a wrong index could hit; what takes nested lists takes them, and long ones as fast."""
+    period, size = _period(seed, largest), prod(shape)
+    return memoryview((period * -(-size // len(period)))[:size]).cast("B").cast("f", shape)

@@ -49,8 +49,9 @@ def calls(stem):
     """Functions of (machine, dtype): each calls a launcher, and returns its outputs as NumPy arrays."""
     def sample(spec):
         def call(machine, dtype):
-            given = [machine.array(np.array(x, KINDS[kind])) for x, kind in zip(spec.sample(), spec.kinds(dtype))]
-            out = machine.kernels.KERNELS[spec.name](*given, **spec.static)
+            arrays, static = spec.sample(spec.forms[0])
+            given = [machine.array(np.array(x, KINDS[kind])) for x, kind in zip(arrays, spec.kinds(dtype))]
+            out = machine.kernels.KERNELS[spec.name](*given, **static)
             return tuple(machine.numpy(x) for x in (out if isinstance(out, tuple) else (out,)) if x is not None)
         return call
     return [sample(spec) for spec in SPECS if spec.stem == stem] + MORE.get(stem, [])

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ember_ml.kernels import fftconv as long
+from ember_ml.kernels import fftconv_form as long
 from ember_ml.kernels import shortconv as plans
 from tests.kernels import long_convolution
 
