@@ -20,13 +20,11 @@ KERNELS = {op.kernel.name: op.kernel for op in REGISTRY.values() if op.kernel is
 
 
 @pytest.fixture(params=["mlx", "cupy", "torch"])
-def engine(request, monkeypatch):
+def engine(request, resolved_anew, monkeypatch):
     """(engine, device, its launchers by name): MLX and CuPy on their stand-ins, torch's CPU in the part of a GPU."""
     monkeypatch.setattr(selfcheck, "_outcomes", {})
     for name in engines.KNOWN:                             # remembered from here on, and tests hide engines and put others in their place
         engines.installed(name)
-    for op in REGISTRY.values():                           # what the ops resolve to here, no later test may meet
-        monkeypatch.setattr(op, "resolved", {})
     machine = request.getfixturevalue("metal" if request.param == "mlx" else "cuda")
     if request.param == "cupy":
         monkeypatch.setitem(engines._loaded, "cupy", importlib.import_module("ember_ml.backend.cupy").backend)

@@ -258,13 +258,12 @@ def test_a_second_call_asks_nothing_but_whether_its_form_is_in_use(engine, monke
 
 
 @pytest.mark.parametrize("off", [1.0, 1.01], ids=["right", "wrong"])
-def test_the_check_stands_apart_from_a_step_that_mlx_compiles(metal, off, monkeypatch):
+def test_the_check_stands_apart_from_a_step_that_mlx_compiles(metal, off, resolved_anew, monkeypatch):
     """It has arrays of its own, which MLX may compute while it traces. The stand-in could not run here: MLX's own functions launch."""
     if metal.on_gpu:
         pytest.skip("there kernels are what other tests compile")
     found = em.backend.get("mlx")
     monkeypatch.setattr(selfcheck, "_outcomes", {})
-    monkeypatch.setattr(OP, "resolved", {})
     monkeypatch.setitem(metal.kernels.KERNELS, "fftconv", lambda *args, **kw: body(OP, found, args, kw) * off)
     arrays, _, _ = fftconv.case(40, 40, "v")
     u, k, v = (em.tensor(arrays[n], device="mlx") for n in ("u", "k", "v"))

@@ -26,11 +26,9 @@ SHORT = [REGISTRY["depthwise_rows"], REGISTRY["depthwise_grad"]]
 #: launches of the check at the first use of a form in a dtype
 CHECK = 1
 
-ALL = [*OPS, *SCANS, *CONVOLUTIONS, *SHORT, *SELECTIVE]
-
 
 @pytest.fixture(params=["metal", "cuda"])
-def engine(request, monkeypatch):
+def engine(request, resolved_anew, monkeypatch):
     """(engine, its launchers, calls): kernels run on a GPU or on the CPU stand-in; `calls` counts launches."""
     machine = request.getfixturevalue(request.param)
     monkeypatch.setattr(selfcheck, "_outcomes", {})
@@ -45,13 +43,7 @@ def engine(request, monkeypatch):
             calls.append(name)
             return launcher(*args, **static)
         monkeypatch.setitem(machine.kernels.KERNELS, name, counted)
-    before = [dict(op.resolved) for op in ALL]
-    for op in ALL:
-        op.resolved.clear()
-    yield found, machine, calls
-    for op, resolved in zip(ALL, before):
-        op.resolved.clear()
-        op.resolved.update(resolved)
+    return found, machine, calls
 
 
 def tensors(found, *arrays):

@@ -90,10 +90,13 @@ def test_the_insides_of_further_blocks_are_not_kept(engine):
         run()
         if engine == "mlx":
             mx = pytest.importorskip("mlx.core")
-            mx.reset_peak_memory()
-            before = mx.get_active_memory()
-            run()
-            return mx.get_peak_memory() - before
+
+            def once():
+                mx.reset_peak_memory()
+                before = mx.get_active_memory()
+                run()
+                return mx.get_peak_memory() - before
+            return min(once() for _ in range(3))            # MLX allocates ahead of the thread that computes, sometimes far
         tracemalloc.start()
         try:
             run()

@@ -83,7 +83,7 @@ BUGS = {
         "divergent simdgroup operation.*a barrier"),
     "read behind the end": ("o[i] = a[i + 1];", "read out of bounds of .*byte 512"),
     "read before the start": ("o[i] = a[(int)i - 1];", "read out of bounds of .*byte -4"),
-    "read far away": ("o[i] = a[i + 100000000];", "read out of bounds"),
+    "read far away": ("o[i] = a[i + (size_t(1) << 44)];", "read out of bounds"),   # where nothing can be mapped
     "write behind the end": ("o[i + 1] = a[i];", "write out of bounds of .*byte 512"),
     "overrun of a threadgroup array": ("SHARED s[64]; s[t + 1] = a[i]; BARRIER\n o[i] = s[t];",
                                        "index 64 is outside its array"),
