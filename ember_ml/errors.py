@@ -75,6 +75,19 @@ class StorageError(EmberError, OSError):
     """A file that cannot be written: no space is left, or it is not allowed."""
 
 
+class Elsewhere:
+    """A name that people who come from other libraries look for: no attribute here, but told what stands in its place.
+
+    A descriptor that raises AttributeError. With a `__getattr__` on the class Python would take its slow way at every access to every attribute.
+    """
+
+    def __init__(self, name: str, hint: str):
+        self.name, self.hint = name, hint
+
+    def __get__(self, obj, owner):
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self.name!r}; {self.hint}", name=self.name, obj=obj)
+
+
 class OutOfMemory(EmberError, MemoryError):
     """An engine or the machine has less memory left than a step asks for."""
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import wraps
 
 from ember_ml import weights
-from ember_ml.errors import ShapeError, WeightsError
+from ember_ml.errors import Elsewhere, ShapeError, WeightsError
 from ember_ml.registry.config import missing_config
 from ember_ml.tensor import EmberTensor
 from ember_ml.weights import LoadReport
@@ -63,10 +63,6 @@ class Module:
 
     def __call__(self, *args, **kw):
         return self.forward(*args, **kw)
-
-    def __getattr__(self, name: str):
-        hint = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
     #: why the module cannot work on rows of several documents (see `ember_ml.nn.packing`), None if it can
     cannot_pack: str | None = None
@@ -286,3 +282,7 @@ def _children(value, name: str) -> Iterator[tuple[str, Module]]:
     elif isinstance(value, dict):
         for k, v in value.items():
             yield from _children(v, f"{name}.{k}")
+
+
+for _name, _hint in _ELSEWHERE.items():
+    setattr(Module, _name, Elsewhere(_name, _hint))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ember_ml.errors import Elsewhere
 from ember_ml.tensor.common.dtypes import DType
 
 
@@ -36,10 +37,6 @@ class EmberTensor:
         self.data = data
         self.backend = backend
         self.node = node
-
-    def __getattr__(self, name: str):
-        hint = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-        raise AttributeError(f"'EmberTensor' object has no attribute {name!r}{hint}", name=name, obj=self)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,3 +84,7 @@ class EmberTensor:
             return f"EmberTensor(shape={self.shape}, dtype={self.dtype}, device={self.device})"
         body = repr(self.tolist()).replace("], [", "],\n [")
         return f"EmberTensor({body}, shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+
+for _name, _hint in _ELSEWHERE.items():
+    setattr(EmberTensor, _name, Elsewhere(_name, _hint))
